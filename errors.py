@@ -1,0 +1,142 @@
+"""Every failure that the service names. The type says whose fault it is; the rest follows.
+
+Each error has a stable `code` for programs, a `message` for people that says what to do and
+holds no secret, the HTTP `status` of its surface, and whether the same request is worth
+`retrying`. A surface puts these into its own shape (problem JSON, a WebSocket frame, the
+terminal event of a run).
+
+This module imports nothing of the project.
+"""
+
+from typing import Any, ClassVar
+
+
+class ParleyError(Exception):
+    """The base of all named failures.
+
+    Args:
+        message: what happened and what to do, for a person; never a secret.
+        code: overrides the class's code where one class covers several.
+        retry_after: seconds after which a retry makes sense, if known.
+    """
+
+    code: str = "internal_error"
+    status: ClassVar[int] = 500
+    retryable: bool = False
+
+    def __init__(
+        self, message: str, *, code: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after = retry_after
+        if code is not None:
+            self.code = code
+
+
+class ClientError(ParleyError):
+    """The caller's fault: the request cannot be served as it is."""
+
+    code = "invalid_request"
+    status = 400
+
+
+class NotFound(ClientError):
+    """No such thing, or not for this caller."""
+
+    code = "not_found"
+    status = 404
+
+
+class Forbidden(ClientError):
+    """The caller may not do this."""
+
+    code = "forbidden"
+    status = 403
+
+
+class Conflict(ClientError):
+    """The request contradicts the present state."""
+
+    code = "conflict"
+    status = 409
+
+
+class TooLarge(ClientError):
+    """More bytes or characters than the configured limit."""
+
+    code = "too_large"
+    status = 413
+
+
+class Invalid(ClientError):
+    """Well formed, but its values are not acceptable.
+
+    Args:
+        errors: one entry for each fault, `{"field": …, "message": …}`.
+    """
+
+    code = "invalid_value"
+    status = 422
+
+    def __init__(self, message: str, *, errors: list[dict[str, Any]] | None = None) -> None:
+        super().__init__(message)
+        self.errors = errors or []
+
+
+class TooMany(ClientError):
+    """The caller has too much under way; later it may be served."""
+
+    code = "too_many_requests"
+    status = 429
+    retryable = True
+
+
+class Unavailable(ParleyError):
+    """The service's state: it cannot take this work now."""
+
+    code = "unavailable"
+    status = 503
+    retryable = True
+
+
+class RunTimeout(ParleyError):
+    """A run took longer than its deadline."""
+
+    code = "run_timeout"
+    status = 504
+    retryable = True
+
+
+class UpstreamError(ParleyError):
+    """The model provider's fault, or that of the way to it.
+
+    Args:
+        retryable: whether the same request may succeed later.
+    """
+
+    code = "upstream_error"
+    status = 502
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        retryable: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, code=code, retry_after=retry_after)
+        self.retryable = retryable
+
+
+class ToolError(Exception):
+    """A tool's failure in words for the model and the user; it never ends a run.
+
+    Raise it in a tool for an expected failure (a source that cannot be reached, a city that
+    does not exist). Its text becomes the call's error.
+    """
+
+
+class InvalidArguments(ToolError):
+    """The model's arguments do not fit the tool's schema; the text says how."""

@@ -1,0 +1,264 @@
+"""The vocabulary: everything that can happen in a run, as frozen values.
+
+A run is a log of these events. Rules that hold for every log:
+
+* `seq` counts from 1 without gaps within one `epoch` of a run. An epoch ends only when the
+  service lost a run's log and started it anew; a cursor names run, epoch and seq.
+* The first event is `chat_start`; exactly one of `chat_complete` and `error` is the last.
+* Events carry their own brackets: `run_id` on all of them, `message_id` on all that belong to
+  one message of the model (one turn), the call's `id` on all that belong to one tool call.
+* `tool_call_start` says that execution begins. A call that is never executed (unknown tool,
+  bad arguments, a limit, a cancel while it waits) has a `tool_call_error` and no start.
+* A started call has exactly one of `tool_call_complete` and `tool_call_error`.
+
+The agent makes events without a place in a log; the log stamps `run_id` and `seq` when it
+appends them. The names are the wire's names and are for ever.
+
+This module imports nothing of the project.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import msgspec
+
+FinishReason: TypeAlias = Literal[
+    "stop",
+    "length",
+    "content_filter",
+    "cancelled",
+    "max_turns",
+    "max_tool_calls",
+    "repeated_tool_calls",
+]
+
+ToolErrorCode: TypeAlias = Literal[
+    "unknown_tool",
+    "invalid_arguments",
+    "failed",
+    "timeout",
+    "cancelled",
+    "limit",
+]
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens as the provider counted them, summed over the turns of a run."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.total_tokens + other.total_tokens,
+        )
+
+
+class StartedCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool call whose execution begins. `arguments` is the decoded JSON object."""
+
+    id: str
+    name: str
+    arguments: Any
+
+
+class ProgressingCall(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a running call is, in the tool's own unit; `total` is null when unknown."""
+
+    id: str
+    name: str
+    progress: float
+    total: float | None
+    message: str | None
+
+
+class CompletedCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A call that returned. `result` is JSON; where `truncated`, a string cut at the limit."""
+
+    id: str
+    name: str
+    arguments: Any
+    result: Any
+    duration_ms: float
+    truncated: bool
+
+
+class FailedCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A call that failed or was never executed.
+
+    `arguments` is the decoded JSON, or the text that the model sent where it is not JSON.
+    `duration_ms` is 0 for a call that was never executed.
+    """
+
+    id: str
+    name: str
+    arguments: Any
+    code: ToolErrorCode
+    error: str
+    duration_ms: float
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event_type"):
+    """What every event has. Both fields are stamped by the log."""
+
+    run_id: str = ""
+    seq: int = 0
+
+    @property
+    def event_type(self) -> str:
+        """The name on the wire."""
+        return str(self.__struct_config__.tag)
+
+
+class ChatStart(_Event, frozen=True, kw_only=True, tag="chat_start"):
+    """The run has begun; `message_id` is the id of the model's first message."""
+
+    conversation_id: str
+    agent: str
+    model: str
+    message_id: str
+
+
+class ChatChunk(_Event, frozen=True, kw_only=True, tag="chat_chunk"):
+    """A piece of the answer.
+
+    Where a lagging reader gets several pieces as one, `seq` is the last piece's and
+    `first_seq` the first one's; otherwise `first_seq` is absent.
+    """
+
+    message_id: str
+    content: str
+    first_seq: int = 0
+
+
+class ReasoningChunk(_Event, frozen=True, kw_only=True, tag="reasoning_chunk"):
+    """A piece of the model's reasoning; merged like `chat_chunk`."""
+
+    message_id: str
+    content: str
+    first_seq: int = 0
+
+
+class ToolCallStart(_Event, frozen=True, kw_only=True, tag="tool_call_start"):
+    """The execution of a call begins."""
+
+    message_id: str
+    tool_call: StartedCall
+
+
+class ToolCallProgress(_Event, frozen=True, kw_only=True, tag="tool_call_progress"):
+    """A running call reports how far it is."""
+
+    message_id: str
+    tool_call: ProgressingCall
+
+
+class ToolCallComplete(_Event, frozen=True, kw_only=True, tag="tool_call_complete"):
+    """A call returned a result."""
+
+    message_id: str
+    tool_call: CompletedCall
+
+
+class ToolCallError(_Event, frozen=True, kw_only=True, tag="tool_call_error"):
+    """A call failed, timed out, was cancelled, or could not be executed."""
+
+    message_id: str
+    tool_call: FailedCall
+
+
+class AgentUpdated(_Event, frozen=True, kw_only=True, tag="agent_updated"):
+    """Another agent has taken over the run."""
+
+    agent: str
+
+
+class ChatComplete(_Event, frozen=True, kw_only=True, tag="chat_complete"):
+    """The end of a run that ended in order. `finish_reason` names the limit, if one ended it."""
+
+    final_response: str
+    finish_reason: FinishReason
+    usage: Usage | None
+
+
+class RunError(_Event, frozen=True, kw_only=True, tag="error"):
+    """The end of a run that failed. `retryable`: the same request may succeed later."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+class Reset(_Event, frozen=True, kw_only=True, tag="reset"):
+    """For one reader: drop what you have of this run; the whole of it follows.
+
+    Made by a log's reader when a cursor's epoch is over; never part of a log.
+    """
+
+    reason: Literal["epoch_changed"]
+
+
+Event: TypeAlias = (
+    ChatStart
+    | ChatChunk
+    | ReasoningChunk
+    | ToolCallStart
+    | ToolCallProgress
+    | ToolCallComplete
+    | ToolCallError
+    | AgentUpdated
+    | ChatComplete
+    | RunError
+)
+"""What a log holds."""
+
+ReaderEvent: TypeAlias = Event | Reset
+"""What a reader of a log gets."""
+
+TerminalEvent: TypeAlias = ChatComplete | RunError
+
+TERMINAL = (ChatComplete, RunError)
+
+_E = TypeVar("_E", bound=_Event)
+
+
+def stamped(event: _E, run_id: str, seq: int) -> _E:
+    """Return `event` with its place in a log."""
+    return msgspec.structs.replace(event, run_id=run_id, seq=seq)
+
+
+def merged(events: Iterable[Event]) -> Iterator[Event]:
+    """Yield `events` with each run of adjacent text pieces of one message made one event.
+
+    Nothing else changes: no other event is dropped, moved or merged, and the texts joined are
+    the same as before.
+    """
+    run: list[ChatChunk | ReasoningChunk] = []
+    for event in events:
+        is_text = isinstance(event, ChatChunk | ReasoningChunk)
+        if run and not (is_text and _continues(run[-1], event)):
+            yield _joined(run)
+            run = []
+        if isinstance(event, ChatChunk | ReasoningChunk):
+            run.append(event)
+        else:
+            yield event
+    if run:
+        yield _joined(run)
+
+
+def _continues(last: ChatChunk | ReasoningChunk, event: Event) -> bool:
+    return type(last) is type(event) and last.message_id == getattr(event, "message_id", None)
+
+
+def _joined(run: list[ChatChunk | ReasoningChunk]) -> ChatChunk | ReasoningChunk:
+    if len(run) == 1:
+        return run[0]
+    return msgspec.structs.replace(
+        run[-1],
+        content="".join(piece.content for piece in run),
+        first_seq=run[0].first_seq or run[0].seq,
+    )

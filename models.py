@@ -1,0 +1,288 @@
+"""Requests, responses, agent configuration (Pydantic), and messages (msgspec).
+
+What comes from outside is validated by Pydantic with a bound on every size; what the service
+builds itself is a frozen msgspec struct.
+"""
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from events import Usage
+
+_NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
+
+
+def _text(value: str) -> str:
+    if _NOT_TEXT.search(value):
+        raise ValueError("must not contain NUL or lone surrogate characters")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_text)]
+"""A string that every store and every wire can carry."""
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+ID_PATTERN = r"^[A-Za-z0-9_.-]{1,128}$"
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN, examples=["chat"])]
+Identifier = Annotated[str, Field(pattern=ID_PATTERN)]
+
+IfBusy: TypeAlias = Literal["enqueue", "reject", "interrupt"]
+RunStatus: TypeAlias = Literal["queued", "running", "completed", "cancelled", "failed"]
+
+
+# Messages: provider-neutral, in the order in which the model sees them.
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call that the model asked for. `arguments` is JSON text, not necessarily valid."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class SystemMessage(msgspec.Struct, frozen=True, tag="system", tag_field="role"):
+    """Instructions."""
+
+    content: str
+
+
+class UserMessage(msgspec.Struct, frozen=True, tag="user", tag_field="role"):
+    """What the user said."""
+
+    content: str
+
+
+class AssistantMessage(msgspec.Struct, frozen=True, tag="assistant", tag_field="role"):
+    """What the model said in one turn, and the calls that it asked for."""
+
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+class ToolMessage(msgspec.Struct, frozen=True, tag="tool", tag_field="role"):
+    """The result of one call, as text for the model. `is_error`: the text says what failed."""
+
+    tool_call_id: str
+    name: str
+    content: str
+    is_error: bool = False
+
+
+Message: TypeAlias = SystemMessage | UserMessage | AssistantMessage | ToolMessage
+
+
+class ToolSpec(msgspec.Struct, frozen=True):
+    """A tool as the model is told of it. `parameters` is a JSON Schema of type object."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One question to a model: everything a provider needs to answer it."""
+
+    model: str
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...] = ()
+    parallel_tools: bool = True
+    temperature: float | None = None
+    max_tokens: int | None = None
+
+
+# What a provider's stream becomes.
+
+
+class TextPart(msgspec.Struct, frozen=True):
+    """A piece of the answer, never empty."""
+
+    content: str
+
+
+class ReasoningPart(msgspec.Struct, frozen=True):
+    """A piece of the model's reasoning, never empty."""
+
+    content: str
+
+
+class ToolCallPart(msgspec.Struct, frozen=True):
+    """One whole call, its fragments assembled. `truncated`: the arguments exceeded the limit."""
+
+    call: ToolCall
+    truncated: bool = False
+
+
+class EndPart(msgspec.Struct, frozen=True):
+    """The reply is complete; exactly one, last. A stream that breaks raises instead."""
+
+    finish_reason: Literal["stop", "length", "content_filter", "tool_calls"]
+    usage: Usage | None = None
+
+
+ReplyPart: TypeAlias = TextPart | ReasoningPart | ToolCallPart | EndPart
+
+
+# Agents.
+
+
+class AgentConfig(BaseModel):
+    """How an agent behaves. `POST /agents/{agent_name}` takes this object."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[Text, Field(min_length=1, max_length=200)] | None = Field(
+        None, description="A display name; the path's name where it is absent."
+    )
+    instructions: Annotated[Text, Field(min_length=1, max_length=100_000)] | None = Field(
+        None, description="The system prompt; `SYSTEM_PROMPT` where it is absent."
+    )
+    model: Annotated[Text, Field(min_length=1, max_length=200)] | None = Field(
+        None, description="A model of the provider; the server's default where it is absent."
+    )
+    temperature: float | None = Field(None, ge=0, le=2)
+    max_tokens: int | None = Field(None, ge=1, le=1_000_000)
+    tools: Annotated[list[Name], Field(max_length=128)] | None = Field(
+        None, description="Names of tools; all of them where it is absent."
+    )
+    max_parallel_tools: int = Field(5, ge=1, le=64)
+    tool_call_timeout: float = Field(30.0, gt=0, le=3600, description="Seconds, for each call.")
+    max_turns: int = Field(20, ge=1, le=200, description="Questions to the model in one run.")
+    max_tool_calls: int = Field(100, ge=1, le=1000, description="Tool calls in one run.")
+
+
+class AgentInfo(AgentConfig):
+    """An agent as `GET /agents` shows it: every default filled in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    agent_name: str
+    name: str
+    instructions: str
+    model: str
+    tools: list[str]
+    built_in: bool
+
+
+class AgentList(BaseModel):
+    """All agents, by name."""
+
+    agents: list[AgentInfo]
+
+
+# Chat.
+
+MAX_MESSAGE_CHARS = 100_000
+
+
+class ChatRequest(BaseModel):
+    """A message to an agent. Unknown fields are ignored, as chat clients expect."""
+
+    message: Annotated[
+        Text, Field(min_length=1, max_length=MAX_MESSAGE_CHARS, examples=["What's 15 + 27?"])
+    ]
+    agent: Name = Field("chat", description="An agent's name.")
+    conversation_id: Identifier | None = Field(
+        None, description="The conversation to go on with; a new one where it is absent."
+    )
+    reset_history: bool = Field(False, description="Forget what was said in the conversation.")
+    parallel_tools: bool = Field(True, description="False: tool calls run one after another.")
+    if_busy: IfBusy = Field(
+        "enqueue", description="What to do while the conversation has a run under way."
+    )
+
+
+class ToolCallRecord(BaseModel):
+    """One tool call of an answer: either `result` or `error`."""
+
+    id: str
+    name: str
+    arguments: Any
+    result: Any = None
+    error: str | None = None
+    duration_ms: float
+
+
+class TokenUsage(BaseModel):
+    """Tokens as the provider counted them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ChatResponse(BaseModel):
+    """A whole answer."""
+
+    response: str
+    conversation_id: str
+    run_id: str
+    agent: str
+    model: str
+    finish_reason: str
+    tool_calls: list[ToolCallRecord]
+    usage: TokenUsage | None
+
+
+# Runs.
+
+
+class RunFailure(BaseModel):
+    """Why a run failed: what its `error` event says."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+class RunInfo(BaseModel):
+    """The state of a run, as `GET /runs/{run_id}` shows it. Times are UTC."""
+
+    run_id: str
+    status: RunStatus
+    agent: str
+    model: str
+    conversation_id: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    finish_reason: str | None
+    final_response: str | None
+    usage: TokenUsage | None
+    error: RunFailure | None
+
+
+class ToolInfo(BaseModel):
+    """A tool as `GET /health` lists it."""
+
+    name: str
+    description: str
+
+
+class Health(BaseModel):
+    """The server's state."""
+
+    status: Literal["healthy", "draining"]
+    service: str
+    version: str
+    model: str
+    provider: str
+    tools: list[ToolInfo]
+    active_runs: int
+
+
+class Problem(BaseModel):
+    """An error over HTTP (RFC 9457), `application/problem+json`."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool
+    errors: list[dict[str, Any]] | None = None

@@ -1,0 +1,134 @@
+"""The environment, read once into one frozen object.
+
+Every setting is an environment variable, or a line in `.env`, of the same name in capitals;
+`.env.example` lists them with their defaults, and a test keeps the two alike. An empty value
+counts as absent.
+
+This module imports nothing of the project.
+"""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Origins = Annotated[tuple[str, ...], NoDecode]
+
+FRIENDLI_BASE_URL = "https://api.friendli.ai/serverless/v1"
+FRIENDLI_MODEL = "Qwen/Qwen3-235B-A22B-Instruct-2507"
+OPENAI_MODEL = "gpt-4.1-mini"
+
+
+class BadSettings(Exception):
+    """The environment holds a value that cannot be used; the text is one line for a person."""
+
+
+class Settings(BaseSettings):
+    """All settings. Durations are seconds, sizes bytes, unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
+    )
+
+    # The model
+    openai_api_key: SecretStr | None = None
+    openai_base_url: str | None = Field(None, pattern=r"^https?://[^\s]+$")
+    openai_model: str | None = None
+    openai_temperature: float | None = Field(None, ge=0, le=2)
+    openai_max_tokens: int | None = Field(None, ge=1)
+    openai_max_retries: int = Field(3, ge=0, le=10)
+    openai_timeout: float = Field(60.0, gt=0)
+    friendli_token: SecretStr | None = None
+    system_prompt: str = Field("You are a helpful assistant.", min_length=1)
+    demo_tokens_per_second: float = Field(40.0, ge=0)
+
+    # The service
+    app_name: str = Field("Parley", min_length=1)
+    host: str = Field("127.0.0.1", min_length=1)
+    port: int = Field(8000, ge=0, le=65535)
+    data_dir: Path = Path("data")
+    log_level: Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"] = "INFO"
+    debug: bool = False
+    shutdown_grace: float = Field(10.0, ge=0)
+
+    # Who may call from a browser
+    cors_origins: Origins = ()
+    websocket_origins: Origins = ()
+    allowed_hosts: Origins = ()
+
+    # Limits
+    max_body_bytes: int = Field(1_048_576, ge=1024)
+    max_message_chars: int = Field(32_000, ge=1, le=100_000)
+    websocket_max_bytes: int = Field(65_536, ge=1024)
+    websocket_max_chats: int = Field(32, ge=1)
+    max_active_runs: int = Field(1000, ge=1)
+    max_queued_messages: int = Field(16, ge=0)
+    max_conversations: int = Field(10_000, ge=1)
+    max_agents: int = Field(1000, ge=1)
+    history_messages: int = Field(20, ge=1)
+    run_timeout: float = Field(600.0, gt=0)
+    run_log_ttl: float = Field(600.0, gt=0)
+    run_log_max_events: int = Field(200_000, ge=1000)
+    run_logs_max_bytes: int = Field(268_435_456, ge=1_048_576)
+    slow_reader_timeout: float = Field(30.0, gt=0)
+    heartbeat_interval: float = Field(15.0, gt=0)
+    tool_workers: int = Field(256, ge=1)
+
+    # Where the tools ask
+    weather_geocoding_url: str = "https://geocoding-api.open-meteo.com"
+    weather_forecast_url: str = "https://api.open-meteo.com"
+    search_backend: str = "auto"
+    search_url: str | None = None
+    stock_url: str | None = None
+
+    @field_validator("cors_origins", "websocket_origins", "allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @property
+    def provider(self) -> Literal["openai", "demo"]:
+        """The provider that the credentials and addresses ask for."""
+        if self.openai_api_key or self.openai_base_url or self.friendli_token:
+            return "openai"
+        return "demo"
+
+    @property
+    def listens_on_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment and `.env`.
+
+    Args:
+        overrides: values that win over both, by field name.
+
+    Raises:
+        BadSettings: with one line that names the variable, and never its value.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}"
+            for fault in error.errors(include_url=False, include_input=False)
+        )
+        raise BadSettings(f"Bad settings: {faults}. See .env.example.") from None
