@@ -18,7 +18,7 @@ This module imports nothing of the project.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -114,7 +114,7 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_
 
 
 class ChatStart(_Event, frozen=True, kw_only=True, tag="chat_start"):
-    """The run has begun; `message_id` is the id of the model's first message."""
+    """The run was accepted (it may wait its turn); `message_id` is that of the first message."""
 
     conversation_id: str
     agent: str
@@ -193,12 +193,14 @@ class RunError(_Event, frozen=True, kw_only=True, tag="error"):
 
 
 class Reset(_Event, frozen=True, kw_only=True, tag="reset"):
-    """For one reader: drop what you have of this run; the whole of it follows.
+    """For one reader: drop what you have of this run; its state so far follows.
 
-    Made by a log's reader when a cursor's epoch is over; never part of a log.
+    Sent where a cursor cannot be continued; never part of a log. `epoch` is the one of the
+    events that follow.
     """
 
-    reason: Literal["epoch_changed"]
+    epoch: int
+    reason: Literal["epoch_changed", "log_expired"]
 
 
 Event: TypeAlias = (
@@ -221,6 +223,19 @@ ReaderEvent: TypeAlias = Event | Reset
 TerminalEvent: TypeAlias = ChatComplete | RunError
 
 TERMINAL = (ChatComplete, RunError)
+
+
+class EventSink(Protocol):
+    """Where the events of one run go."""
+
+    def append(self, event: Event) -> None:
+        """Take an event; it is numbered and visible to readers at once."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait while the sink is behind; a producer calls it after each batch of events."""
+        ...
+
 
 _E = TypeVar("_E", bound=_Event)
 

@@ -5,6 +5,7 @@ builds itself is a frozen msgspec struct.
 """
 
 import re
+import secrets
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -14,6 +15,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from events import Usage
 
 _NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
+
+
+def new_id(prefix: str) -> str:
+    """Return `<prefix>_` and 24 random hexadecimal digits."""
+    return f"{prefix}_{secrets.token_hex(12)}"
+
+
+def clean_text(value: str) -> str:
+    """Return `value` with what no wire can carry (NUL, lone surrogates) made U+FFFD."""
+    return _NOT_TEXT.sub("\ufffd", value)
 
 
 def _text(value: str) -> str:

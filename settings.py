@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-Origins = Annotated[tuple[str, ...], NoDecode]
+Names = Annotated[tuple[str, ...], NoDecode]
 
 FRIENDLI_BASE_URL = "https://api.friendli.ai/serverless/v1"
 FRIENDLI_MODEL = "Qwen/Qwen3-235B-A22B-Instruct-2507"
@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     openai_max_retries: int = Field(3, ge=0, le=10)
     openai_timeout: float = Field(60.0, gt=0)
     friendli_token: SecretStr | None = None
+    allowed_models: Names = ()
     system_prompt: str = Field("You are a helpful assistant.", min_length=1)
     demo_tokens_per_second: float = Field(40.0, ge=0)
 
@@ -58,9 +59,9 @@ class Settings(BaseSettings):
     shutdown_grace: float = Field(10.0, ge=0)
 
     # Who may call from a browser
-    cors_origins: Origins = ()
-    websocket_origins: Origins = ()
-    allowed_hosts: Origins = ()
+    cors_origins: Names = ()
+    websocket_origins: Names = ()
+    allowed_hosts: Names = ()
 
     # Limits
     max_body_bytes: int = Field(1_048_576, ge=1024)
@@ -73,6 +74,8 @@ class Settings(BaseSettings):
     max_agents: int = Field(1000, ge=1)
     history_messages: int = Field(20, ge=1)
     run_timeout: float = Field(600.0, gt=0)
+    run_ttl: float = Field(86_400.0, gt=0)
+    max_runs: int = Field(10_000, ge=1)
     run_log_ttl: float = Field(600.0, gt=0)
     run_log_max_events: int = Field(200_000, ge=1000)
     run_logs_max_bytes: int = Field(268_435_456, ge=1_048_576)
@@ -87,7 +90,9 @@ class Settings(BaseSettings):
     search_url: str | None = None
     stock_url: str | None = None
 
-    @field_validator("cors_origins", "websocket_origins", "allowed_hosts", mode="before")
+    @field_validator(
+        "allowed_models", "cors_origins", "websocket_origins", "allowed_hosts", mode="before"
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):

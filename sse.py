@@ -24,7 +24,8 @@ def frame(data: str, *, event: str | None = None, id: str | None = None) -> byte
     """Return one event as bytes. A line break in `data` becomes a further `data:` line.
 
     Raises:
-        ValueError: `event` or `id` holds a CR, LF or NUL, which the format cannot carry.
+        ValueError: `event` or `id` holds a CR, LF or NUL, or any value a lone surrogate, which
+            the format cannot carry.
     """
     lines = []
     for field, value in (("id", id), ("event", event)):
@@ -43,16 +44,17 @@ def json_frame(data: bytes, id: bytes) -> bytes:
 
 
 class Decoder:
-    """Bytes in, the `data` of whole events out.
+    """Bytes in, the `data` of whole events out. Its work is linear in the bytes it is fed.
 
     Args:
         max_event_bytes: the bound on what one unfinished event may occupy.
     """
 
     def __init__(self, max_event_bytes: int = 16 * 1024 * 1024) -> None:
-        self._tail = b""
         self._max = max_event_bytes
-        self._at_start = True
+        self._tail = bytearray()  # an unfinished event, its line ends already normal
+        self._after_cr = False
+        self._start: bytes | None = b""  # what may become a byte order mark; None once decided
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the data of each event that `chunk` completes, in order; often none.
@@ -60,23 +62,46 @@ class Decoder:
         Raises:
             FrameTooLarge: an event grew past the limit.
         """
-        data = self._tail + chunk
-        if self._at_start:
-            if len(data) < len(_BOM) and _BOM.startswith(data):
-                self._tail = data
-                return []
-            data = data.removeprefix(_BOM)
-            self._at_start = False
-        held = b""
-        if b"\r" in data:
-            if data.endswith(b"\r"):
-                data, held = data[:-1], b"\r"
-            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        blocks = data.split(b"\n\n")
-        self._tail = blocks.pop() + held
-        if len(self._tail) > self._max:
-            raise FrameTooLarge(f"an event exceeds {self._max} bytes")
+        if self._start is not None:
+            chunk = self._without_mark(chunk)
+        if self._after_cr or b"\r" in chunk:
+            chunk = self._normal(chunk)
+        blocks = chunk.split(b"\n\n")
+        if self._tail:
+            self._join_tail(blocks)
+        rest = blocks.pop()
+        if rest:
+            self._tail += rest
+            if len(self._tail) > self._max:
+                raise FrameTooLarge(f"an event exceeds {self._max} bytes")
         return [event for block in blocks if (event := _data_of(block)) is not None]
+
+    def _without_mark(self, chunk: bytes) -> bytes:
+        """Return the stream's first bytes without a byte order mark; none while undecided."""
+        begun = (self._start or b"") + chunk
+        if len(begun) < len(_BOM) and _BOM.startswith(begun):
+            self._start = begun
+            return b""
+        self._start = None
+        return begun.removeprefix(_BOM)
+
+    def _normal(self, chunk: bytes) -> bytes:
+        """Return `chunk` with each line end as LF. A CR ends its line before the LF is here."""
+        if not chunk:
+            return chunk
+        if self._after_cr:
+            chunk = chunk.removeprefix(b"\n")
+        self._after_cr = chunk.endswith(b"\r")
+        return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _join_tail(self, blocks: list[bytes]) -> None:
+        """Put the unfinished event before the first of `blocks`, if that one is finished."""
+        first = blocks[0]
+        if first.startswith(b"\n") and self._tail.endswith(b"\n"):
+            blocks[:1] = [b"", first[1:]]  # the empty line lies across the two reads
+        if len(blocks) > 1:
+            blocks[0] = bytes(self._tail) + blocks[0]
+            self._tail.clear()
 
 
 def _data_of(block: bytes) -> bytes | None:

@@ -1,0 +1,1 @@
+"""HTTP and WebSocket surfaces: each moves frames and knows no event by name."""

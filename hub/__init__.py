@@ -1,1 +1,133 @@
-"""Run logs."""
+"""Run logs: append, read from a cursor, wait.
+
+A run has one log. One writer appends to it; any number of readers follow it, each with a
+cursor of its own, and none of them can hold up the writer or another reader. What a reader
+gets:
+
+* from a cursor of the present epoch: the exact rest, each event once, in order;
+* from a cursor of an epoch that is over: a `reset`, then the present epoch from its start;
+* while it lags by more than `LAG` events: adjacent text pieces of one message merged into
+  one event. No other event is ever merged or dropped. So a slow reader costs the service
+  the log, which is there anyway, and what its connection buffers.
+
+Nothing outside this room knows where a log is. `hub.memory` keeps logs in the process.
+"""
+
+from typing import Protocol
+
+from errors import ClientError, NotFound, ParleyError
+from events import EventSink, ReaderEvent
+
+LAG = 256
+"""How many events a reader may be behind before text pieces are merged for it."""
+
+_SHAPE = "A cursor is '<run_id>:<epoch>:<seq>', as in a frame's id, or a plain seq, 0 or more."
+
+
+class InvalidCursor(ClientError):
+    """The text is not a cursor of this run."""
+
+    code = "invalid_cursor"
+
+
+class LogNotFound(NotFound):
+    """No log of this run is kept: it never was, or it has expired."""
+
+    code = "run_not_found"
+
+
+class LogFull(ParleyError):
+    """The run produced more events than a log may hold."""
+
+    code = "run_too_long"
+
+
+class LogEnded(RuntimeError):
+    """Something was appended behind the terminal event: a mistake of the service's own."""
+
+
+class Log(EventSink, Protocol):
+    """The writer's side of one run's log."""
+
+    run_id: str
+    epoch: int
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the newest event, 0 before the first."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether the terminal event is in the log."""
+        ...
+
+
+class Reader(Protocol):
+    """One reader of one run's log."""
+
+    epoch: int
+
+    @property
+    def ended(self) -> bool:
+        """Whether the terminal event has been read, or there is nothing left to read."""
+        ...
+
+    async def read(self) -> list[ReaderEvent]:
+        """Return all events that are new, at least one; wait while there is none.
+
+        Returns an empty list when `wake` interrupted the wait or the log has ended.
+        """
+        ...
+
+    def wake(self) -> None:
+        """Make the present `read`, or else the next one, return without waiting."""
+        ...
+
+
+class Hub(Protocol):
+    """All run logs."""
+
+    async def create(self, run_id: str) -> Log:
+        """Begin the log of a run; for a run that had one, a new epoch."""
+        ...
+
+    async def read(self, run_id: str, after: str | None) -> Reader:
+        """Follow a run from a cursor, or from its start.
+
+        Args:
+            after: a whole cursor, `<run_id>:<epoch>:<seq>`, or a plain `seq` of the present
+                epoch; the events behind it are read.
+
+        Raises:
+            LogNotFound: no log of this run is kept.
+            InvalidCursor: `after` is malformed, of another run, or beyond the log's end.
+        """
+        ...
+
+
+def cursor(run_id: str, epoch: int, seq: int) -> str:
+    """Return the text that names the place behind event `seq`."""
+    return f"{run_id}:{epoch}:{seq}"
+
+
+def parse_cursor(text: str, run_id: str) -> tuple[int | None, int]:
+    """Return the epoch (None for a plain `seq`) and the seq that `text` names.
+
+    Raises:
+        InvalidCursor: it is malformed, or belongs to another run.
+    """
+    parts = text.split(":")
+    if len(parts) == 1:
+        return None, _number(text)
+    if len(parts) != 3:
+        raise InvalidCursor(_SHAPE)
+    if parts[0] != run_id:
+        raise InvalidCursor("The cursor belongs to another run.")
+    return _number(parts[1]), _number(parts[2])
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 16):
+        raise InvalidCursor(_SHAPE)
+    return int(text)

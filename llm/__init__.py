@@ -30,6 +30,10 @@ class Provider(Protocol):
         """
         ...
 
+    async def warm(self) -> None:
+        """Do slow preparations, such as imports, ahead of the first request."""
+        ...
+
     async def aclose(self) -> None:
         """Release connections."""
         ...

@@ -1,0 +1,77 @@
+"""What is decided before a request reaches a route: a pure ASGI middleware.
+
+* While the service listens on loopback without credentials, its only protection is that the
+  browser of a stranger's page cannot reach it. So the Host must be an address, `localhost` or
+  an allowed name (a page can point a name of its own at 127.0.0.1: DNS rebinding).
+* A browser lets any page open a WebSocket to anywhere, without CORS: its Origin must be this
+  host or an allowed one, and is checked before the accept. A client that is not a browser
+  sends no Origin.
+"""
+
+import ipaddress
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.problems import ProblemResponse
+
+
+class Guard:
+    """The middleware.
+
+    Args:
+        hosts: names that a request may be for, or None for any.
+        origins: origins, besides the request's own host, that may open a WebSocket; `*`: any.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        hosts: Collection[str] | None,
+        origins: Collection[str],
+    ) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._origins = origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        refusal = self._refusal(scope, headers)
+        if refusal is not None:
+            await refusal(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _refusal(self, scope: Scope, headers: dict[bytes, str]) -> ProblemResponse | None:
+        host = headers.get(b"host", "")
+        if self._hosts is not None and not _may_be_asked_for(host, self._hosts):
+            detail = (
+                "This Host is not served here. Ask for localhost or an address, or list the "
+                "name in ALLOWED_HOSTS."
+            )
+            return ProblemResponse(421, detail, "host_not_allowed")
+        if scope["type"] == "websocket" and not self._may_open(headers.get(b"origin"), host):
+            detail = "Pages of this Origin may not connect; list it in WEBSOCKET_ORIGINS."
+            return ProblemResponse(403, detail, "origin_not_allowed")
+        return None
+
+    def _may_open(self, origin: str | None, host: str) -> bool:
+        if origin is None or "*" in self._origins or origin in self._origins:
+            return True
+        return urlsplit(origin).netloc == host
+
+
+def _may_be_asked_for(host: str, allowed: Collection[str]) -> bool:
+    name = urlsplit(f"//{host}").hostname or ""
+    if name == "localhost" or name.endswith(".localhost") or name in allowed:
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

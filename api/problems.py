@@ -1,0 +1,118 @@
+"""Errors over HTTP: RFC 9457, `application/problem+json`.
+
+Beside the members of the standard each problem has `code`, a stable name for programs,
+`retryable`, and for invalid values `errors`, one entry for each fault.
+"""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from errors import Invalid, ParleyError
+from models import Problem
+
+logger = logging.getLogger("parley.api")
+
+_CODES = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+
+
+class ProblemResponse(Response):
+    """A problem as a response."""
+
+    media_type = "application/problem+json"
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        code: str,
+        *,
+        retryable: bool = False,
+        retry_after: float | None = None,
+        errors: list[dict[str, Any]] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        problem = Problem(
+            title=HTTPStatus(status).phrase,
+            status=status,
+            detail=detail,
+            code=code,
+            retryable=retryable,
+            errors=errors or None,
+        )
+        headers = dict(headers or {})
+        if retry_after is not None:
+            headers["Retry-After"] = str(max(1, round(retry_after)))
+        super().__init__(problem.model_dump_json(exclude_none=True), status, headers)
+
+
+def status_of_run_error(code: str) -> int:
+    """Return the HTTP status for a run that ended in an `error` event of this code."""
+    if code == "shutting_down":
+        return 503
+    if code in ("run_timeout", "upstream_timeout"):
+        return 504
+    return 502 if code.startswith("upstream_") else 500
+
+
+def validation_faults(error: Any) -> list[dict[str, Any]]:
+    """Return Pydantic's faults as `{"field", "message"}`, without the values."""
+    return [
+        {
+            "field": ".".join(str(part) for part in fault["loc"] if part != "body"),
+            "message": fault["msg"],
+        }
+        for fault in error.errors()
+    ]
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of the app a problem."""
+    app.add_exception_handler(ParleyError, _named)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _named(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ParleyError)  # noqa: S101 - registered for this type only
+    return ProblemResponse(
+        error.status,
+        error.message,
+        error.code,
+        retryable=error.retryable,
+        retry_after=error.retry_after,
+        errors=error.errors if isinstance(error, Invalid) else None,
+    )
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type only
+    faults = error.errors()
+    if any(fault["type"] == "json_invalid" for fault in faults):
+        return ProblemResponse(400, "The body is not valid JSON.", "invalid_json")
+    listed = validation_faults(error)
+    detail = "; ".join(f"{fault['field'] or 'body'}: {fault['message']}" for fault in listed[:5])
+    return ProblemResponse(422, detail, "invalid_value", errors=listed)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type only
+    return ProblemResponse(
+        error.status_code,
+        str(error.detail),
+        _CODES.get(error.status_code, "http_error"),
+        headers=dict(error.headers or {}),
+    )
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return ProblemResponse(
+        500, "The service made a mistake; it has been logged.", "internal_error"
+    )

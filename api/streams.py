@@ -1,0 +1,139 @@
+"""A run's events as a streaming HTTP response.
+
+One loop: take all events that are new, send their frames in one write, repeat. It ends with
+the run, or when the client goes away, which ends nothing but this reader.
+
+Two things happen by the clock, and one timer a stream sees to both, so that a token costs no
+timer: while the stream is silent a heartbeat is sent every `heartbeat` seconds; and a client
+whose connection has taken nothing for `patience` seconds is cut off. It lost nothing: it can
+resume from its cursor.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Mapping
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from hub import Reader
+from protocols import Encoder
+
+logger = logging.getLogger("parley.api")
+
+
+class Patience:
+    """Cuts off a sender whose connection takes nothing for too long.
+
+    Args:
+        seconds: how long one write may take.
+        task: what is cancelled then; `exceeded` tells that it was.
+    """
+
+    def __init__(self, seconds: float, task: "asyncio.Task[object]") -> None:
+        self.exceeded = False
+        self._seconds = seconds
+        self._task = task
+        self._loop = asyncio.get_running_loop()
+        self._sending_since: float | None = None
+
+    def begin(self) -> None:
+        """A write begins."""
+        self._sending_since = self._loop.time()
+
+    def end(self) -> None:
+        """The write was taken."""
+        self._sending_since = None
+
+    def check(self) -> None:
+        """Cut the sender off if its write has taken too long; called now and then."""
+        since = self._sending_since
+        if since is not None and self._loop.time() - since > self._seconds and not self.exceeded:
+            self.exceeded = True
+            self._task.cancel()
+
+
+class EventStream(Response):
+    """The response.
+
+    Args:
+        reader: follows the run.
+        encoder: makes the frames.
+        heartbeat: seconds of silence after which one is sent.
+        patience: seconds that one write may take.
+        headers: sent beside those of every event stream.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        encoder: Encoder,
+        *,
+        heartbeat: float,
+        patience: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.media_type = encoder.media_type
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **(headers or {})})
+        self._reader = reader
+        self._encoder = encoder
+        self._heartbeat = heartbeat
+        self._patience = patience
+        self._gone = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the stream as an ASGI application."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("an event stream is served by a task")
+        patience = Patience(self._patience, task)
+        try:
+            async with self._watched(receive, patience):
+                await self._send_all(send, patience)
+        except asyncio.CancelledError:
+            if not patience.exceeded or task.uncancel() > 0:
+                raise
+            logger.info("A reader took nothing for %g s and was cut off", self._patience)
+
+    async def _send_all(self, send: Send, patience: Patience) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        encode, read = self._encoder.encode, self._reader.read
+        # The head goes out at once: a client waits for it before it believes in the stream.
+        await send({"type": "http.response.body", "body": self._encoder.heartbeat, "more_body": True})
+        while not self._reader.ended and not self._gone:
+            events = await read()
+            body = b"".join([encode(event) for event in events])
+            if not events:
+                body = self._encoder.heartbeat
+            patience.begin()
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            patience.end()
+        await send({"type": "http.response.body", "body": self._encoder.end(), "more_body": False})
+
+    @contextlib.asynccontextmanager
+    async def _watched(self, receive: Receive, patience: Patience) -> AsyncIterator[None]:
+        """Watch the client and the clock while the body runs."""
+        loop = asyncio.get_running_loop()
+
+        def tick() -> None:
+            nonlocal timer
+            patience.check()
+            self._reader.wake()
+            timer = loop.call_later(self._heartbeat, tick)
+
+        timer = loop.call_later(self._heartbeat, tick)
+        watcher = asyncio.create_task(self._watch_client(receive))
+        try:
+            yield
+        finally:
+            timer.cancel()
+            watcher.cancel()
+
+    async def _watch_client(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        self._reader.wake()

@@ -1,0 +1,131 @@
+"""`python -m bench [--quick]`: measure, print the table, write `docs/benchmark.md`.
+
+The exit status says whether the measurement ran, not whether a target was met: the table says
+that.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import uvloop
+
+from bench import report, scenarios
+from bench.load import Target
+from bench.measure import Figures, Process, TooFewCores, cores, create_agents, running
+
+SERVICE, PLAIN, RELAY = report.SERVICE, report.PLAIN, report.RELAY
+MODULES = {SERVICE: "service", PLAIN: "plain", RELAY: "relay"}
+
+
+class Plan(NamedTuple):
+    """How often each part is repeated; a quick plan leaves out what no target needs first."""
+
+    fast: int
+    paced: int
+    quick: bool
+
+
+@contextmanager
+def server(name: str, upstream: Process, core: int) -> Iterator[Process]:
+    """Run one of the servers against the upstream."""
+    environment = {
+        "OPENAI_BASE_URL": f"http://127.0.0.1:{upstream.port}/v1",
+        "OPENAI_API_KEY": "benchmark", **({"FRZ": os.environ["FRZ"]} if "FRZ" in os.environ else {}),
+    }
+    with running(f"bench.servers.{MODULES[name]}", core, **environment) as process:
+        if name == SERVICE:
+            create_agents(process.port, scenarios.SCRIPTS)
+        yield process
+
+
+def targets(processes: dict[str, Process]) -> list[Target]:
+    """Return each server's wires, in the order of the tables."""
+    found = [Target(name, process.port, "SSE") for name, process in processes.items()]
+    return [
+        wire
+        for target in found
+        for wire in (target, target._replace(wire="WebSocket"))
+        if wire.name in report.COLUMNS
+    ]
+
+
+async def measure(plan: Plan, names: list[str]) -> Figures:
+    """Run everything and return the figures."""
+    figures = Figures()
+    server_core, load_core = cores()
+    os.sched_setaffinity(0, {load_core})
+    with ExitStack() as stack:
+        upstream = stack.enter_context(running("bench.upstream", load_core))
+        processes = {
+            name: stack.enter_context(server(name, upstream, server_core)) for name in names
+        }
+        direct = Target("upstream", upstream.port, "OpenAI")
+        for target in targets(processes):
+            await scenarios.warm_up(target)
+        for repetition in range(plan.fast):
+            say(f"repetition {repetition + 1} of {plan.fast}")
+            for target in targets(processes):
+                process = processes[target.server]
+                await unpaced(figures, target, direct, process, plan, repetition)
+                if repetition < plan.paced and not (plan.quick and target.wire == "WebSocket"):
+                    await scenarios.paced(figures, target, direct, process)
+    with running("bench.upstream", load_core) as upstream:
+        for name in names:
+            if name != RELAY:
+                with server(name, upstream, server_core) as process:
+                    say(f"memory: {name}")
+                    await scenarios.memory(figures, Target(name, process.port, "SSE"), process)
+    return figures
+
+
+async def unpaced(
+    figures: Figures,
+    target: Target,
+    direct: Target,
+    process: Process,
+    plan: Plan,
+    repetition: int,
+) -> None:
+    """Run every scenario that takes as long as the server takes."""
+    for case in scenarios.FAST:
+        if not case.once or (repetition == 0 and not plan.quick):
+            await scenarios.fast(figures, target, process, case)
+    await scenarios.fixed(figures, target, process)
+    if target.wire == "SSE":
+        await scenarios.added_alone(figures, target, direct)
+    if target.server != RELAY:
+        await scenarios.tools(figures, target)
+
+
+def say(what: str) -> None:
+    """Tell the person who waits."""
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one repetition, for a first look")
+    parser.add_argument("--only", choices=list(MODULES), action="append", help="measure these only")
+    parser.add_argument("--no-write", action="store_true", help="leave docs/ as it is")
+    options = parser.parse_args()
+    plan = Plan(1, 1, True) if options.quick else Plan(3, 2, False)
+    started = time.monotonic()
+    try:
+        figures = uvloop.run(measure(plan, options.only or list(MODULES)))
+    except TooFewCores as error:
+        sys.exit(str(error))
+    seconds = time.monotonic() - started
+    say(f"took {seconds:.0f} s")
+    print(report.targets(figures), report.tables(figures), sep="\n\n")
+    if not options.no_write:
+        report.write(figures, seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Conversations and the runs in them, in memory.
+
+A conversation's runs form a queue: the first has the floor, the others wait. So two messages
+into one conversation are never interleaved, and the check for a free floor and the taking of
+it are one step without an await between them.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+from agent import StreamingAgent, Turns
+from errors import Unavailable
+from events import ChatComplete, ChatStart, RunError, TerminalEvent
+from hub import Log
+from models import (
+    ChatRequest,
+    Message,
+    RunFailure,
+    RunInfo,
+    RunStatus,
+    TokenUsage,
+    UserMessage,
+    new_id,
+)
+
+KEPT_MESSAGES = 1000
+"""How many messages of a conversation are kept in memory; the oldest go first."""
+
+
+@dataclass(eq=False)
+class Run:
+    """One answer in the making, and afterwards what is remembered of it."""
+
+    id: str
+    request: ChatRequest
+    agent: StreamingAgent
+    conversation: "Conversation"
+    key: str | None
+    start: ChatStart
+    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    terminal: TerminalEvent | None = None
+    epoch: int = 0
+    log: Log | None = None
+    turns: Turns | None = None
+    task: "asyncio.Task[None] | None" = None
+    ending: Literal["cancelled", "shutting_down"] | None = None
+    accepted: asyncio.Event = field(default_factory=asyncio.Event)
+    floor: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def status(self) -> RunStatus:
+        """Where the run stands."""
+        match self.terminal:
+            case None:
+                return "queued" if self.started_at is None else "running"
+            case RunError():
+                return "failed"
+            case ChatComplete(finish_reason="cancelled"):
+                return "cancelled"
+            case ChatComplete():
+                return "completed"
+
+    def end(self, reason: Literal["cancelled", "shutting_down"]) -> None:
+        """Cancel the run's task, once; how it ended follows from the first reason."""
+        if self.ending is None and self.terminal is None and self.task is not None:
+            self.ending = reason
+            self.task.cancel()
+
+    def info(self) -> RunInfo:
+        """Return the run as the API shows it."""
+        done = self.terminal if isinstance(self.terminal, ChatComplete) else None
+        failed = self.terminal if isinstance(self.terminal, RunError) else None
+        return RunInfo(
+            run_id=self.id,
+            status=self.status,
+            agent=self.start.agent,
+            model=self.start.model,
+            conversation_id=self.conversation.id,
+            created_at=self.created_at,
+            started_at=self.started_at,
+            finished_at=self.finished_at,
+            finish_reason=done.finish_reason if done else None,
+            final_response=done.final_response if done else None,
+            usage=TokenUsage.model_validate(done.usage, from_attributes=True)
+            if done and done.usage
+            else None,
+            error=RunFailure(code=failed.code, message=failed.message, retryable=failed.retryable)
+            if failed
+            else None,
+        )
+
+
+@dataclass(eq=False)
+class Conversation:
+    """What was said, and the runs that are under way or wait."""
+
+    id: str
+    messages: list[Message] = field(default_factory=list)
+    runs: deque[Run] = field(default_factory=deque)
+
+    def enter(self, run: Run) -> None:
+        """Queue a run; the first one has the floor at once."""
+        self.runs.append(run)
+        if self.runs[0] is run:
+            run.floor.set()
+
+    def leave(self, run: Run) -> None:
+        """Take a run out, and give the floor to the next if it had it."""
+        self.runs.remove(run)
+        if self.runs:
+            self.runs[0].floor.set()
+
+    def keep(self, messages: Sequence[Message]) -> None:
+        """Add what was said."""
+        self.messages.extend(messages)
+        if len(self.messages) > KEPT_MESSAGES:
+            self.messages = list(context(self.messages, KEPT_MESSAGES))
+
+
+class Conversations:
+    """The conversations that were used last.
+
+    Args:
+        limit: how many are kept; past that the one unused for the longest time goes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._all: OrderedDict[str, Conversation] = OrderedDict()
+
+    def get_or_create(self, conversation_id: str | None) -> Conversation:
+        """Return the conversation of this id, begun now if there is none.
+
+        Raises:
+            errors.Unavailable: every conversation that is kept has a run under way.
+        """
+        if conversation_id is not None and conversation_id in self._all:
+            self._all.move_to_end(conversation_id)
+            return self._all[conversation_id]
+        if len(self._all) >= self._limit:
+            self._drop_oldest_idle()
+        conversation = Conversation(conversation_id or new_id("conv"))
+        self._all[conversation.id] = conversation
+        return conversation
+
+    def _drop_oldest_idle(self) -> None:
+        for conversation in self._all.values():
+            if not conversation.runs:
+                del self._all[conversation.id]
+                return
+        raise Unavailable("The service is at its limit of conversations under way.", retry_after=1)
+
+
+def context(messages: Sequence[Message], limit: int) -> tuple[Message, ...]:
+    """Return the newest messages that a model gets to see.
+
+    That is at most `limit`, beginning with a user's message, so that no tool call is parted
+    from its result. Where one turn alone is longer than `limit`, the whole of it.
+    """
+    users = [at for at, message in enumerate(messages) if isinstance(message, UserMessage)]
+    fitting = [at for at in users if len(messages) - at <= limit]
+    start = fitting[0] if fitting else users[-1] if users else len(messages)
+    return tuple(messages[start:])

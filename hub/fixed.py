@@ -1,0 +1,26 @@
+"""A reader of a few given events: what remains to be told of a log that has expired."""
+
+from collections.abc import Sequence
+
+from events import ReaderEvent
+
+
+class FixedReader:
+    """Reads `events` and has ended."""
+
+    def __init__(self, events: Sequence[ReaderEvent], epoch: int) -> None:
+        self.epoch = epoch
+        self._events = list(events)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the events have been read."""
+        return not self._events
+
+    async def read(self) -> list[ReaderEvent]:
+        """Return the events, once."""
+        events, self._events = self._events, []
+        return events
+
+    def wake(self) -> None:
+        """Do nothing: `read` never waits."""

@@ -1,0 +1,182 @@
+"""Run logs in this process.
+
+An append costs a list append and, where readers wait, one future to resolve; after that a
+reader takes all that is new at once, so a burst of events wakes each reader once.
+
+Finished logs are kept for `ttl` seconds, and fewer when all of them together exceed
+`max_bytes`: then the one that finished first goes first. A log that is being written is
+never dropped; it is bounded by `max_events`.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+
+from events import TERMINAL, ChatChunk, Event, ReaderEvent, ReasoningChunk, Reset, merged, stamped
+from hub import LAG, InvalidCursor, LogEnded, LogFull, LogNotFound, parse_cursor
+
+_EVENT_BYTES = 256
+"""What an event occupies besides its text, roughly (measured: 180 to 300)."""
+
+
+class MemoryLog:
+    """One run's log and the readers that wait for it."""
+
+    def __init__(self, run_id: str, epoch: int, hub: "MemoryHub") -> None:
+        self.run_id = run_id
+        self.epoch = epoch
+        self.events: list[Event] = []
+        self.waiting: list[asyncio.Future[None]] = []
+        self._hub = hub
+        self._ended = False
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the newest event, 0 before the first."""
+        return len(self.events)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the terminal event is in the log."""
+        return self._ended
+
+    def append(self, event: Event) -> None:
+        """Number an event, keep it, and wake who waits.
+
+        Raises:
+            LogEnded: the terminal event is in the log already.
+            LogFull: the log holds `max_events`; only a terminal event still fits.
+        """
+        if self._ended:
+            raise LogEnded(f"{event.event_type} behind the end of {self.run_id}")
+        events = self.events
+        terminal = isinstance(event, TERMINAL)
+        if len(events) >= self._hub.max_events and not terminal:
+            raise LogFull(f"A run may have at most {self._hub.max_events} events.")
+        events.append(stamped(event, self.run_id, len(events) + 1))
+        if self.waiting:
+            for future in self.waiting:
+                if not future.done():
+                    future.set_result(None)
+            self.waiting.clear()
+        if terminal:
+            self._ended = True
+            self._hub.finished(self)
+
+    async def drain(self) -> None:
+        """Return at once: memory is never behind."""
+
+    def size(self) -> int:
+        """Return the bytes that the log occupies, roughly."""
+        text = sum(
+            len(event.content)
+            for event in self.events
+            if isinstance(event, ChatChunk | ReasoningChunk)
+        )
+        return text + _EVENT_BYTES * len(self.events)
+
+
+class MemoryReader:
+    """A cursor into a `MemoryLog`."""
+
+    def __init__(self, log: MemoryLog, seq: int, reset: Reset | None) -> None:
+        self.epoch = log.epoch
+        self._log = log
+        self._seq = seq
+        self._reset = reset
+        self._woken = False
+        self._future: asyncio.Future[None] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the terminal event has been read, or there is nothing left to read."""
+        return self._log.ended and self._seq == len(self._log.events)
+
+    async def read(self) -> list[ReaderEvent]:
+        """Return all events that are new; see `hub.Reader`."""
+        if self._reset is not None:
+            reset, self._reset = self._reset, None
+            return [reset]
+        log = self._log
+        if self._seq == len(log.events) and not (self._woken or log.ended):
+            self._future = asyncio.get_running_loop().create_future()
+            log.waiting.append(self._future)
+            try:
+                await self._future
+            finally:
+                if self._future in log.waiting:
+                    log.waiting.remove(self._future)
+                self._future = None
+        self._woken = False
+        new = log.events[self._seq :]
+        self._seq += len(new)
+        return [*merged(new)] if len(new) > LAG else [*new]
+
+    def wake(self) -> None:
+        """Make the present `read`, or else the next one, return without waiting."""
+        self._woken = True
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+
+class MemoryHub:
+    """All logs of this process.
+
+    Args:
+        ttl: seconds for which a finished log is kept.
+        max_events: the bound on one log.
+        max_bytes: the bound on all finished logs together, roughly.
+    """
+
+    def __init__(self, *, ttl: float, max_events: int, max_bytes: int) -> None:
+        self.max_events = max_events
+        self._ttl = ttl
+        self._max_bytes = max_bytes
+        self._logs: dict[str, MemoryLog] = {}
+        self._finished: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._finished_bytes = 0
+
+    async def create(self, run_id: str) -> MemoryLog:
+        """Begin the log of a run; for a run that had one, a new epoch."""
+        self._expire()
+        before = self._logs.get(run_id)
+        self._forget(run_id)
+        log = MemoryLog(run_id, before.epoch + 1 if before else 1, self)
+        self._logs[run_id] = log
+        return log
+
+    async def read(self, run_id: str, after: str | None) -> MemoryReader:
+        """Follow a run from a cursor, or from its start; see `hub.Hub`."""
+        self._expire()
+        log = self._logs.get(run_id)
+        if log is None:
+            raise LogNotFound("There is no run of this id, or its events have expired.")
+        if after is None:
+            return MemoryReader(log, 0, None)
+        epoch, seq = parse_cursor(after, run_id)
+        if epoch is not None and epoch < log.epoch:
+            reset = Reset(run_id=run_id, epoch=log.epoch, reason="epoch_changed")
+            return MemoryReader(log, 0, reset)
+        if seq > log.last_seq or (epoch or log.epoch) > log.epoch:
+            raise InvalidCursor("The cursor lies beyond the end of the run's log.")
+        return MemoryReader(log, seq, None)
+
+    def finished(self, log: MemoryLog) -> None:
+        """Start the expiry of a log that has just ended."""
+        size = log.size()
+        self._finished[log.run_id] = (time.monotonic() + self._ttl, size)
+        self._finished_bytes += size
+        self._expire()
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        while self._finished:
+            run_id, (deadline, _) = next(iter(self._finished.items()))
+            if deadline > now and self._finished_bytes <= self._max_bytes:
+                return
+            self._forget(run_id)
+
+    def _forget(self, run_id: str) -> None:
+        self._logs.pop(run_id, None)
+        _, size = self._finished.pop(run_id, (0.0, 0))
+        self._finished_bytes -= size

@@ -1,0 +1,72 @@
+"""The demo: answers without a model, a key or a network.
+
+It stands in until a real model is connected, and says so. It understands a part of plain
+English by rules (`understanding`), calls the agent's tools, phrases their results, and answers
+from the conversation. What it says is a function of the request alone (`reply`); this module
+streams it as a model would: in pieces like tokens, at a steady pace.
+
+The pace is a schedule on a monotonic clock, piece `i` at `i / tokens_per_second`: sleeping a
+little too long is made up for, so that it does not drift. Pieces that are due together form one
+batch. There is no tokenizer, so there is no usage to report.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+from llm.demo.reply import reply_to
+from models import EndPart, ModelRequest, ReplyPart, TextPart, ToolCallPart
+
+_PIECE = re.compile(r"\s*\S{1,16}|\s+")
+_UNPACED_BATCH = 16
+
+
+class DemoProvider:
+    """The provider for a server to which no model is connected.
+
+    Args:
+        tokens_per_second: pieces of text in a second; 0 for as fast as they are taken.
+        clock: seconds, monotonic.
+        sleep: waits for seconds on that clock.
+    """
+
+    name = "demo"
+    default_model = "demo"
+
+    def __init__(
+        self,
+        tokens_per_second: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._rate = tokens_per_second
+        self._clock = clock
+        self._sleep = sleep
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[list[ReplyPart], None]:
+        """Yield the demo's answer; see `llm.Provider`. Never raises of its own."""
+        reply = reply_to(request)
+        if reply.calls:
+            yield [*map(ToolCallPart, reply.calls), EndPart("tool_calls")]
+            return
+        pieces = _PIECE.findall(reply.text)
+        shown = pieces[: request.max_tokens]
+        began, done = self._clock(), 0
+        while done < len(shown):
+            due = await self._due(began, done)
+            yield [TextPart(piece) for piece in shown[done:due]]
+            done = due
+        yield [EndPart("length" if len(shown) < len(pieces) else "stop")]
+
+    async def aclose(self) -> None:
+        """Release connections: there are none."""
+
+    async def _due(self, began: float, done: int) -> int:
+        """Wait until the piece after `done` pieces is due; return how many are due by then."""
+        if not self._rate:
+            await self._sleep(0)
+            return done + _UNPACED_BATCH
+        await self._sleep(max(0.0, began + done / self._rate - self._clock()))
+        return max(done, int((self._clock() - began) * self._rate)) + 1

@@ -1,0 +1,163 @@
+"""The price of a stock, from Yahoo Finance through yfinance.
+
+One question to Yahoo's chart API: the head of its answer has all that is wanted, while
+yfinance's `Ticker.fast_info` asks for a year of prices first. yfinance brings what Yahoo
+demands of a client: a browser's TLS fingerprint and a second try after a refusal. Its cookie
+and crumb are left out. The chart API needs neither, and to get them yfinance asks up to four
+other addresses for 30 s each under one lock, and keeps pickles in the user's cache folder.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+
+from errors import ToolError
+
+MAX_BODY = 1024 * 1024
+
+_SYMBOL = re.compile(r"[A-Za-z0-9.^=-]{1,20}")
+
+
+class StockPrice(msgspec.Struct, frozen=True):
+    """A price and how it moved since the previous close; `market_time` is ISO 8601, UTC."""
+
+    symbol: str
+    name: str | None
+    price: float
+    currency: str | None
+    exchange: str | None
+    previous_close: float | None
+    change: float | None
+    change_percent: float | None
+    market_time: str
+
+
+class _Meta(msgspec.Struct, frozen=True, rename="camel"):
+    symbol: str
+    regular_market_price: float
+    regular_market_time: Annotated[int, msgspec.Meta(ge=0, le=2**33)]
+    currency: str | None = None
+    exchange_name: str | None = None
+    full_exchange_name: str | None = None
+    long_name: str | None = None
+    short_name: str | None = None
+    previous_close: float | None = None
+    chart_previous_close: float | None = None
+
+
+class _Result(msgspec.Struct, frozen=True):
+    meta: _Meta
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    code: str
+
+
+class _Chart(msgspec.Struct, frozen=True):
+    result: list[_Result] | None = None
+    error: _Failure | None = None
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    chart: _Chart
+
+
+class Stocks:
+    """The tool and where it asks.
+
+    Args:
+        url: the base address to ask instead of Yahoo's.
+        timeout: seconds for one question; a refused question is asked a second time.
+    """
+
+    def __init__(self, url: str | None = None, timeout: float = 6.0) -> None:
+        self._url = url
+        self._timeout = timeout
+
+    def get_stock_price(self, symbol: str) -> StockPrice:
+        """Return the latest price of a stock, index, currency pair or cryptocurrency.
+
+        Args:
+            symbol: The symbol as Yahoo Finance writes it, for example "AAPL", "SAP.DE",
+                "^GSPC", "EURUSD=X" or "BTC-USD".
+        """
+        wanted = symbol.strip().upper()
+        if not _SYMBOL.fullmatch(wanted) or not wanted.strip("."):
+            raise ToolError(
+                "A stock symbol has 1 to 20 letters, digits and . ^ = - as in AAPL or SAP.DE."
+            )
+        status, body = self._ask(wanted)
+        try:
+            chart = msgspec.json.decode(body, type=_Answer).chart
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise _unexpected(status) from None
+        if chart.error and chart.error.code == "Not Found":
+            raise ToolError(f"Yahoo Finance does not know the symbol {wanted}.")
+        if status != 200 or not chart.result:
+            raise _unexpected(status)
+        return _price(chart.result[0].meta)
+
+    def _ask(self, symbol: str) -> tuple[int, bytes]:
+        """Return the status and the body of Yahoo's answer."""
+        from curl_cffi import CurlECode, CurlOpt, requests
+        from yfinance.const import _BASE_URL_
+        from yfinance.exceptions import YFRateLimitError
+
+        url = f"{(self._url or _BASE_URL_).rstrip('/')}/v8/finance/chart/{symbol}"
+        limit: dict[CurlOpt, Any] = {CurlOpt.MAXFILESIZE_LARGE: MAX_BODY}
+        with requests.Session(
+            impersonate="chrome", curl_options=limit, allow_redirects=False
+        ) as session:
+            try:
+                response = _client(session).get(
+                    url, params={"range": "1d", "interval": "1d"}, timeout=self._timeout
+                )
+            except YFRateLimitError:
+                raise ToolError("Yahoo Finance refuses for now: too many requests.") from None
+            except requests.exceptions.Timeout:
+                raise ToolError(
+                    f"Yahoo Finance did not answer within {self._timeout:g} s."
+                ) from None
+            except requests.exceptions.RequestException as error:
+                if error.code == CurlECode.FILESIZE_EXCEEDED:
+                    raise ToolError("Yahoo Finance sent too long an answer.") from None
+                raise ToolError("Yahoo Finance could not be reached.") from None
+            return response.status_code, response.content
+
+
+def _client(session: Any) -> Any:
+    """Return yfinance's client on `session`, without cookie and crumb."""
+    from yfinance.data import YfData
+
+    class Client(YfData):  # type: ignore[misc]  # yfinance has no types
+        def _get_cookie_and_crumb(self, timeout: float = 0) -> tuple[None, str]:
+            return None, "basic"
+
+    # Past the metaclass, which would share one client, and so one session, in all threads.
+    return type.__call__(Client, session)
+
+
+def _unexpected(status: int) -> ToolError:
+    if status != 200:
+        return ToolError(f"Yahoo Finance answered with status {status}.")
+    return ToolError("Yahoo Finance sent an unexpected answer.")
+
+
+def _price(meta: _Meta) -> StockPrice:
+    price = meta.regular_market_price
+    # Over a range of one day, the close before the chart is the previous close.
+    before = meta.previous_close or meta.chart_previous_close
+    moment = datetime.fromtimestamp(meta.regular_market_time, UTC)
+    return StockPrice(
+        symbol=meta.symbol,
+        name=meta.long_name or meta.short_name,
+        price=price,
+        currency=meta.currency,
+        exchange=meta.full_exchange_name or meta.exchange_name,
+        previous_close=before,
+        change=round(price - before, 6) if before else None,
+        change_percent=round((price - before) / before * 100, 4) if before else None,
+        market_time=moment.isoformat(),
+    )

@@ -1,0 +1,123 @@
+"""What a tool returns, as JSON that every wire and every store can carry.
+
+Rules:
+
+* JSON has null, booleans, finite numbers, strings, arrays and objects. What has one obvious
+  form among these takes it: Pydantic models, dataclasses, msgspec structs, enums, tuples, sets,
+  dates, times, durations, decimals, UUIDs, paths. Bytes have none, nor has NaN.
+* NUL and lone surrogates in strings become U+FFFD: UTF-8 and PostgreSQL cannot carry them.
+* `MAX_DEPTH` bounds the nesting, which also finds what contains itself.
+* The walk is Python, bit by bit, on the tool's own thread: one call into C that encodes ten
+  megabytes would hold the interpreter, and so the service's loop, all the while.
+"""
+
+import dataclasses
+import math
+import re
+from collections import deque
+from collections.abc import Mapping
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from pydantic import BaseModel
+
+MAX_DEPTH = 64
+"""Arrays and objects inside one another."""
+
+_NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
+_SLICE = 65_536  # characters that one call into the regular expression engine looks at
+_WORD = 1 << 63
+_BYTES = (bytes, bytearray, memoryview)
+_SCALARS = (date, time, timedelta, Decimal, UUID)
+_ARRAYS = (list, tuple, set, frozenset, deque)
+
+
+class NotJson(ValueError):
+    """A value has no JSON form; the text completes "returned …" or "contains …"."""
+
+
+def clean_text(text: str) -> str:
+    """Return `text` with U+FFFD in the place of NUL and lone surrogates."""
+    if len(text) <= _SLICE:
+        return _NOT_TEXT.sub("\ufffd", text)
+    slices = range(0, len(text), _SLICE)
+    return "".join(_NOT_TEXT.sub("\ufffd", text[start : start + _SLICE]) for start in slices)
+
+
+def json_value(value: Any) -> Any:
+    """Return `value` made of None, bool, int, float, str, list and dict only.
+
+    Raises:
+        NotJson: some part of it has no JSON form, or it is nested too deep.
+    """
+    try:
+        return _converted(value, MAX_DEPTH)
+    except RecursionError:
+        raise NotJson("a value that is circular or nested too deep") from None
+
+
+def _converted(value: Any, depth: int) -> Any:
+    kind = type(value)
+    if value is None or kind is bool or (kind is int and -_WORD < value < _WORD):
+        return value
+    if kind is str:
+        return clean_text(value)
+    if isinstance(value, Enum):
+        return _converted(value.value, depth)
+    if isinstance(value, str):
+        return clean_text(str.__str__(value))
+    if isinstance(value, (int, float)):
+        return _number(value)
+    if depth == 0:
+        raise NotJson(f"a value that is circular or nested deeper than {MAX_DEPTH} levels")
+    if isinstance(value, (dict, Mapping)):
+        return _object(value, depth - 1)
+    if isinstance(value, _ARRAYS):
+        return [_converted(item, depth - 1) for item in value]
+    return _converted(_built_in(value), depth - 1)
+
+
+def _number(value: int | float) -> int | float:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise NotJson(f"{float(value)}, which is not JSON")
+        return float(value)
+    try:
+        int.__repr__(value)
+    except ValueError:
+        raise NotJson("an integer with too many digits") from None
+    return int(value)
+
+
+def _object(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, item in value.items():
+        name = _converted(key, 1)
+        if isinstance(name, int | float):
+            name = msgspec.json.encode(name).decode()
+        if not isinstance(name, str):
+            raise NotJson(f"a mapping with a key of type {type(key).__name__}, which is not JSON")
+        if name in result:
+            raise NotJson(f"a mapping with two keys that are {name[:50]!r} in JSON")
+        result[name] = _converted(item, depth)
+    return result
+
+
+def _built_in(value: Any) -> Any:
+    """Return an object's contents, one level deep, as something `_converted` knows."""
+    if isinstance(value, _SCALARS):
+        return msgspec.to_builtins(value)
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", by_alias=True)
+    if isinstance(value, msgspec.Struct):
+        return msgspec.to_builtins(value, builtin_types=_BYTES, enc_hook=_built_in)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    raise NotJson(f"{type(value).__name__}, which is not JSON")
