@@ -6,7 +6,7 @@ Beside the members of the standard each problem has `code`, a stable name for pr
 
 import logging
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -51,13 +51,28 @@ class ProblemResponse(Response):
         super().__init__(problem.model_dump_json(exclude_none=True), status, headers)
 
 
-def status_of_run_error(code: str) -> int:
-    """Return the HTTP status for a run that ended in an `error` event of this code."""
-    if code == "shutting_down":
-        return 503
-    if code in ("run_timeout", "upstream_timeout"):
-        return 504
-    return 502 if code.startswith("upstream_") else 500
+class Failure(Protocol):
+    """How a run failed, as its terminal event says it."""
+
+    @property
+    def code(self) -> str: ...  # noqa: D102
+    @property
+    def message(self) -> str: ...  # noqa: D102
+    @property
+    def retryable(self) -> bool: ...  # noqa: D102
+
+
+def run_failed(failure: Failure, headers: dict[str, str]) -> ProblemResponse:
+    """Return the problem for a run that failed; whose fault it was follows from the code."""
+    if failure.code == "shutting_down":
+        status = 503
+    elif failure.code in ("run_timeout", "upstream_timeout"):
+        status = 504
+    else:
+        status = 502 if failure.code.startswith("upstream_") else 500
+    return ProblemResponse(
+        status, failure.message, failure.code, retryable=failure.retryable, headers=headers
+    )
 
 
 def validation_faults(error: Any) -> list[dict[str, Any]]:
@@ -113,6 +128,4 @@ async def _http(request: Request, error: Exception) -> Response:
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return ProblemResponse(
-        500, "The service made a mistake; it has been logged.", "internal_error"
-    )
+    return ProblemResponse(500, "The service made a mistake; it has been logged.", "internal_error")

@@ -10,12 +10,11 @@ resume from its cursor.
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from hub import Reader
 from protocols import Encoder
@@ -77,7 +76,9 @@ class EventStream(Response):
         self.media_type = encoder.media_type
         self.status_code = 200
         self.background = None
-        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **(headers or {})})
+        self.init_headers(
+            {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **(headers or {})}
+        )
         self._reader = reader
         self._encoder = encoder
         self._heartbeat = heartbeat
@@ -90,50 +91,40 @@ class EventStream(Response):
         if task is None:
             raise RuntimeError("an event stream is served by a task")
         patience = Patience(self._patience, task)
+        watcher = asyncio.create_task(self._watch_client(receive))
+        self._tick(patience)
         try:
-            async with self._watched(receive, patience):
-                await self._send_all(send, patience)
+            await self._send_all(send, patience)
         except asyncio.CancelledError:
             if not patience.exceeded or task.uncancel() > 0:
                 raise
             logger.info("A reader took nothing for %g s and was cut off", self._patience)
+        finally:
+            self._timer.cancel()
+            watcher.cancel()
 
     async def _send_all(self, send: Send, patience: Patience) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         encode, read = self._encoder.encode, self._reader.read
-        # The head goes out at once: a client waits for it before it believes in the stream.
-        await send({"type": "http.response.body", "body": self._encoder.heartbeat, "more_body": True})
         while not self._reader.ended and not self._gone:
             events = await read()
             body = b"".join([encode(event) for event in events])
-            if not events:
-                body = self._encoder.heartbeat
             patience.begin()
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await send(_body(body or self._encoder.heartbeat))
             patience.end()
-        await send({"type": "http.response.body", "body": self._encoder.end(), "more_body": False})
+        await send(_body(self._encoder.end(), more=False))
 
-    @contextlib.asynccontextmanager
-    async def _watched(self, receive: Receive, patience: Patience) -> AsyncIterator[None]:
-        """Watch the client and the clock while the body runs."""
-        loop = asyncio.get_running_loop()
-
-        def tick() -> None:
-            nonlocal timer
-            patience.check()
-            self._reader.wake()
-            timer = loop.call_later(self._heartbeat, tick)
-
-        timer = loop.call_later(self._heartbeat, tick)
-        watcher = asyncio.create_task(self._watch_client(receive))
-        try:
-            yield
-        finally:
-            timer.cancel()
-            watcher.cancel()
+    def _tick(self, patience: Patience) -> None:
+        patience.check()
+        self._reader.wake()
+        self._timer = asyncio.get_running_loop().call_later(self._heartbeat, self._tick, patience)
 
     async def _watch_client(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         self._gone = True
         self._reader.wake()
+
+
+def _body(body: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": more}

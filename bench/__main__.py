@@ -35,7 +35,7 @@ def server(name: str, upstream: Process, core: int) -> Iterator[Process]:
     """Run one of the servers against the upstream."""
     environment = {
         "OPENAI_BASE_URL": f"http://127.0.0.1:{upstream.port}/v1",
-        "OPENAI_API_KEY": "benchmark", **({"FRZ": os.environ["FRZ"]} if "FRZ" in os.environ else {}),
+        "OPENAI_API_KEY": "benchmark",
     }
     with running(f"bench.servers.{MODULES[name]}", core, **environment) as process:
         if name == SERVICE:

@@ -48,6 +48,8 @@ class Record(NamedTuple):
     ended: float
     arrivals: list[tuple[float, int]]
     """When tokens came, and how many."""
+    messages: int
+    """In how many events the tokens came; fewer than tokens where a server merged some."""
 
     @property
     def time_to_first_token(self) -> float:
@@ -208,34 +210,40 @@ def _stream(target: Target, script: str) -> _HttpStream | _SocketStream:
             )
 
 
-def _checked(stream: _HttpStream | _SocketStream, tokens: int) -> list[tuple[float, int]]:
-    """Return when tokens came and how many.
+def _checked(
+    stream: _HttpStream | _SocketStream, tokens: int
+) -> tuple[list[tuple[float, int]], int]:
+    """Return when tokens came and how many, and in how many events.
 
     Raises:
         Void: the stream is not, to the letter, `tokens` tokens and an orderly end.
     """
-    texts, arrivals, ends = [], [], 0
+    texts: list[str] = []
+    arrivals, ends = [], 0
     for at, events in stream.events():
-        said, ends_before = "", ends
+        before = len(texts)
         for data in events:
             if data == b"[DONE]":
                 ends += 1
                 continue
             event = _decode(data)
-            event = event.data or event
-            ends += event.event_type == "chat_complete"
-            if event.choices:
-                said += event.choices[0].delta.content or ""
-            elif event.event_type == "chat_chunk":
-                said += event.content
-        if said and ends_before:
-            raise Void("a token came after the end")
-        if said:
-            texts.append(said)
-            arrivals.append((at, said.count(" token")))
+            said = _text_of(event.data or event)
+            if said and ends:
+                raise Void("a token came after the end")
+            if said:
+                texts.append(said)
+            ends += (event.data or event).event_type == "chat_complete"
+        if len(texts) > before:
+            arrivals.append((at, "".join(texts[before:]).count(" token")))
     if "".join(texts) != upstream.text(tokens) or ends != 1:
         raise Void(f"{sum(n for _, n in arrivals)} of {tokens} tokens, {ends} ends")
-    return arrivals
+    return arrivals, len(texts)
+
+
+def _text_of(event: _Event) -> str:
+    if event.choices:
+        return event.choices[0].delta.content or ""
+    return event.content if event.event_type == "chat_chunk" else ""
 
 
 async def chat(target: Target, script: str, tokens: int) -> Record:
@@ -254,21 +262,23 @@ async def chat(target: Target, script: str, tokens: int) -> Record:
     finally:
         stream.transport.close()
     ended = time.perf_counter()
-    return Record(started, ended, _checked(stream, tokens))
+    return Record(started, ended, *_checked(stream, tokens))
 
 
-async def chats(target: Target, script: str, tokens: int, *, total: int, at_once: int) -> float:
-    """Have `total` chats, `at_once` of them at a time; return the seconds that it took."""
-    started, left = time.perf_counter(), iter(range(total))
+async def chats(
+    target: Target, script: str, tokens: int, *, total: int, at_once: int
+) -> list[Record]:
+    """Have `total` chats, `at_once` of them at a time."""
+    left, records = iter(range(total)), []
 
     async def worker() -> None:
         for _ in left:
-            await chat(target, script, tokens)
+            records.append(await chat(target, script, tokens))
 
     async with asyncio.TaskGroup() as group:
         for _ in range(at_once):
             group.create_task(worker())
-    return time.perf_counter() - started
+    return records
 
 
 async def idle_sockets(port: int, count: int) -> list[asyncio.Transport]:

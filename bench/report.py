@@ -118,6 +118,7 @@ def tables(figures: Figures) -> str:
 
     rows = [
         *(row(f"{case.name}: CPU µs per token", case.name) for case in scenarios.FAST),
+        row(f"32 streams: {scenarios.MESSAGES}", f"{FAST_32}, {scenarios.MESSAGES}"),
         row("200 streams, 5 tokens a second: CPU µs per token", scenarios.PACED),
         row("fixed cost of a chat: CPU ms", scenarios.FIXED),
         row("added time to first token, alone: ms", scenarios.ADDED_ALONE),

@@ -37,6 +37,7 @@ FAST = (
 )
 PACED, FIXED, TOOLS_ALONE, TOOLS_MANY = "paced", "fixed", "tools alone", "tools, 50 at once"
 ADDED_ALONE, ADDED_BUSY = "added time to first token", "added time at 200 streams"
+MESSAGES = "messages per token"
 IDLE, OPEN = "memory per idle socket", "memory per open stream"
 
 PACED_STREAMS, RATE = 200, 5
@@ -63,10 +64,14 @@ async def warm_up(target: Target) -> None:
 async def fast(figures: Figures, target: Target, process: Process, case: Fast) -> None:
     """CPU per token of streams as fast as they come, in µs."""
     with figures.voiding(case.name, target.name):
-        before = process.cpu_seconds()
-        await load.chats(target, case.script, case.tokens, total=case.chats, at_once=case.streams)
+        before, tokens = process.cpu_seconds(), case.chats * case.tokens
+        records = await load.chats(
+            target, case.script, case.tokens, total=case.chats, at_once=case.streams
+        )
         spent = await settled(process) - before
-        figures.add(case.name, target.name, spent / (case.chats * case.tokens) / MICRO)
+        figures.add(case.name, target.name, spent / tokens / MICRO)
+        messages = sum(record.messages for record in records)
+        figures.add(f"{case.name}, {MESSAGES}", target.name, messages / tokens)
 
 
 async def fixed(figures: Figures, target: Target, process: Process) -> None:
@@ -127,10 +132,11 @@ async def tools(figures: Figures, target: Target) -> None:
     """Seconds from request to end of a run with five parallel tools of 100 ms, in ms."""
     with figures.voiding(TOOLS_ALONE, target.name):
         for _ in range(5):
-            took = await load.chats(target, "tools-5", 10, total=1, at_once=1)
-            figures.add(TOOLS_ALONE, target.name, took / MILLI)
+            record = await load.chat(target, "tools-5", 10)
+            figures.add(TOOLS_ALONE, target.name, (record.ended - record.started) / MILLI)
     with figures.voiding(TOOLS_MANY, target.name):
-        took = await load.chats(target, "tools-5", 10, total=50, at_once=50)
+        records = await load.chats(target, "tools-5", 10, total=50, at_once=50)
+        took = max(r.ended for r in records) - min(r.started for r in records)
         figures.add(TOOLS_MANY, target.name, took / MILLI)
 
 

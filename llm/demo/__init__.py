@@ -60,6 +60,9 @@ class DemoProvider:
             done = due
         yield [EndPart("length" if len(shown) < len(pieces) else "stop")]
 
+    async def warm(self) -> None:
+        """Do nothing: there is nothing to prepare."""
+
     async def aclose(self) -> None:
         """Release connections: there are none."""
 

@@ -1,0 +1,255 @@
+"""`/ws`: several chats at a time on one socket, in the service's own protocol.
+
+A client's message is `{"type", "request_id"?, "data"?}`. What the service sends in answer to
+it carries the same `request_id`, so that a client can tell its chats apart. Faults of the
+content come as `error` messages and the socket stays open; only a fault of the framing closes
+it. Each subscription has a task that reads the run and sends; the socket owns them all, and
+its end ends them and nothing else: the runs go on.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from api.problems import validation_faults
+from api.streams import Patience
+from errors import ClientError, Conflict, Invalid, NotFound, ParleyError, TooLarge, TooMany
+from hub import Reader
+from models import ChatRequest, Identifier, new_id
+from protocols.native import WebSocketEncoder
+from registry import AgentRegistry
+
+logger = logging.getLogger("parley.api")
+
+TOO_SLOW = 1013
+"""The close code for a client that takes nothing: try again later (IANA registry)."""
+
+
+class SocketChat(ChatRequest):
+    """`chat`: as over HTTP, with the idempotency key in the message."""
+
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+
+
+class RunReference(BaseModel):
+    """`cancel`, `unsubscribe`."""
+
+    run_id: Identifier
+
+
+class ToolCallReference(RunReference):
+    """`cancel_tool`."""
+
+    tool_call_id: Annotated[str, Field(max_length=200)]
+
+
+class Subscription(RunReference):
+    """`subscribe`."""
+
+    after: Annotated[str, Field(max_length=200)] | int | None = None
+
+
+_RequestId = TypeAdapter(Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,256}$")] | None)
+
+RESERVED = ("tool_result", "approve", "deny")
+"""Messages of the protocol that no agent asks for yet."""
+
+
+class SocketLimits(NamedTuple):
+    """The bounds of one socket.
+
+    `max_bytes` of one message of the client, `max_chats` runs that it may follow at a time,
+    `patience` in seconds for one send.
+    """
+
+    max_bytes: int
+    max_chats: int
+    patience: float
+
+
+class Socket:
+    """One connection."""
+
+    def __init__(self, websocket: WebSocket, registry: AgentRegistry, limits: SocketLimits) -> None:
+        self._websocket = websocket
+        self._registry = registry
+        self._limits = limits
+        self._conversation_id = new_id("conv")
+        self._following: dict[str, asyncio.Task[None]] = {}
+        self._handlers: dict[str, Callable[[Any, str | None], Awaitable[None]]] = {
+            "chat": self._chat,
+            "cancel": self._cancel,
+            "cancel_tool": self._cancel_tool,
+            "subscribe": self._subscribe,
+            "unsubscribe": self._unsubscribe,
+            "ping": self._ping,
+        } | dict.fromkeys(RESERVED, self._reserved)
+
+    async def serve(self) -> None:
+        """Serve the connection until either side closes it."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a socket is served by a task")
+        await self._websocket.accept()
+        self._patience = Patience(self._limits.patience, task)
+        self._tick()
+        try:
+            await self._serve_all()
+        except asyncio.CancelledError:
+            if not self._patience.exceeded or task.uncancel() > 0:
+                raise
+            logger.info("A socket took nothing for %g s and was cut off", self._limits.patience)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._websocket.close(TOO_SLOW, "too slow; resume with subscribe")
+        finally:
+            self._timer.cancel()
+
+    async def _serve_all(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                await self._receive_all()
+                for following in self._following.values():
+                    following.cancel()
+        except* WebSocketDisconnect:
+            logger.debug("A client left in the middle of a message")
+
+    def _tick(self) -> None:
+        self._patience.check()
+        self._timer = asyncio.get_running_loop().call_later(self._limits.patience / 2, self._tick)
+
+    async def _receive_all(self) -> None:
+        while True:
+            message = await self._websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            request_id: str | None = None
+            try:
+                kind, request_id, data = self._parsed(message.get("text"))
+                handler = self._handlers.get(kind)
+                if handler is None:
+                    known = ", ".join(self._handlers)
+                    text = f"Unknown message type. There are: {known}."
+                    raise ClientError(text, code="unknown_type")
+                await handler(data, request_id)
+            except ValidationError as error:
+                await self._send_error(_invalid(error), request_id)
+            except ParleyError as error:
+                await self._send_error(error, request_id)
+
+    def _parsed(self, text: str | None) -> tuple[str, str | None, Any]:
+        if text is None:
+            raise ClientError("Messages are text, not binary.")
+        if len(text.encode()) > self._limits.max_bytes:
+            raise TooLarge(f"A message may have at most {self._limits.max_bytes} bytes.")
+        try:
+            message = msgspec.json.decode(text)
+        except (ValueError, RecursionError):
+            raise ClientError("The message is not valid JSON.", code="invalid_json") from None
+        if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+            raise ClientError('A message is an object: {"type": …, "request_id"?: …, "data"?: …}.')
+        request_id = _RequestId.validate_python(message.get("request_id"))
+        return message["type"], request_id, message.get("data")
+
+    async def _chat(self, data: Any, request_id: str | None) -> None:
+        chat = SocketChat.model_validate(data)
+        self._check_room()
+        if chat.conversation_id is None:
+            if chat.reset_history:
+                self._conversation_id = new_id("conv")
+            chat = chat.model_copy(update={"conversation_id": self._conversation_id})
+        run = await self._registry.start(chat, chat.idempotency_key)
+        self._follow(run.id, await self._registry.read(run.id), request_id)
+
+    async def _subscribe(self, data: Any, request_id: str | None) -> None:
+        wish = Subscription.model_validate(data)
+        self._check_room()
+        if wish.run_id in self._following:
+            raise Conflict("This socket follows the run already.", code="already_subscribed")
+        after = None if wish.after is None else str(wish.after)
+        self._follow(wish.run_id, await self._registry.read(wish.run_id, after), request_id)
+
+    async def _unsubscribe(self, data: Any, request_id: str | None) -> None:
+        run_id = RunReference.model_validate(data).run_id
+        following = self._following.pop(run_id, None)
+        if following is None:
+            raise NotFound("This socket does not follow the run.", code="not_subscribed")
+        following.cancel()
+        await self._send("ack", request_id, {"type": "unsubscribe", "run_id": run_id})
+
+    async def _cancel(self, data: Any, request_id: str | None) -> None:
+        run_id = RunReference.model_validate(data).run_id
+        self._registry.cancel(run_id)
+        await self._send("ack", request_id, {"type": "cancel", "run_id": run_id})
+
+    async def _cancel_tool(self, data: Any, request_id: str | None) -> None:
+        call = ToolCallReference.model_validate(data)
+        self._registry.cancel_tool(call.run_id, call.tool_call_id)
+        await self._send("ack", request_id, {"type": "cancel_tool", **call.model_dump()})
+
+    async def _ping(self, data: Any, request_id: str | None) -> None:
+        await self._send("pong", request_id, {})
+
+    async def _reserved(self, data: Any, request_id: str | None) -> None:
+        raise ClientError("No agent here asks for this.", code="not_expected")
+
+    def _check_room(self) -> None:
+        if len(self._following) >= self._limits.max_chats:
+            raise TooMany(f"One socket follows at most {self._limits.max_chats} runs at a time.")
+
+    def _follow(self, run_id: str, reader: Reader, request_id: str | None) -> None:
+        if run_id not in self._following:
+            task = self._tasks.create_task(self._send_run(run_id, reader, request_id))
+            self._following[run_id] = task
+
+    async def _send_run(self, run_id: str, reader: Reader, request_id: str | None) -> None:
+        encode = WebSocketEncoder(reader.epoch, request_id).encode
+        try:
+            while not reader.ended:
+                for event in await reader.read():
+                    self._patience.begin()
+                    await self._websocket.send_text(encode(event))
+                    self._patience.end()
+        except ParleyError as error:
+            await self._send_error(error, request_id)
+        finally:
+            if self._following.get(run_id) is asyncio.current_task():
+                del self._following[run_id]
+
+    async def _send(self, kind: str, request_id: str | None, data: dict[str, Any]) -> None:
+        message: dict[str, Any] = {"type": kind}
+        if request_id is not None:
+            message["request_id"] = request_id
+        message["data"] = data
+        self._patience.begin()
+        await self._websocket.send_text(msgspec.json.encode(message).decode())
+        self._patience.end()
+
+    async def _send_error(self, error: ParleyError, request_id: str | None) -> None:
+        data: dict[str, Any] = {
+            "event_type": "error",
+            "code": error.code,
+            "message": error.message,
+            "retryable": error.retryable,
+        }
+        if isinstance(error, Invalid) and error.errors:
+            data["errors"] = error.errors
+        await self._send("error", request_id, data)
+
+
+def _invalid(error: ValidationError) -> Invalid:
+    faults = validation_faults(error)
+    text = "; ".join(f"{fault['field'] or 'data'}: {fault['message']}" for fault in faults[:5])
+    return Invalid(text, errors=faults)
+
+
+async def serve_socket(websocket: WebSocket) -> None:
+    """Serve `/ws`: the endpoint of the route."""
+    limits: SocketLimits = websocket.app.state.socket_limits
+    await Socket(websocket, websocket.app.state.registry, limits).serve()

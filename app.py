@@ -1,0 +1,224 @@
+"""Wiring: settings, provider, logs, tools, registry, routes. Decides nothing else.
+
+`python app.py` serves with all protections of `server`; `uvicorn app:app` serves with
+uvicorn's own options.
+"""
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+import server
+from api import agents, chat, documents, health, problems, runs
+from api.guard import Guard
+from api.services import Streaming
+from api.socket import SocketLimits, serve_socket
+from hub.memory import MemoryHub
+from llm import Provider
+from llm.demo import DemoProvider
+from llm.openai import OpenAIProvider
+from registry import AgentRegistry, Limits
+from settings import (
+    FRIENDLI_BASE_URL,
+    FRIENDLI_MODEL,
+    OPENAI_MODEL,
+    BadSettings,
+    Settings,
+    load_settings,
+)
+from tools.builtin import built_in_tools
+from tools.tool import tool_from
+
+VERSION = "0.1.0"
+
+logger = logging.getLogger("parley")
+
+
+def make_provider(settings: Settings) -> Provider:
+    """Return the model provider that the settings ask for."""
+    if settings.provider == "demo":
+        return DemoProvider(settings.demo_tokens_per_second)
+    friendli = settings.friendli_token if settings.openai_api_key is None else None
+    key = settings.openai_api_key or friendli
+    return OpenAIProvider(
+        # A local server needs no key, but the SDK does.
+        api_key=key.get_secret_value() if key else "none",
+        base_url=settings.openai_base_url or (FRIENDLI_BASE_URL if friendli else None),
+        default_model=settings.openai_model or (FRIENDLI_MODEL if friendli else OPENAI_MODEL),
+        max_retries=settings.openai_max_retries,
+        timeout=settings.openai_timeout,
+        temperature=settings.openai_temperature,
+        max_tokens=settings.openai_max_tokens,
+    )
+
+
+def make_registry(settings: Settings, tools: Iterable[Callable[..., Any]]) -> AgentRegistry:
+    """Return the registry that the settings ask for."""
+    return AgentRegistry(
+        provider=make_provider(settings),
+        hub=MemoryHub(
+            ttl=settings.run_log_ttl,
+            max_events=settings.run_log_max_events,
+            max_bytes=settings.run_logs_max_bytes,
+        ),
+        tools=[tool_from(tool) for tool in tools],
+        limits=Limits(**{name: getattr(settings, name) for name in Limits._fields}),
+        instructions=settings.system_prompt,
+        allowed_models=frozenset(settings.allowed_models),
+    )
+
+
+def create_app(settings: Settings, tools: Iterable[Callable[..., Any]] | None = None) -> FastAPI:
+    """Return the application.
+
+    Args:
+        tools: functions that agents may call; the built-in five where it is absent.
+    """
+    functions = _built_in(settings) if tools is None else tuple(tools)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        logger.info(_greeting(settings))
+        async with make_registry(settings, functions) as registry:
+            app.state.registry = registry
+            with _draining(registry, settings.shutdown_grace):
+                # What lives as long as the process need not be looked at in each collection.
+                gc.freeze()
+                yield
+
+    app = FastAPI(
+        title=settings.app_name,
+        version=VERSION,
+        description="A real-time chat service for tool-calling agents.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        max_body_size=settings.max_body_bytes,
+        debug=settings.debug,
+    )
+    app.state.streaming = Streaming(settings.heartbeat_interval, settings.slow_reader_timeout)
+    app.state.socket_limits = SocketLimits(
+        settings.websocket_max_bytes, settings.websocket_max_chats, settings.slow_reader_timeout
+    )
+    for room in (health, chat, agents, runs):
+        app.include_router(room.router)
+    app.router.add_websocket_route("/ws", serve_socket)
+    problems.install(app)
+    documents.install(app)
+    _add_middleware(app, settings)
+    return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings) -> None:
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["X-Run-Id"],
+        )
+    app.add_middleware(
+        Guard,
+        hosts=frozenset(settings.allowed_hosts)
+        if settings.listens_on_loopback or settings.allowed_hosts
+        else None,
+        origins=frozenset(settings.websocket_origins),
+    )
+
+
+def _built_in(settings: Settings) -> tuple[Callable[..., Any], ...]:
+    return built_in_tools(
+        weather_geocoding_url=settings.weather_geocoding_url,
+        weather_forecast_url=settings.weather_forecast_url,
+        search_backend=settings.search_backend,
+        search_url=settings.search_url,
+        stock_url=settings.stock_url,
+    )
+
+
+def _greeting(settings: Settings) -> str:
+    model = (
+        "The demo stand-in answers; set OPENAI_API_KEY or OPENAI_BASE_URL for a real model."
+        if settings.provider == "demo"
+        else "A model of an OpenAI-compatible server answers."
+    )
+    reach = (
+        "only this machine can connect; set HOST to change that"
+        if settings.listens_on_loopback
+        else f"it listens on {settings.host}, and whoever can connect may use it"
+    )
+    return f"{settings.app_name} is open, without credentials: {reach}. {model}"
+
+
+@contextmanager
+def _draining(registry: AgentRegistry, grace: float) -> Iterator[None]:
+    """Refuse new runs from SIGTERM or SIGINT on, and end those that outlast the grace.
+
+    Uvicorn waits for open responses, and these for their runs; so the runs have to end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        registry.drain()
+        loop.call_soon_threadsafe(loop.call_later, grace, registry.end_all)
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main() -> None:
+    """Serve until a signal comes; a bad setting or address is one line and exit status 2."""
+    try:
+        settings = load_settings()
+        logging.basicConfig(level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
+        for chatty in ("httpx2", "httpcore2", "openai", "yfinance"):
+            logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
+        server.run(create_app(settings), settings)
+    except BadSettings as error:
+        sys.exit(_last_words(str(error)))
+    except OSError as error:
+        sys.exit(_last_words(f"Cannot listen on {settings.host}:{settings.port}: {error}"))
+
+
+def _last_words(text: str) -> int:
+    sys.stderr.write(f"{text}\n")
+    return 2
+
+
+def __getattr__(name: str) -> FastAPI:
+    """Make `app` on demand, so that importing this module reads no environment."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        globals()["app"] = create_app(load_settings())
+    except BadSettings as error:
+        sys.exit(_last_words(str(error)))
+    application: FastAPI = globals()["app"]
+    return application
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""A run's events as one whole answer, for clients that do not stream."""
+
+from typing import assert_never
+
+from events import (
+    AgentUpdated,
+    ChatChunk,
+    ChatComplete,
+    ChatStart,
+    ReaderEvent,
+    ReasoningChunk,
+    Reset,
+    RunError,
+    ToolCallComplete,
+    ToolCallError,
+    ToolCallProgress,
+    ToolCallStart,
+)
+from models import ChatResponse, TokenUsage, ToolCallRecord
+
+
+class WholeAnswer:
+    """Collects events until the terminal one; `result` is the answer or the failure."""
+
+    def __init__(self) -> None:
+        self.result: ChatResponse | RunError | None = None
+        self._start: ChatStart | None = None
+        self._agent = ""
+        self._calls: list[ToolCallRecord] = []
+
+    def add(self, event: ReaderEvent) -> None:
+        """Take the next event of the run."""
+        match event:
+            case ChatStart():
+                self._start, self._agent = event, event.agent
+            case ToolCallComplete(tool_call=call):
+                record = ToolCallRecord(
+                    id=call.id,
+                    name=call.name,
+                    arguments=call.arguments,
+                    result=call.result,
+                    duration_ms=call.duration_ms,
+                )
+                self._calls.append(record)
+            case ToolCallError(tool_call=failed):
+                record = ToolCallRecord(
+                    id=failed.id,
+                    name=failed.name,
+                    arguments=failed.arguments,
+                    error=failed.error,
+                    duration_ms=failed.duration_ms,
+                )
+                self._calls.append(record)
+            case AgentUpdated():
+                self._agent = event.agent
+            case Reset():
+                self._calls.clear()
+            case ChatComplete():
+                self.result = self._response(event)
+            case RunError():
+                self.result = event
+            case ChatChunk() | ReasoningChunk() | ToolCallStart() | ToolCallProgress():
+                pass
+            case _:
+                assert_never(event)
+
+    def _response(self, done: ChatComplete) -> ChatResponse:
+        if self._start is None:
+            raise ValueError("a run's events begin with chat_start")
+        return ChatResponse(
+            response=done.final_response,
+            conversation_id=self._start.conversation_id,
+            run_id=done.run_id,
+            agent=self._agent,
+            model=self._start.model,
+            finish_reason=done.finish_reason,
+            tool_calls=self._calls,
+            usage=TokenUsage.model_validate(done.usage, from_attributes=True)
+            if done.usage
+            else None,
+        )
