@@ -92,8 +92,6 @@ def create_app(settings: Settings, tools: Iterable[Callable[..., Any]] | None = 
         async with make_registry(settings, functions) as registry:
             app.state.registry = registry
             with _draining(registry, settings.shutdown_grace):
-                # What lives as long as the process need not be looked at in each collection.
-                gc.freeze()
                 yield
 
     app = FastAPI(
@@ -196,7 +194,10 @@ def main() -> None:
         logging.basicConfig(level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
         for chatty in ("httpx2", "httpcore2", "openai", "yfinance"):
             logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
-        server.run(create_app(settings), settings)
+        app = create_app(settings)
+        # What lives as long as the process need not be looked at in each collection.
+        gc.freeze()
+        server.run(app, settings)
     except BadSettings as error:
         sys.exit(_last_words(str(error)))
     except OSError as error:

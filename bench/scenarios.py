@@ -135,9 +135,10 @@ async def tools(figures: Figures, target: Target) -> None:
             record = await load.chat(target, "tools-5", 10)
             figures.add(TOOLS_ALONE, target.name, (record.ended - record.started) / MILLI)
     with figures.voiding(TOOLS_MANY, target.name):
-        records = await load.chats(target, "tools-5", 10, total=50, at_once=50)
-        took = max(r.ended for r in records) - min(r.started for r in records)
-        figures.add(TOOLS_MANY, target.name, took / MILLI)
+        for _ in range(3):
+            records = await load.chats(target, "tools-5", 10, total=50, at_once=50)
+            took = max(r.ended for r in records) - min(r.started for r in records)
+            figures.add(TOOLS_MANY, target.name, took / MILLI)
 
 
 async def memory(figures: Figures, sse: Target, process: Process) -> None:

@@ -1,0 +1,102 @@
+"""The service on a real socket, in the test's own event loop."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import msgspec
+import uvicorn
+
+import server
+import sse
+from app import create_app
+from registry import AgentRegistry
+from settings import Settings
+
+DEADLINE = 10.0
+"""Seconds that a test waits for anything."""
+
+Event = dict[str, Any]
+
+
+@dataclass
+class Service:
+    """A running service and a client session for it."""
+
+    url: str
+    session: aiohttp.ClientSession
+    registry: AgentRegistry
+    settings: Settings
+
+    async def stream(self, path: str = "/chat/stream", **body: Any) -> list[Event]:
+        """POST and return all events of the stream, decoded; each event has its cursor as `id`."""
+        async with self.session.post(self.url + path, json=body) as response:
+            assert response.status == 200, await response.text()
+            return [event async for event in events(response)]
+
+    async def json(self, method: str, path: str, expect: int = 200, **options: Any) -> Any:
+        """Request, check the status and return the JSON body."""
+        async with self.session.request(method, self.url + path, **options) as response:
+            text = await response.text()
+            assert response.status == expect, text
+            return msgspec.json.decode(text) if text else None
+
+
+async def events(response: aiohttp.ClientResponse) -> AsyncIterator[Event]:
+    """Yield the events of an event stream as they come, their SSE ids as `id`."""
+    buffer = b""
+    while True:
+        async with asyncio.timeout(DEADLINE):
+            data = await response.content.readany()
+        if not data:
+            return
+        buffer += data
+        *frames, buffer = buffer.split(b"\n\n")
+        for frame in frames:
+            decoded = sse.Decoder().feed(frame + b"\n\n")
+            for payload in decoded:
+                event = msgspec.json.decode(payload)
+                ids = [line[4:] for line in frame.split(b"\n") if line.startswith(b"id: ")]
+                yield event | ({"id": ids[0].decode()} if ids else {})
+
+
+@asynccontextmanager
+async def running(
+    *,
+    tools: Iterable[Callable[..., Any]] | None = None,
+    upstream: str | None = None,
+    **settings: Any,
+) -> AsyncIterator[Service]:
+    """Serve the application on a free port.
+
+    Args:
+        tools: as for `app.create_app`.
+        upstream: the base URL of an OpenAI-compatible server; the demo answers without it.
+        settings: by their field names; unset ones have their defaults, whatever the environment.
+    """
+    if upstream is not None:
+        settings = {"openai_base_url": upstream, "openai_api_key": "sk-test"} | settings
+    chosen = Settings(
+        _env_file=None,
+        **({"demo_tokens_per_second": 0, "log_level": "WARNING", "port": 0} | settings),
+    )
+    app = create_app(chosen, tools)
+    with server.listen(chosen.host, 0) as listening:
+        host, port = listening.getsockname()[:2]
+        process = uvicorn.Server(server.configuration(app, chosen))
+        serving = asyncio.create_task(process.serve(sockets=[listening]))
+        try:
+            async with asyncio.timeout(DEADLINE):
+                while not process.started:
+                    if serving.done():
+                        await serving
+                    await asyncio.sleep(0.005)
+            async with aiohttp.ClientSession() as session:
+                yield Service(f"http://{host}:{port}", session, app.state.registry, chosen)
+        finally:
+            process.should_exit = True
+            async with asyncio.timeout(30):
+                await serving
