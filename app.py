@@ -19,10 +19,10 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 import server
-from api import agents, chat, documents, health, problems, runs
+from api import agents, chat, documents, health, problems, runs, socket
 from api.guard import Guard
 from api.services import Streaming
-from api.socket import SocketLimits, serve_socket
+from api.socket import SocketLimits
 from hub.memory import MemoryHub
 from llm import Provider
 from llm.demo import DemoProvider
@@ -83,7 +83,11 @@ def create_app(settings: Settings, tools: Iterable[Callable[..., Any]] | None = 
 
     Args:
         tools: functions that agents may call; the built-in five where it is absent.
+
+    Raises:
+        BadSettings: `DATA_DIR` cannot be used.
     """
+    _make_data_dir(settings)
     functions = _built_in(settings) if tools is None else tuple(tools)
 
     @asynccontextmanager
@@ -108,9 +112,8 @@ def create_app(settings: Settings, tools: Iterable[Callable[..., Any]] | None = 
     app.state.socket_limits = SocketLimits(
         settings.websocket_max_bytes, settings.websocket_max_chats, settings.slow_reader_timeout
     )
-    for room in (health, chat, agents, runs):
+    for room in (health, chat, agents, runs, socket):
         app.include_router(room.router)
-    app.router.add_websocket_route("/ws", serve_socket)
     problems.install(app)
     documents.install(app)
     _add_middleware(app, settings)
@@ -133,6 +136,13 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         else None,
         origins=frozenset(settings.websocket_origins),
     )
+
+
+def _make_data_dir(settings: Settings) -> None:
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadSettings(f"Bad settings: DATA_DIR: {error.strerror}. See .env.example.") from None
 
 
 def _built_in(settings: Settings) -> tuple[Callable[..., Any], ...]:

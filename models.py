@@ -33,8 +33,8 @@ def _text(value: str) -> str:
     return value
 
 
-Text = Annotated[str, AfterValidator(_text)]
-"""A string that every store and every wire can carry."""
+TEXT = AfterValidator(_text)
+"""For a string: every store and every wire can carry it."""
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 ID_PATTERN = r"^[A-Za-z0-9_.-]{1,128}$"
@@ -147,13 +147,13 @@ class AgentConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[Text, Field(min_length=1, max_length=200)] | None = Field(
+    name: Annotated[str, Field(min_length=1, max_length=200), TEXT] | None = Field(
         None, description="A display name; the path's name where it is absent."
     )
-    instructions: Annotated[Text, Field(min_length=1, max_length=100_000)] | None = Field(
+    instructions: Annotated[str, Field(min_length=1, max_length=100_000), TEXT] | None = Field(
         None, description="The system prompt; `SYSTEM_PROMPT` where it is absent."
     )
-    model: Annotated[Text, Field(min_length=1, max_length=200)] | None = Field(
+    model: Annotated[str, Field(min_length=1, max_length=200), TEXT] | None = Field(
         None, description="A model of the provider; the server's default where it is absent."
     )
     temperature: float | None = Field(None, ge=0, le=2)
@@ -195,7 +195,7 @@ class ChatRequest(BaseModel):
     """A message to an agent. Unknown fields are ignored, as chat clients expect."""
 
     message: Annotated[
-        Text, Field(min_length=1, max_length=MAX_MESSAGE_CHARS, examples=["What's 15 + 27?"])
+        str, Field(min_length=1, max_length=MAX_MESSAGE_CHARS, examples=["What's 15 + 27?"]), TEXT
     ]
     agent: Name = Field("chat", description="An agent's name.")
     conversation_id: Identifier | None = Field(

@@ -96,8 +96,8 @@ def _described(app: FastAPI) -> dict[str, Any]:
         version=app.version,
         description=app.description,
         routes=app.routes,
-        tags=[{"name": "websocket", "description": _chapter("WebSocket")}],
     )
+    document["paths"]["/ws"]["get"]["description"] = _chapter("WebSocket")
     kinds = get_args(ReaderEvent)
     _, schemas = msgspec.json.schema_components(kinds, ref_template=_SCHEMA)
     names = [kind.__name__ for kind in kinds]

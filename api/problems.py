@@ -80,7 +80,7 @@ def validation_faults(error: Any) -> list[dict[str, Any]]:
     return [
         {
             "field": ".".join(str(part) for part in fault["loc"] if part != "body"),
-            "message": fault["msg"],
+            "message": fault["msg"].removeprefix("Value error, "),
         }
         for fault in error.errors()
     ]

@@ -14,10 +14,13 @@ from contextlib import suppress
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
+from fastapi import APIRouter
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from api.problems import validation_faults
+from api.documents import PROBLEMS
+from api.problems import ProblemResponse, validation_faults
 from api.streams import Patience
 from errors import ClientError, Conflict, Invalid, NotFound, ParleyError, TooLarge, TooMany
 from hub import Reader
@@ -29,6 +32,9 @@ logger = logging.getLogger("parley.api")
 
 TOO_SLOW = 1013
 """The close code for a client that takes nothing: try again later (IANA registry)."""
+
+
+router = APIRouter(tags=["websocket"])
 
 
 class SocketChat(ChatRequest):
@@ -249,7 +255,19 @@ def _invalid(error: ValidationError) -> Invalid:
     return Invalid(text, errors=faults)
 
 
+@router.get("/ws", status_code=101, response_class=Response, responses=PROBLEMS)
+async def upgrade() -> Response:
+    """Open a WebSocket."""
+    return ProblemResponse(
+        426,
+        "This address speaks WebSocket (RFC 6455).",
+        "upgrade_required",
+        headers={"Upgrade": "websocket", "Connection": "Upgrade"},
+    )
+
+
+@router.websocket("/ws")
 async def serve_socket(websocket: WebSocket) -> None:
-    """Serve `/ws`: the endpoint of the route."""
+    """Serve one connection."""
     limits: SocketLimits = websocket.app.state.socket_limits
     await Socket(websocket, websocket.app.state.registry, limits).serve()
