@@ -72,6 +72,11 @@ class Run:
             self.ending = reason
             self.task.cancel()
 
+    async def wait(self, seconds: float) -> None:
+        """Wait until the run has ended, at most `seconds`."""
+        if self.task is not None:
+            await asyncio.wait([self.task], timeout=seconds)
+
     def info(self) -> RunInfo:
         """Return the run as the API shows it."""
         done = self.terminal if isinstance(self.terminal, ChatComplete) else None

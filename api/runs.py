@@ -11,6 +11,9 @@ from models import ID_PATTERN, RunInfo
 
 router = APIRouter(prefix="/runs/{run_id}", tags=["runs"], responses=PROBLEMS)
 
+CANCEL_PATIENCE = 5.0
+"""Seconds that an answer to a cancel waits for the run's end; tools get two."""
+
 RunId = Annotated[str, Path(pattern=ID_PATTERN)]
 
 
@@ -40,8 +43,10 @@ async def read_run(
 
 @router.post("/cancel")
 async def cancel_run(run_id: RunId, registry: Registry) -> RunInfo:
-    """Cancel a run; one that has ended stays as it is. Its end comes as `chat_complete`."""
-    return registry.cancel(run_id).info()
+    """Cancel a run; one that has ended stays as it is. Answers when it has ended."""
+    run = registry.cancel(run_id)
+    await run.wait(CANCEL_PATIENCE)
+    return run.info()
 
 
 @router.post("/tool_calls/{tool_call_id}/cancel", status_code=204)

@@ -1,0 +1,161 @@
+"""Legal logs, as Hypothesis strategies and as one example of every event."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+
+from events import (
+    AgentUpdated,
+    ChatChunk,
+    ChatComplete,
+    ChatStart,
+    CompletedCall,
+    Event,
+    FailedCall,
+    ProgressingCall,
+    ReaderEvent,
+    ReasoningChunk,
+    Reset,
+    RunError,
+    StartedCall,
+    TerminalEvent,
+    ToolCallComplete,
+    ToolCallError,
+    ToolCallProgress,
+    ToolCallStart,
+    Usage,
+    stamped,
+)
+
+START = ChatStart(conversation_id="conv_1", agent="chat", model="scripted-1", message_id="msg_1")
+DONE = ChatComplete(final_response="42", finish_reason="stop", usage=Usage(3, 2, 5))
+FAILED = RunError(code="upstream_error", message="It broke.", retryable=True)
+
+
+def piece(text: str, message_id: str = "msg_1") -> ChatChunk:
+    """Return a piece of an answer."""
+    return ChatChunk(message_id=message_id, content=text)
+
+
+def numbered(events: Sequence[Event], run_id: str = "run_1") -> list[Event]:
+    """Return the events as a log has them."""
+    return [stamped(event, run_id, at) for at, event in enumerate(events, 1)]
+
+
+_numbers = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | _numbers | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=5,
+)
+_texts = st.text(min_size=1, max_size=8)
+_messages = st.sampled_from(["msg_1", "msg_2"])
+_pieces: st.SearchStrategy[Event] = st.builds(
+    ChatChunk,
+    run_id=st.just(""),
+    seq=st.just(0),
+    first_seq=st.just(0),
+    message_id=_messages,
+    content=_texts,
+) | st.builds(
+    ReasoningChunk,
+    run_id=st.just(""),
+    seq=st.just(0),
+    first_seq=st.just(0),
+    message_id=_messages,
+    content=_texts,
+)
+_ends: st.SearchStrategy[TerminalEvent] = st.sampled_from([DONE, FAILED])
+
+
+@st.composite
+def _calls(draw: st.DrawFn, number: int) -> list[Event]:
+    """One tool call, whole: a start, any progress and one end, or an error without a start."""
+    of: dict[str, Any] = {"id": f"c{number}", "name": draw(_texts)}
+    arguments = draw(json_values)
+    failed = FailedCall(
+        **of, arguments=arguments, code="failed", error=draw(_texts), duration_ms=0.5
+    )
+    error: Event = ToolCallError(message_id="msg_1", tool_call=failed)
+    if draw(st.booleans()):
+        return [error]
+    result = draw(json_values)
+    completed = CompletedCall(
+        **of, arguments=arguments, result=result, duration_ms=1.5, truncated=draw(st.booleans())
+    )
+    complete: Event = ToolCallComplete(message_id="msg_1", tool_call=completed)
+    progress = ProgressingCall(
+        **of,
+        progress=draw(st.integers(0, 9)),
+        total=draw(st.none() | st.just(9.5)),
+        message=draw(st.none() | _texts),
+    )
+    started = StartedCall(**of, arguments=arguments)
+    return [
+        ToolCallStart(message_id="msg_1", tool_call=started),
+        *[ToolCallProgress(message_id="msg_1", tool_call=progress)] * draw(st.integers(0, 2)),
+        draw(st.sampled_from([complete, error])),
+    ]
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[Event]:
+    """A whole log, not yet numbered: a start, anything that may happen in between, an end."""
+    lanes = [draw(_calls(number)) for number in range(draw(st.integers(0, 3)))]
+    middle: list[Event] = []
+    for choice in draw(st.lists(st.integers(0, 5), max_size=20)):
+        if choice == 0:
+            middle.append(AgentUpdated(agent="other"))
+        elif choice <= 3:
+            middle.append(draw(_pieces))
+        elif lanes:
+            lane = lanes[choice % len(lanes)]
+            middle.append(lane.pop(0))
+            lanes = [lane for lane in lanes if lane]
+    return [START, *middle, *(event for lane in lanes for event in lane), draw(_ends)]
+
+
+_CALL: dict[str, Any] = {"id": "c1", "name": "calculate"}
+
+EXAMPLES: dict[str, ReaderEvent] = {
+    event.event_type: event
+    for event in (
+        stamped(START, "run_1", 1),
+        ChatChunk(run_id="run_1", seq=3, first_seq=2, message_id="msg_1", content="é\u2028\n"),
+        ReasoningChunk(run_id="run_1", seq=4, message_id="msg_1", content='"so"'),
+        ToolCallStart(
+            run_id="run_1",
+            seq=5,
+            message_id="msg_1",
+            tool_call=StartedCall(**_CALL, arguments={"expression": "6*7"}),
+        ),
+        ToolCallProgress(
+            run_id="run_1",
+            seq=6,
+            message_id="msg_1",
+            tool_call=ProgressingCall(**_CALL, progress=1, total=None, message=None),
+        ),
+        ToolCallComplete(
+            run_id="run_1",
+            seq=7,
+            message_id="msg_1",
+            tool_call=CompletedCall(
+                **_CALL, arguments={}, result=42, duration_ms=0.5, truncated=False
+            ),
+        ),
+        ToolCallError(
+            run_id="run_1",
+            seq=8,
+            message_id="msg_1",
+            tool_call=FailedCall(
+                **_CALL, arguments="{", code="invalid_arguments", error="No.", duration_ms=0.0
+            ),
+        ),
+        AgentUpdated(run_id="run_1", seq=9, agent="other"),
+        stamped(DONE, "run_1", 10),
+        stamped(FAILED, "run_1", 10),
+        Reset(run_id="run_1", epoch=2, reason="epoch_changed"),
+    )
+}
+"""One event of each type, as a reader gets it, by its name."""
