@@ -308,6 +308,8 @@ class StreamingAgent:
         try:
             async with gate, self._workers.place() as worker:
                 return await self._execute(turns, message_id, call, tool, arguments, worker)
+        except ToolError as fault:
+            return _failed(turns, message_id, call, "failed", str(fault))
         except asyncio.CancelledError:
             return _failed(turns, message_id, call, "cancelled", _CANCELLED)
 

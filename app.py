@@ -202,8 +202,7 @@ def main() -> None:
     try:
         settings = load_settings()
         logging.basicConfig(level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
-        for chatty in ("httpx2", "httpcore2", "openai", "yfinance"):
-            logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
+        _quiet_libraries(settings)
         app = create_app(settings)
         # What lives as long as the process need not be looked at in each collection.
         gc.freeze()
@@ -212,6 +211,13 @@ def main() -> None:
         sys.exit(_last_words(str(error)))
     except OSError as error:
         sys.exit(_last_words(f"Cannot listen on {settings.host}:{settings.port}: {error}"))
+
+
+def _quiet_libraries(settings: Settings) -> None:
+    """Leave what libraries say about each request and connection to `LOG_LEVEL=DEBUG`."""
+    if settings.log_level != "DEBUG":
+        for library in ("httpx2", "httpcore2", "openai", "yfinance", "uvicorn.error"):
+            logging.getLogger(library).setLevel(max(logging.WARNING, logging.root.level))
 
 
 def _last_words(text: str) -> int:

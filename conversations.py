@@ -32,26 +32,33 @@ KEPT_MESSAGES = 1000
 
 
 @dataclass(eq=False)
+class Work:
+    """What a run needs until it has ended, and nobody afterwards."""
+
+    request: ChatRequest
+    agent: StreamingAgent
+    conversation: "Conversation"
+    floor: asyncio.Event = field(default_factory=asyncio.Event)
+    task: "asyncio.Task[None] | None" = None
+    log: Log | None = None
+    turns: Turns | None = None
+    ending: Literal["cancelled", "shutting_down"] | None = None
+
+
+@dataclass(eq=False)
 class Run:
     """One answer in the making, and afterwards what is remembered of it."""
 
     id: str
-    request: ChatRequest
-    agent: StreamingAgent
-    conversation: "Conversation"
     key: str | None
     start: ChatStart
+    work: Work | None
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     started_at: datetime | None = None
     finished_at: datetime | None = None
     terminal: TerminalEvent | None = None
-    epoch: int = 0
-    log: Log | None = None
-    turns: Turns | None = None
-    task: "asyncio.Task[None] | None" = None
-    ending: Literal["cancelled", "shutting_down"] | None = None
+    epoch: int = 1
     accepted: asyncio.Event = field(default_factory=asyncio.Event)
-    floor: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def status(self) -> RunStatus:
@@ -68,14 +75,15 @@ class Run:
 
     def end(self, reason: Literal["cancelled", "shutting_down"]) -> None:
         """Cancel the run's task, once; how it ended follows from the first reason."""
-        if self.ending is None and self.terminal is None and self.task is not None:
-            self.ending = reason
-            self.task.cancel()
+        work = self.work
+        if work is not None and work.task is not None and work.ending is None:
+            work.ending = reason
+            work.task.cancel()
 
     async def wait(self, seconds: float) -> None:
         """Wait until the run has ended, at most `seconds`."""
-        if self.task is not None:
-            await asyncio.wait([self.task], timeout=seconds)
+        if self.work is not None and self.work.task is not None:
+            await asyncio.wait([self.work.task], timeout=seconds)
 
     def info(self) -> RunInfo:
         """Return the run as the API shows it."""
@@ -86,7 +94,7 @@ class Run:
             status=self.status,
             agent=self.start.agent,
             model=self.start.model,
-            conversation_id=self.conversation.id,
+            conversation_id=self.start.conversation_id,
             created_at=self.created_at,
             started_at=self.started_at,
             finished_at=self.finished_at,
@@ -112,14 +120,16 @@ class Conversation:
     def enter(self, run: Run) -> None:
         """Queue a run; the first one has the floor at once."""
         self.runs.append(run)
-        if self.runs[0] is run:
-            run.floor.set()
+        self._give_floor()
 
     def leave(self, run: Run) -> None:
         """Take a run out, and give the floor to the next if it had it."""
         self.runs.remove(run)
-        if self.runs:
-            self.runs[0].floor.set()
+        self._give_floor()
+
+    def _give_floor(self) -> None:
+        if self.runs and self.runs[0].work is not None:
+            self.runs[0].work.floor.set()
 
     def keep(self, messages: Sequence[Message]) -> None:
         """Add what was said."""

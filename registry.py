@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from agent import StreamingAgent, Turns
-from conversations import Conversation, Conversations, Run, context
+from conversations import Conversation, Conversations, Run, Work, context
 from errors import (
     Conflict,
     Invalid,
@@ -35,7 +35,7 @@ from errors import (
     Unavailable,
 )
 from events import ChatChunk, ChatComplete, ChatStart, Reset, RunError, TerminalEvent, stamped
-from hub import Hub, LogNotFound, Reader, parse_cursor
+from hub import Hub, Log, LogNotFound, Reader, parse_cursor
 from hub.fixed import FixedReader
 from llm import Provider
 from models import AgentConfig, AgentInfo, ChatRequest, UserMessage, new_id
@@ -228,10 +228,10 @@ class AgentRegistry:
         fingerprint = hashlib.sha256(request.model_dump_json().encode()).digest()
         run = self._known(key, fingerprint) if key is not None else None
         if run is None:
-            run = self._admit(request, key)
+            run, work = self._admit(request, key)
             if key is not None:
                 self._keys[key] = (fingerprint, run.id)
-            run.task = self._tasks.create_task(self._drive(run), name=run.id)
+            work.task = self._tasks.create_task(self._drive(run, work), name=run.id)
         await run.accepted.wait()
         return run
 
@@ -245,7 +245,7 @@ class AgentRegistry:
             )
         return self._runs[run_id]
 
-    def _admit(self, request: ChatRequest, key: str | None) -> Run:
+    def _admit(self, request: ChatRequest, key: str | None) -> tuple[Run, Work]:
         """Put a new run into its conversation's queue, or refuse it. Atomic: no await."""
         limits = self._limits
         if self.draining:
@@ -265,12 +265,12 @@ class AgentRegistry:
             model=agent.model,
             message_id=new_id("msg"),
         )
-        start = stamped(start, run_id, 1)
-        run = Run(run_id, request, agent, conversation, key, start)
+        work = Work(request, agent, conversation)
+        run = Run(run_id, key, stamped(start, run_id, 1), work)
         self._runs[run_id] = run
         self._active.add(run)
         conversation.enter(run)
-        return run
+        return run, work
 
     def _make_way(self, conversation: Conversation, request: ChatRequest) -> None:
         if not conversation.runs:
@@ -286,68 +286,59 @@ class AgentRegistry:
         elif len(conversation.runs) > self._limits.max_queued_messages:
             raise TooMany("Too many messages wait in this conversation.", retry_after=1)
 
-    async def _drive(self, run: Run) -> None:
+    async def _drive(self, run: Run, work: Work) -> None:
         """Take a run from its acceptance to its terminal event. Never raises."""
         terminal: TerminalEvent
         try:
-            run.log = await self._hub.create(run.id)
-            run.epoch = run.log.epoch
-            run.log.append(run.start)
+            work.log = log = await self._hub.create(run.id)
+            run.epoch = log.epoch
+            log.append(run.start)
             run.accepted.set()
-            await run.floor.wait()
+            await work.floor.wait()
+            run.started_at = datetime.now(UTC)
             async with asyncio.timeout(self._limits.run_timeout):
-                terminal = await self._answer(run)
+                terminal = await self._answer(run, work, log)
         except TimeoutError:
             limit = f"{self._limits.run_timeout:g} s"
             terminal = _error(RunTimeout(f"The run took longer than its limit of {limit}."))
         except asyncio.CancelledError:
-            terminal = self._ended_early(run)
+            terminal = _ended_early(work)
         except ParleyError as error:
             terminal = _error(error)
         except Exception:  # a mistake of ours must end this run, and only it
             logger.exception("Run %s failed", run.id)
             terminal = _error(ParleyError("The service made a mistake; it has been logged."))
-        self._finish(run, terminal)
+        self._finish(run, work, terminal)
 
-    async def _answer(self, run: Run) -> ChatComplete:
-        if run.log is None:
-            raise RuntimeError("a run has no log")
-        run.started_at = datetime.now(UTC)
-        conversation = run.conversation
-        if run.request.reset_history:
+    async def _answer(self, run: Run, work: Work, log: Log) -> ChatComplete:
+        conversation = work.conversation
+        if work.request.reset_history:
             conversation.messages.clear()
-        conversation.keep([UserMessage(run.request.message)])
-        run.turns = Turns(
+        conversation.keep([UserMessage(work.request.message)])
+        work.turns = turns = Turns(
             run_id=run.id,
             conversation_id=conversation.id,
             context=context(conversation.messages, self._limits.history_messages),
-            sink=run.log,
+            sink=log,
             message_id=run.start.message_id,
-            parallel_tools=run.request.parallel_tools,
+            parallel_tools=work.request.parallel_tools,
         )
         try:
-            return await run.agent.run(run.turns)
+            return await work.agent.run(turns)
         finally:
-            conversation.keep(run.turns.kept)
+            conversation.keep(turns.kept)
 
-    def _ended_early(self, run: Run) -> TerminalEvent:
-        if run.ending == "cancelled":
-            text, usage = (run.turns.text, run.turns.usage) if run.turns else ("", None)
-            return ChatComplete(final_response=text, finish_reason="cancelled", usage=usage)
-        return _error(
-            Unavailable("The service stopped before the answer was done.", code="shutting_down")
-        )
-
-    def _finish(self, run: Run, terminal: TerminalEvent) -> None:
-        if run.log is not None:
-            if not run.log.ended:
-                run.log.append(terminal)
-            terminal = stamped(terminal, run.id, run.log.last_seq)
-        run.terminal = terminal
+    def _finish(self, run: Run, work: Work, terminal: TerminalEvent) -> None:
+        if work.log is not None:
+            if not work.log.ended:
+                work.log.append(terminal)
+            run.terminal = stamped(terminal, run.id, work.log.last_seq)
+        else:
+            run.terminal = stamped(terminal, run.id, run.start.seq + 1)
         run.finished_at = datetime.now(UTC)
+        run.work = None
         run.accepted.set()
-        run.conversation.leave(run)
-        run.log = run.turns = run.task = None
+        work.conversation.leave(run)
         self._active.discard(run)
         deadline = asyncio.get_running_loop().time() + self._limits.run_ttl
         self._finished.append((deadline, run.id))
@@ -404,8 +395,8 @@ class AgentRegistry:
         Raises:
             errors.NotFound: no such run, or the call is not under way.
         """
-        turns = self.run(run_id).turns
-        task = turns.calls.get(tool_call_id) if turns else None
+        work = self.run(run_id).work
+        task = work.turns.calls.get(tool_call_id) if work and work.turns else None
         if task is None or task.done():
             raise NotFound("This call is not under way.", code="tool_call_not_found")
         task.cancel()
@@ -418,6 +409,15 @@ class AgentRegistry:
         """End all runs: their clients are told that the service stops."""
         for run in list(self._active):
             run.end("shutting_down")
+
+
+def _ended_early(work: Work) -> TerminalEvent:
+    if work.ending == "cancelled":
+        text, usage = (work.turns.text, work.turns.usage) if work.turns else ("", None)
+        return ChatComplete(final_response=text, finish_reason="cancelled", usage=usage)
+    return _error(
+        Unavailable("The service stopped before the answer was done.", code="shutting_down")
+    )
 
 
 def _error(error: ParleyError) -> RunError:

@@ -12,6 +12,7 @@ protections; then a reverse proxy has to give them.
 """
 
 import asyncio
+import logging
 import socket
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ from settings import Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+logger = logging.getLogger("parley.server")
 
 USER_TIMEOUT_MS = 25_000
 """How long sent data may stay unacknowledged, or unread, before the kernel gives up."""
@@ -113,4 +116,6 @@ def run(app: "FastAPI", settings: Settings) -> None:
         OSError: the address cannot be used.
     """
     with listen(settings.host, settings.port) as listening:
+        host, port = listening.getsockname()[:2]
+        logger.info("Listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
         uvicorn.Server(configuration(app, settings)).run(sockets=[listening])

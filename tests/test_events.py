@@ -1,5 +1,6 @@
 """The vocabulary: its names are for ever, and its values survive the wire."""
 
+import itertools
 from typing import get_args
 
 import msgspec
@@ -143,16 +144,10 @@ def test_merging_joins_adjacent_pieces_of_one_message_and_touches_nothing_else(
         texts = [source for source in sources if isinstance(source, Text)]
         assert one.content == "".join(source.content for source in texts)
         assert {source.message_id for source in texts} == {one.message_id}
-    assert not any(joins(left, right) for left, right in zip(got, got[1:], strict=False))
+    assert not any(joins(left, right) for left, right in itertools.pairwise(got))
 
 
 @given(logs(), st.integers(0, 30))
 def test_merging_in_two_steps_is_merging_at_once(plain: list[Event], cut: int) -> None:
     log = numbered(plain)
     assert list(merged([*merged(log[:cut]), *merged(log[cut:])])) == list(merged(log))
-
-
-def test_merging_takes_its_events_one_at_a_time() -> None:
-    log = iter(numbered([START, piece("a"), piece("b"), DONE, START]))
-    assert next(merged(log)) == stamped(START, "run_1", 1)
-    assert next(log).seq == 2

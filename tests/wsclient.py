@@ -71,6 +71,11 @@ class Client:
         data: Frame = frame["data"]
         return data
 
+    def abort(self) -> None:
+        """Break the connection without a word."""
+        transport = self.socket.get_extra_info("transport") or self._transport
+        transport.abort()
+
     async def closed(self) -> int | None:
         """Return the close code with which the service ends the socket, whatever came before."""
         try:
@@ -82,8 +87,11 @@ class Client:
 
 @asynccontextmanager
 async def connected(service: Service, **options: Any) -> AsyncIterator[Client]:
-    """Open a socket."""
-    async with service.session.ws_connect(service.url + "/ws", **options) as socket:
+    """Open a socket; its session is its own, so that it outlives the service."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(service.url + "/ws", **options) as socket,
+    ):
         yield Client(socket)
 
 

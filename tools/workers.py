@@ -33,6 +33,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeAlias, TypeVar
 
+from errors import ToolError
+
 GRACE = 0.2
 """Seconds that a cancelled function has before its worker is abandoned."""
 
@@ -92,7 +94,8 @@ class Workers:
         """Wait for a free place and hold it; first come, first served.
 
         Raises:
-            RuntimeError: these workers are closed, or the system grants no further thread.
+            ToolError: the system grants no further thread.
+            RuntimeError: these workers are closed.
         """
         await self._places.acquire()
         try:
@@ -110,7 +113,10 @@ class Workers:
             raise RuntimeError("the workers are closed")
         if self._idle:
             return self._idle.pop()
-        worker = Worker(self._loop, self._ended)
+        try:
+            worker = Worker(self._loop, self._ended)
+        except RuntimeError as error:
+            raise ToolError("The service cannot start another tool now; try later.") from error
         self._alive.add(worker)
         return worker
 

@@ -1,0 +1,529 @@
+"""What every hub promises, whatever it keeps its logs in."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Protocol
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from events import ChatChunk, Event, ReaderEvent, Reset, ToolCallStart, merged, stamped
+from hub import LAG, Hub, InvalidCursor, LogEnded, LogFull, LogNotFound, Reader, cursor
+from hub.memory import MemoryHub
+from tests.logs import DONE, EXAMPLES, FAILED, START, logs, numbered, piece
+from tests.scripted import DEADLINE
+
+
+class OpenHub(Protocol):
+    """Opens a hub of one kind; the arguments have the meaning of the settings."""
+
+    def __call__(
+        self, *, ttl: float = 600, max_events: int = 100_000
+    ) -> AbstractAsyncContextManager[Hub]: ...
+
+
+@asynccontextmanager
+async def in_memory(*, ttl: float = 600, max_events: int = 100_000) -> AsyncIterator[Hub]:
+    yield MemoryHub(ttl=ttl, max_events=max_events, max_bytes=1 << 30)
+
+
+KINDS: dict[str, OpenHub] = {"memory": in_memory}
+
+every_kind = pytest.mark.parametrize("open_hub", KINDS.values(), ids=KINDS)
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS)
+def open_hub(request: pytest.FixtureRequest) -> OpenHub:
+    kind: OpenHub = request.param
+    return kind
+
+
+@pytest.fixture
+async def hub(open_hub: OpenHub) -> AsyncIterator[Hub]:
+    async with open_hub() as hub:
+        yield hub
+
+
+async def read(reader: Reader) -> list[ReaderEvent]:
+    async with asyncio.timeout(DEADLINE):
+        return await reader.read()
+
+
+async def take(reader: Reader, count: int) -> list[ReaderEvent]:
+    """Read until there are `count` events."""
+    got: list[ReaderEvent] = []
+    while len(got) < count:
+        got += await read(reader)
+    return got
+
+
+async def rest(reader: Reader) -> list[ReaderEvent]:
+    """Read to the end of the log."""
+    got: list[ReaderEvent] = []
+    while not reader.ended:
+        got += await read(reader)
+    return got
+
+
+async def waiting(reader: Reader) -> "asyncio.Task[list[ReaderEvent]]":
+    """Return a read that waits."""
+    task = asyncio.create_task(reader.read())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not task.done()
+    return task
+
+
+async def result(task: "asyncio.Task[list[ReaderEvent]]") -> list[ReaderEvent]:
+    async with asyncio.timeout(DEADLINE):
+        return await task
+
+
+LOG = numbered([START, piece("a"), piece("b"), DONE])
+
+
+async def fill(hub: Hub, events: Sequence[Event] = (START, piece("a"), piece("b"), DONE)) -> None:
+    """Begin the log of run_1 and append to it."""
+    log = await hub.create("run_1")
+    for event in events:
+        log.append(event)
+    await log.drain()
+
+
+async def test_a_log_numbers_its_events_from_one_without_gaps(hub: Hub) -> None:
+    log = await hub.create("run_1")
+    assert (log.run_id, log.epoch, log.last_seq, log.ended) == ("run_1", 1, 0, False)
+    for seq, event in enumerate([START, piece("a"), piece("b")], 1):
+        log.append(event)
+        assert (log.last_seq, log.ended) == (seq, False)
+    log.append(DONE)
+    assert (log.last_seq, log.ended) == (4, True)
+    assert await rest(await hub.read("run_1", None)) == LOG
+
+
+@pytest.mark.parametrize("terminal", [DONE, FAILED])
+@pytest.mark.parametrize("event", [piece("late"), DONE, FAILED])
+async def test_nothing_is_appended_behind_the_terminal_event(
+    hub: Hub, terminal: Event, event: Event
+) -> None:
+    log = await hub.create("run_1")
+    log.append(START)
+    log.append(terminal)
+    with pytest.raises(LogEnded):
+        log.append(event)
+    assert log.last_seq == 2
+    assert await rest(await hub.read("run_1", None)) == numbered([START, terminal])
+
+
+async def test_a_full_log_takes_its_terminal_event_and_nothing_else(open_hub: OpenHub) -> None:
+    async with open_hub(max_events=3) as hub:
+        log = await hub.create("run_1")
+        for event in (START, piece("a"), piece("b")):
+            log.append(event)
+        for _ in range(2):
+            with pytest.raises(LogFull):
+                log.append(piece("c"))
+        assert log.last_seq == 3
+        log.append(DONE)
+        assert log.ended
+        assert await rest(await hub.read("run_1", None)) == LOG
+
+
+async def test_a_waiting_reader_gets_what_is_appended(hub: Hub) -> None:
+    log = await hub.create("run_1")
+    reader = await hub.read("run_1", None)
+    for seq, event in enumerate([START, piece("a"), DONE], 1):
+        read_under_way = await waiting(reader)
+        log.append(event)
+        assert await result(read_under_way) == [stamped(event, "run_1", seq)]
+    assert reader.ended
+
+
+async def test_a_reader_gets_all_that_is_new_at_once(hub: Hub) -> None:
+    log = await hub.create("run_1")
+    reader = await hub.read("run_1", None)
+    read_under_way = await waiting(reader)
+    for event in (START, piece("a"), piece("b"), DONE):
+        log.append(event)
+    await log.drain()
+    assert await result(read_under_way) + await rest(reader) == LOG
+
+
+async def test_every_reader_gets_everything_however_the_others_read(hub: Hub) -> None:
+    log = await hub.create("run_1")
+    prompt, late, idle = [await hub.read("run_1", None) for _ in range(3)]
+    seen: list[ReaderEvent] = []
+    for event in (START, piece("a"), piece("b")):
+        log.append(event)
+        seen += await take(prompt, 1)
+    assert await take(late, 3) == LOG[:3]
+    log.append(DONE)
+    assert seen + await rest(prompt) == LOG
+    assert await rest(late) == LOG[3:]
+    assert not idle.ended
+    assert await rest(idle) == LOG
+
+
+async def test_one_append_wakes_every_waiting_reader(hub: Hub) -> None:
+    log = await hub.create("run_1")
+    reads = [await waiting(await hub.read("run_1", None)) for _ in range(20)]
+    log.append(START)
+    for read_under_way in reads:
+        assert await result(read_under_way) == [LOG[0]]
+
+
+async def test_logs_do_not_mix(hub: Hub) -> None:
+    for run_id in ("run_1", "run_2"):
+        log = await hub.create(run_id)
+        for event in (START, piece(f"of {run_id}"), DONE):
+            log.append(event)
+    for run_id in ("run_1", "run_2"):
+        expected = numbered([START, piece(f"of {run_id}"), DONE], run_id)
+        assert await rest(await hub.read(run_id, None)) == expected
+
+
+def forms(seq: int) -> list[str]:
+    """Return every text that names the place behind event `seq` of run_1."""
+    return [cursor("run_1", 1, seq), str(seq), f"0{seq}"]
+
+
+@pytest.mark.parametrize("seq", range(5))
+@pytest.mark.parametrize("form", range(3))
+async def test_a_cursor_gives_exactly_the_rest(hub: Hub, seq: int, form: int) -> None:
+    await fill(hub)
+    reader = await hub.read("run_1", forms(seq)[form])
+    assert reader.epoch == 1
+    assert reader.ended is (seq == 4)
+    assert await rest(reader) == LOG[seq:]
+
+
+@pytest.mark.parametrize("after", ["2", "run_1:1:2"])
+async def test_a_cursor_at_the_end_of_a_log_that_grows_waits_for_the_next_event(
+    hub: Hub, after: str
+) -> None:
+    log = await hub.create("run_1")
+    log.append(START)
+    log.append(piece("a"))
+    await log.drain()
+    read_under_way = await waiting(await hub.read("run_1", after))
+    log.append(DONE)
+    assert await result(read_under_way) == [stamped(DONE, "run_1", 3)]
+
+
+BAD_CURSORS = {
+    "beyond the end": "5",
+    "beyond the end, whole": "run_1:1:5",
+    "far beyond the end": "9999999999999999",
+    "of a later epoch": "run_1:2:0",
+    "of another run": "run_2:1:1",
+    "of a run whose name begins alike": "run_11:1:1",
+    "negative": "-1",
+    "negative, whole": "run_1:1:-1",
+    "of a negative epoch": "run_1:-1:1",
+    "huge": "9" * 5000,
+    "huge, whole": f"run_1:1:{'9' * 5000}",
+    "of a huge epoch": f"run_1:{'9' * 5000}:1",
+    "empty": "",
+    "a colon": ":",
+    "two colons": "::",
+    "without a seq": "run_1:1:",
+    "without an epoch": "run_1::1",
+    "two parts": "1:1",
+    "four parts": "run_1:1:1:1",
+    "words": "start",
+    "a sign": "+1",
+    "spaces": " 1",
+    "a line break": "1\n",
+    "an underscore": "1_0",
+    "a fraction": "1.0",
+    "hexadecimal": "0x1",
+    "Arabic digits": "١",
+    "a superscript": "²",
+    "full-width digits": "run_1:1:１",
+    "NUL": "1\0",
+    "a lone surrogate": "\ud800",
+}
+
+
+@pytest.mark.parametrize("after", BAD_CURSORS.values(), ids=BAD_CURSORS)
+async def test_what_is_no_cursor_of_this_log_is_refused(hub: Hub, after: str) -> None:
+    await fill(hub)
+    with pytest.raises(InvalidCursor) as caught:
+        await hub.read("run_1", after)
+    assert (caught.value.status, caught.value.code) == (400, "invalid_cursor")
+
+
+async def test_a_run_without_a_log_is_not_found(hub: Hub) -> None:
+    await fill(hub)
+    for after in (None, "0", "run_2:1:0", "nonsense"):
+        with pytest.raises(LogNotFound) as caught:
+            await hub.read("run_2", after)
+        assert (caught.value.status, caught.value.code) == (404, "run_not_found")
+
+
+@pytest.mark.parametrize("seq", [0, 1, 2, 77])
+async def test_a_cursor_of_an_epoch_that_is_over_gives_a_reset_and_then_everything(
+    hub: Hub, seq: int
+) -> None:
+    await fill(hub, [START, piece("lost")])
+    log = await hub.create("run_1")
+    assert (log.epoch, log.last_seq, log.ended) == (2, 0, False)
+    for event in (START, piece("a"), piece("b"), DONE):
+        log.append(event)
+    reader = await hub.read("run_1", cursor("run_1", 1, seq))
+    assert reader.epoch == 2
+    assert not reader.ended
+    assert await rest(reader) == [Reset(run_id="run_1", epoch=2, reason="epoch_changed"), *LOG]
+
+
+async def test_a_reset_comes_before_the_new_epoch_has_an_event(hub: Hub) -> None:
+    await fill(hub, [START])
+    log = await hub.create("run_1")
+    reader = await hub.read("run_1", "run_1:1:1")
+    assert await read(reader) == [Reset(run_id="run_1", epoch=2, reason="epoch_changed")]
+    read_under_way = await waiting(reader)
+    log.append(START)
+    assert await result(read_under_way) == [LOG[0]]
+
+
+@pytest.mark.parametrize("after", [None, "0", "run_1:2:0"])
+async def test_without_an_old_cursor_a_new_epoch_needs_no_reset(
+    hub: Hub, after: str | None
+) -> None:
+    await fill(hub, [START, piece("lost"), piece("too")])
+    await fill(hub)
+    assert await rest(await hub.read("run_1", after)) == LOG
+
+
+async def test_epochs_count_on(hub: Hub) -> None:
+    assert [(await hub.create("run_1")).epoch for _ in range(3)] == [1, 2, 3]
+    assert (await hub.create("run_2")).epoch == 1
+
+
+async def test_a_reader_that_waits_can_be_woken_with_nothing(hub: Hub) -> None:
+    log = await hub.create("run_1")
+    reader = await hub.read("run_1", None)
+    read_under_way = await waiting(reader)
+    reader.wake()
+    assert await result(read_under_way) == []
+    assert not reader.ended
+    read_under_way = await waiting(reader)
+    log.append(START)
+    assert await result(read_under_way) == [LOG[0]]
+
+
+async def test_waking_a_reader_that_does_not_read_ends_its_next_read_and_only_that(
+    hub: Hub,
+) -> None:
+    await hub.create("run_1")
+    reader = await hub.read("run_1", None)
+    reader.wake()
+    reader.wake()
+    assert await read(reader) == []
+    (await waiting(reader)).cancel()
+
+
+async def test_waking_one_reader_leaves_the_others_waiting(hub: Hub) -> None:
+    log = await hub.create("run_1")
+    first, second = [await hub.read("run_1", None) for _ in range(2)]
+    of_first, of_second = await waiting(first), await waiting(second)
+    first.wake()
+    assert await result(of_first) == []
+    assert not of_second.done()
+    log.append(START)
+    assert await result(of_second) == [LOG[0]]
+    assert await take(first, 1) == [LOG[0]]
+
+
+async def test_a_wake_and_an_event_together_lose_neither_the_event_nor_the_reader(
+    hub: Hub,
+) -> None:
+    log = await hub.create("run_1")
+    for in_order in (True, False):
+        reader = await hub.read("run_1", str(log.last_seq))
+        read_under_way = await waiting(reader)
+        steps: list[Callable[[], None]] = [reader.wake, lambda: log.append(piece("a"))]
+        for step in steps if in_order else reversed(steps):
+            step()
+        got = await result(read_under_way)
+        assert (got or await take(reader, 1)) == [stamped(piece("a"), "run_1", log.last_seq)]
+
+
+async def test_a_read_that_is_cancelled_takes_nothing_with_it(hub: Hub) -> None:
+    log = await hub.create("run_1")
+    reader = await hub.read("run_1", None)
+    for _ in range(3):
+        read_under_way = await waiting(reader)
+        read_under_way.cancel()
+        await asyncio.wait([read_under_way])
+        assert read_under_way.cancelled()
+    log.append(START)
+    assert await take(reader, 1) == [LOG[0]]
+
+
+async def test_a_read_that_is_cancelled_as_an_event_arrives_does_not_lose_it(hub: Hub) -> None:
+    log = await hub.create("run_1")
+    reader = await hub.read("run_1", None)
+    read_under_way = await waiting(reader)
+    log.append(START)
+    read_under_way.cancel()
+    await asyncio.wait([read_under_way])
+    got = [] if read_under_way.cancelled() else read_under_way.result()
+    assert (got or await take(reader, 1)) == [LOG[0]]
+
+
+async def test_reading_on_behind_the_end_gives_nothing_and_does_not_wait(hub: Hub) -> None:
+    await fill(hub)
+    reader = await hub.read("run_1", None)
+    assert not reader.ended
+    await rest(reader)
+    for _ in range(2):
+        assert reader.ended
+        assert await read(reader) == []
+
+
+async def test_a_reader_of_a_run_that_is_under_way_has_not_ended(hub: Hub) -> None:
+    log = await hub.create("run_1")
+    log.append(START)
+    reader = await hub.read("run_1", None)
+    await take(reader, 1)
+    assert not reader.ended
+    log.append(DONE)
+    assert not reader.ended
+    assert await take(reader, 1) == [stamped(DONE, "run_1", 2)]
+    assert reader.ended
+
+
+async def test_a_reader_that_lags_gets_adjacent_pieces_as_one_and_the_rest_as_it_is(
+    hub: Hub,
+) -> None:
+    start = EXAMPLES["tool_call_start"]
+    assert isinstance(start, ToolCallStart)
+    texts = [piece(f"{number} ") for number in range(LAG)]
+    plain: list[Event] = [START, *texts, start, *texts, piece("other", "msg_2"), DONE]
+    log = await hub.create("run_1")
+    prompt, lagging = [await hub.read("run_1", None) for _ in range(2)]
+    seen: list[ReaderEvent] = []
+    for event in plain:
+        log.append(event)
+        seen += await take(prompt, 1)
+    assert seen == numbered(plain)
+    got = await rest(lagging)
+    assert got == list(merged(numbered(plain)))
+    assert len(got) == 6
+    first = got[1]
+    assert isinstance(first, ChatChunk)
+    assert (first.first_seq, first.seq) == (2, LAG + 1)
+
+
+async def test_a_reader_that_is_just_not_lagging_gets_every_piece(hub: Hub) -> None:
+    plain: list[Event] = [START, *[piece("x")] * (LAG - 2), DONE]
+    await fill(hub, plain)
+    assert await rest(await hub.read("run_1", None)) == numbered(plain)
+
+
+async def test_a_cursor_inside_what_was_merged_gives_exactly_the_rest(hub: Hub) -> None:
+    plain: list[Event] = [START, *[piece(str(at % 10)) for at in range(2 * LAG)], DONE]
+    await fill(hub, plain)
+    for seq in (1, 2, 200, LAG + 50, 2 * LAG, 2 * LAG + 1):
+        got = await rest(await hub.read("run_1", str(seq)))
+        assert list(merged(got)) == list(merged(numbered(plain)[seq:]))  # type: ignore[type-var, arg-type]
+
+
+async def test_a_finished_log_expires(open_hub: OpenHub) -> None:
+    async with open_hub(ttl=0.001) as hub:
+        await fill(hub)
+        with pytest.raises(LogNotFound):
+            async with asyncio.timeout(DEADLINE):
+                while await hub.read("run_1", None):
+                    await asyncio.sleep(0.001)
+
+
+async def test_a_log_that_is_being_written_does_not_expire(open_hub: OpenHub) -> None:
+    async with open_hub(ttl=0.001) as hub:
+        log = await hub.create("run_1")
+        log.append(START)
+        other = await hub.create("run_2")
+        other.append(DONE)
+        with pytest.raises(LogNotFound):
+            async with asyncio.timeout(DEADLINE):
+                while await hub.read("run_2", None):
+                    await asyncio.sleep(0.001)
+        assert await take(await hub.read("run_1", None), 1) == [LOG[0]]
+        log.append(piece("a"))
+        assert log.last_seq == 2
+
+
+Steps = list[tuple[str, int, int]]
+
+steps: st.SearchStrategy[Steps] = st.lists(
+    st.tuples(
+        st.sampled_from(["append", "append", "open", "read", "read", "wake", "resume", "cancel"]),
+        st.integers(0, 3),
+        st.integers(0, 30),
+    ),
+    max_size=40,
+)
+
+
+class Follower:
+    """A reader of a test, where it began, and what it has got."""
+
+    def __init__(self, reader: Reader, begin: int) -> None:
+        self.reader = reader
+        self.begin = begin
+        self.got: list[Any] = []
+
+    def check(self, log: list[Event]) -> None:
+        seen = log[self.begin : self.got[-1].seq if self.got else self.begin]
+        assert list(merged(self.got)) == list(merged(seen))
+
+
+async def follow(open_hub: OpenHub, plain: list[Event], actions: Steps) -> None:
+    """Append `plain` while readers come, read, are woken, resume elsewhere, and give up."""
+    log = numbered(plain)
+    async with open_hub() as hub:
+        writer = await hub.create("run_1")
+        followers: list[Follower] = []
+        for action, which, number in actions:
+            follower = followers[which % len(followers)] if followers else None
+            done = writer.last_seq
+            if action == "append" and done < len(plain):
+                writer.append(plain[done])
+                await writer.drain()
+            elif action == "open":
+                begin = number % (done + 1)
+                after = str(begin) if which % 2 else cursor("run_1", 1, begin)
+                followers.append(Follower(await hub.read("run_1", after), begin))
+            elif action == "wake" and follower:
+                follower.reader.wake()
+            elif action == "resume" and follower:
+                place = follower.got[-1].seq if follower.got else follower.begin
+                follower.reader = await hub.read("run_1", cursor("run_1", 1, place))
+            elif action == "cancel" and follower:
+                read_under_way = asyncio.create_task(follower.reader.read())
+                await asyncio.sleep(0)
+                read_under_way.cancel()
+                await asyncio.wait([read_under_way])
+                if not read_under_way.cancelled():
+                    follower.got += read_under_way.result()
+            elif action == "read" and follower:
+                follower.reader.wake()
+                follower.got += await read(follower.reader)
+                follower.check(log)
+        for event in plain[writer.last_seq :]:
+            writer.append(event)
+        await writer.drain()
+        for follower in followers:
+            follower.got += await rest(follower.reader)
+            assert list(merged(follower.got)) == list(merged(log[follower.begin :]))
+
+
+@every_kind
+@given(plain=logs(), actions=steps)
+def test_any_reader_gets_exactly_the_rest_however_the_run_goes(
+    open_hub: OpenHub, plain: list[Event], actions: Steps
+) -> None:
+    asyncio.run(follow(open_hub, plain, actions))
