@@ -101,7 +101,6 @@ def configuration(app: "FastAPI", settings: Settings) -> uvicorn.Config:
         # A message over WEBSOCKET_MAX_BYTES gets an answer; one over this ends the connection.
         ws_max_size=4 * settings.websocket_max_bytes,
         ws_per_message_deflate=False,
-        log_level=settings.log_level.lower(),
         access_log=settings.debug,
         timeout_graceful_shutdown=int(settings.shutdown_grace) + 5,
         server_header=False,

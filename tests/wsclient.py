@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -23,8 +24,15 @@ class Closed(Exception):
 class Client:
     """One socket."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self.socket = socket
+    def __init__(self, connection: aiohttp.ClientWebSocketResponse) -> None:
+        self.socket = connection
+
+    async def send_raw(self, message: str | bytes) -> None:
+        """Send a text message as it is, or a binary one."""
+        if isinstance(message, str):
+            await self.socket.send_str(message)
+        else:
+            await self.socket.send_bytes(message)
 
     async def send(self, kind: str, request_id: str | None = None, **data: Any) -> None:
         """Send a message; the keywords are its `data`."""
@@ -56,9 +64,7 @@ class Client:
             if frame["type"] in kinds and request_id in (None, frame.get("request_id")):
                 return frames
 
-    async def chat(
-        self, message: str, request_id: str | None = None, **data: Any
-    ) -> list[Frame]:
+    async def chat(self, message: str, request_id: str | None = None, **data: Any) -> list[Frame]:
         """Send a message and return its frames, the terminal one included."""
         await self.send("chat", request_id, message=message, **data)
         return await self.until(*ENDS, request_id=request_id)
@@ -73,8 +79,8 @@ class Client:
 
     def abort(self) -> None:
         """Break the connection without a word."""
-        transport = self.socket.get_extra_info("transport") or self._transport
-        transport.abort()
+        connection = self.socket.get_extra_info("socket")
+        connection.shutdown(socket.SHUT_RDWR)
 
     async def closed(self) -> int | None:
         """Return the close code with which the service ends the socket, whatever came before."""
@@ -90,9 +96,9 @@ async def connected(service: Service, **options: Any) -> AsyncIterator[Client]:
     """Open a socket; its session is its own, so that it outlives the service."""
     async with (
         aiohttp.ClientSession() as session,
-        session.ws_connect(service.url + "/ws", **options) as socket,
+        session.ws_connect(service.url + "/ws", **options) as connection,
     ):
-        yield Client(socket)
+        yield Client(connection)
 
 
 def text_of(frames: list[Frame]) -> str:

@@ -73,6 +73,11 @@ def _converted(value: Any, depth: int) -> Any:
         return clean_text(str.__str__(value))
     if isinstance(value, (int, float)):
         return _number(value)
+    return _composed(value, depth)
+
+
+def _composed(value: Any, depth: int) -> Any:
+    """Convert what holds other values."""
     if depth == 0:
         raise NotJson(f"a value that is circular or nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, (dict, Mapping)):

@@ -69,14 +69,15 @@ def _digits(spoken: Sequence[str]) -> tuple[str, int]:
     return (f"{float(digits) * scale:.15g}" if "." in digits else str(int(digits) * scale)), 2
 
 
+def _and_joins(total: int, group: int, following: Sequence[str]) -> bool:
+    """Tell "one hundred and five", which is one number, from "five and six"."""
+    return total + group >= 100 and group % 100 == 0 and bool(_SMALL.get("".join(following[:1])))
+
+
 def _whole(spoken: Sequence[str]) -> tuple[int, int]:
     total, group, taken = 0, 0, 0
     for position, word in enumerate(spoken):
-        if word == "and":
-            # "one hundred and five" is one number, "five and six" are two.
-            joins = taken == position and total + group >= 100 and group % 100 == 0
-            if not (joins and _SMALL.get("".join(spoken[position + 1 : position + 2]))):
-                break
+        if word == "and" and taken == position and _and_joins(total, group, spoken[position + 1 :]):
             continue
         if word in _SMALL and (position == 0 or _has_room(group, _SMALL[word])):
             group += _SMALL[word]

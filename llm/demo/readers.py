@@ -168,19 +168,21 @@ def _read_stock(text: str) -> Reading | None:
     if match is None:
         return None
     firm = bool(_FIRM_STOCK.search(text))
-    after = _OF.search(text, match.end())
-    company = object_in(text[after.end() :]) if after else ""
-    trails = False
-    if not company:
-        company = object_in(text[: match.start()])
-        trails = bool(company)
-        company = company or object_in(text[match.end() :])
-    company = next((w for w in company.split() if w.startswith("$")), company)
-    if is_company(company) or (firm and is_name(company) and not trails):
-        return Reading("get_stock_price", company, trails)
-    if firm and trails and _is_surely_name(company):
+    company, trails = _company_around(text, match)
+    is_sure = _is_surely_name(company) if trails else is_name(company)
+    if is_company(company) or (firm and is_sure):
         return Reading("get_stock_price", company, trails)
     return Reading("get_stock_price", "") if firm and not company else None
+
+
+def _company_around(text: str, keyword: re.Match[str]) -> tuple[str, bool]:
+    """Return what is named after "of", before the keyword (then True), or directly after it."""
+    after = _OF.search(text, keyword.end())
+    company = object_in(text[after.end() :]) if after else ""
+    before = "" if company else object_in(text[: keyword.start()])
+    company = company or before or object_in(text[keyword.end() :])
+    ticker = next((word for word in company.split() if word.startswith("$")), company)
+    return ticker, bool(before)
 
 
 def _read_weather(text: str) -> Reading | None:
@@ -224,6 +226,11 @@ def _read_place(tool: str, text: str, keyword: re.Match[str]) -> Reading | None:
         return None
     if is_name(after):
         return Reading(tool, proper(after))
+    return _read_placeless(tool, text, start, after)
+
+
+def _read_placeless(tool: str, text: str, start: int, after: str) -> Reading | None:
+    """Read an ask that names no place: here, there, or the one that is asked back for."""
     if tool == "get_time" and re.fullmatch(r"\W*(?:the )?(?:local )?time\W*", text, re.IGNORECASE):
         return Reading(tool, SAME)
     is_open = not after or _IN.search(text, start) or _there(text)

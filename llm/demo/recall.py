@@ -92,13 +92,18 @@ def _facts_in(text: str) -> Iterator[Fact]:
             yield fact
 
 
-def _fact(sentence: str) -> Fact | None:
-    stated = _OPENING.sub("", sentence)
+def _own_name(stated: str) -> str:
+    """Return the name that somebody gives as their own, or nothing."""
     match = _NAME.match(stated)
     name = match[1] if match else ""
     if match := _I_AM_NAME.match(stated):
         name = "" if match[1].lower() in _DEMONYMS else match[1]
-    if name and (called := _name(name)):
+    return (_name(name) or "") if name else ""
+
+
+def _fact(sentence: str) -> Fact | None:
+    stated = _OPENING.sub("", sentence)
+    if called := _own_name(stated):
         return Fact("attribute", "name", called if called[0].isupper() else called.capitalize())
     match = _ATTRIBUTE.match(stated)
     if match and match[1].lower() != "name":

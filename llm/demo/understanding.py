@@ -119,13 +119,16 @@ def last_wish(texts: Sequence[str]) -> Ask | None:
     return wish
 
 
+def _separates(separator: re.Match[str]) -> bool:
+    """Tell a separator from a mere blank."""
+    return not separator[0].isspace() or "\n" in separator[0]
+
+
 def _pieces(text: str, start: int, *, soft: bool) -> Iterator[_Piece]:
     """Cut `text` from `start`; its arithmetic becomes pieces that have an expression."""
     for span in [*find_arithmetic(text), None]:
         end = span.start if span else len(text)
-        for separator in _SEPARATOR.finditer(text, start, end):
-            if separator[0].isspace() and "\n" not in separator[0]:
-                continue
+        for separator in filter(_separates, _SEPARATOR.finditer(text, start, end)):
             if text[start : separator.start()].strip():
                 yield _Piece(start, separator.start(), soft, text[start : separator.start()])
             soft = not _HARD.search(separator[0]) or bool(_FOLLOWS.search(separator[0]))
@@ -177,12 +180,16 @@ class _Walk:
             self._open = ()
             self._loose.clear()
 
+    def _meant(self, reading: Reading, between: str) -> str:
+        """Return what was said, or the earlier place that it stands for."""
+        if reading.said in (THERE, SAME):
+            return self._place if reading.said == THERE or between.strip() else ""
+        if not reading.said and reading.tool == "get_weather" and self._has_place():
+            return self._place
+        return reading.said
+
     def _take_reading(self, reading: Reading, piece: _Piece, between: str) -> None:
-        said = reading.said
-        if said in (THERE, SAME):
-            said = self._place if said == THERE or between.strip() else ""
-        elif not said and reading.tool == "get_weather" and self._has_place():
-            said = self._place
+        said = self._meant(reading, between)
         if reading.trails and _JOINS.search(between):
             self._add(reading.tool, *(proper(name) for name in self._loose))
         self._loose.clear()

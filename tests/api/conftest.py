@@ -1,4 +1,4 @@
-"""Nothing that a client does may make the service log a mistake of its own."""
+"""What a test module may ask for: that no client made the service log a mistake of its own."""
 
 import logging
 from collections.abc import Iterator
@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def _no_mistakes(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+@pytest.fixture
+def no_mistakes(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail where something was logged as an error during the test."""
     yield
     mistakes = [
         record.getMessage()

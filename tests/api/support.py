@@ -24,6 +24,29 @@ async def scripted(script: Script, **options: Any) -> AsyncIterator[tuple[Servic
         yield service, upstream
 
 
+@asynccontextmanager
+async def streaming(
+    service: Service, **body: Any
+) -> AsyncIterator[tuple[str, AsyncIterator[Event]]]:
+    """Send a message and yield the run's id and its events as they come."""
+    async with service.session.post(service.url + "/chat/stream", json=body) as response:
+        assert response.status == 200, await response.text()
+        yield response.headers["X-Run-Id"], events(response)
+
+
+async def rest(incoming: AsyncIterator[Event]) -> list[Event]:
+    """Return the events that are still to come."""
+    return [event async for event in incoming]
+
+
+async def until(incoming: AsyncIterator[Event], event_type: str) -> list[Event]:
+    """Return the events up to the first of a type."""
+    found: list[Event] = []
+    while not found or found[-1]["event_type"] != event_type:
+        found.append(await anext(incoming))
+    return found
+
+
 class Answer(NamedTuple):
     """A response as it came over the socket; header names in lower case."""
 

@@ -1,18 +1,31 @@
 """`POST /chat/stream` and `POST /chat`."""
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
 
-from tests.api.support import Hanging, add, fail, follow, refused, said, scripted, types
+from tests.api.support import (
+    Hanging,
+    add,
+    fail,
+    follow,
+    refused,
+    rest,
+    said,
+    scripted,
+    streaming,
+    types,
+    until,
+)
 from tests.service import DEADLINE, Service, events, running
 from tests.upstream import calls, held, paced, status, text
 
+pytestmark = pytest.mark.usefixtures("no_mistakes")
+
 
 async def test_a_stream_is_the_runs_events_from_chat_start_to_chat_complete() -> None:
-    async with scripted([text("Hel", "lo", "!")]) as (service, upstream):
+    async with scripted([text("Hel", "lo", "!")]) as (service, _):
         found = await service.stream(message="hi")
     assert types(found) == ["chat_start", "chat_chunk", "chat_complete"]
     assert said(found) == found[-1]["final_response"] == "Hello!"
@@ -77,7 +90,7 @@ async def test_tool_calls_are_shown_with_their_arguments_and_results() -> None:
 
 async def test_a_failing_tool_is_an_event_and_a_result_and_not_the_end() -> None:
     script = [calls(("fail", {"why": "no luck"}), ("add", {"a": 1, "b": 1})), text("So it goes.")]
-    async with scripted(script, tools=[add, fail]) as (service, upstream):
+    async with scripted(script, tools=[add, fail]) as (service, _):
         found = await service.stream(message="try")
     (error,) = [event for event in found if event["event_type"] == "tool_call_error"]
     assert error["tool_call"]["code"] == "failed"
@@ -88,7 +101,7 @@ async def test_a_failing_tool_is_an_event_and_a_result_and_not_the_end() -> None
 
 async def test_without_parallel_tools_calls_run_one_after_another() -> None:
     script = [calls(("add", {"a": 1, "b": 1}), ("add", {"a": 2, "b": 2})), text("done")]
-    async with scripted(script, tools=[add]) as (service, upstream):
+    async with scripted(script, tools=[add]) as (service, _):
         found = await service.stream(message="add", parallel_tools=False)
     assert types(found)[1:5] == ["tool_call_start", "tool_call_complete"] * 2
 
@@ -123,7 +136,7 @@ async def test_the_whole_answer_is_the_stream_in_one_piece() -> None:
 async def test_a_whole_answer_that_failed_is_a_problem(
     upstream_status: int, code: str, retryable: bool
 ) -> None:
-    async with scripted([status(upstream_status)], openai_max_retries=0) as (service, upstream):
+    async with scripted([status(upstream_status)], openai_max_retries=0) as (service, _):
         problem = await refused(service, "POST", "/chat", 502, code, json={"message": "hi"})
     assert problem["retryable"] is retryable
 
@@ -135,38 +148,34 @@ async def test_a_run_that_takes_too_long_is_a_504() -> None:
 
 
 async def test_all_readers_of_a_run_get_the_same_events_whenever_they_come() -> None:
-    async with scripted([paced(text("a", "b", "c"))]) as (service, upstream):
-        first = asyncio.create_task(service.stream(message="hi"))
-        await upstream.asked.reach(1)
-        (run,) = service.registry._active
-        readers = [first]
+    async with (
+        scripted([paced(text("a", "b", "c"))]) as (service, upstream),
+        streaming(service, message="hi") as (run_id, incoming),
+    ):
+        readers = [asyncio.create_task(rest(incoming))]
         for _ in range(3):
-            readers.append(asyncio.create_task(follow(service, run.id)))
+            readers.append(asyncio.create_task(follow(service, run_id)))
             await upstream.gate.pass_one()
         upstream.gate.open()
         async with asyncio.timeout(DEADLINE):
             found = await asyncio.gather(*readers)
-        found.append(await follow(service, run.id))
+        found.append(await follow(service, run_id))
     assert said(found[0]) == "abc"
     assert all(other == found[0] for other in found[1:])
 
 
 async def test_a_client_that_leaves_ends_nothing_and_can_come_back() -> None:
     async with scripted([paced(text("one", " two", " three"))]) as (service, upstream):
-        async with service.session.post(
-            service.url + "/chat/stream", json={"message": "hi"}
-        ) as response:
-            incoming = events(response)
-            run_id = (await anext(incoming))["run_id"]
+        async with streaming(service, message="hi") as (run_id, incoming):
+            await until(incoming, "chat_start")
             for _ in range(2):
                 await upstream.gate.pass_one()
             seen = await anext(incoming)
-            response.close()
         upstream.gate.open()
-        rest = await follow(service, run_id, last=seen["id"])
+        later = await follow(service, run_id, last=seen["id"])
         info = await service.json("GET", f"/runs/{run_id}")
-    assert seen["content"] + said(rest) == "one two three" == rest[-1]["final_response"]
-    assert [event["seq"] for event in rest] == [3, 4, 5]
+    assert seen["content"] + said(later) == "one two three" == later[-1]["final_response"]
+    assert [event["seq"] for event in later] == [3, 4, 5]
     assert info["status"] == "completed"
     assert upstream.abandoned.value == 0
 
@@ -296,28 +305,18 @@ async def test_a_conversation_goes_on_after_every_kind_of_tool_trouble() -> None
         calls(("hang", {}), ("add", {"a": 1, "b": 1}), ids=["g", "h"]),
         text("three"),
     ]
-    async with (
-        Upstream(trouble) as upstream,
-        running(
-            tools=[add, fail, hanging.hang], upstream=upstream.base_url, history_messages=100
-        ) as service,
-    ):
+    tools = [add, fail, hanging.hang]
+    async with scripted(trouble, tools=tools, history_messages=100) as (service, upstream):
         for message in ("1", "2"):
             found = await service.stream(message=message, conversation_id="c")
             assert found[-1]["event_type"] == "chat_complete", found[-1]
-        async with service.session.post(
-            service.url + "/chat/stream", json={"message": "3", "conversation_id": "c"}
-        ) as response:
-            async for event in events(response):
-                if event.get("tool_call", {}).get("id") == "g":
-                    await service.json("POST", f"/runs/{event['run_id']}/cancel")
-                    break
-            rest = [event async for event in events(response)]
+        async with streaming(service, message="3", conversation_id="c") as (run_id, incoming):
+            await until(incoming, "tool_call_start")
+            await service.json("POST", f"/runs/{run_id}/cancel")
+            ended = await rest(incoming)
         last = await service.stream(message="4", conversation_id="c")
-    assert rest[-1]["finish_reason"] == "cancelled"
+    assert ended[-1]["finish_reason"] == "cancelled"
     assert last[-1]["final_response"] == "three"
-    asked = [message for message in upstream.requests[-1]["messages"] if message["role"] == "user"]
-    assert [message["content"] for message in asked] == ["1", "2", "3", "4"]
-    results = [m["tool_call_id"] for m in upstream.requests[-1]["messages"] if m["role"] == "tool"]
-    assert results == list("abcdefgh")
-    assert "Error" in json.dumps(upstream.requests[-1]["messages"])
+    told = upstream.requests[-1]["messages"]
+    assert [m["content"] for m in told if m["role"] == "user"] == ["1", "2", "3", "4"]
+    assert [m["tool_call_id"] for m in told if m["role"] == "tool"] == list("abcdefgh")

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.service import DEADLINE, Event, Service, events, running
+from tests.service import Event, Service, events, running
 from tests.upstream import Gate, Reply, Upstream, calls, paced, text
 from tests.wsclient import ENDS, Client, Closed, Frame, as_sse, connected, text_of
 
@@ -109,7 +109,7 @@ async def test_a_ping_is_answered_by_a_pong(demo: Service) -> None:
     async with connected(demo) as client:
         await client.send("ping", "p1")
         assert await client.receive() == {"type": "pong", "request_id": "p1", "data": {}}
-        await client.socket.send_str('{"type":"ping"}')
+        await client.send_raw('{"type":"ping"}')
         assert await client.receive() == {"type": "pong", "data": {}}
 
 

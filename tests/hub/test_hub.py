@@ -1,6 +1,7 @@
 """What every hub promises, whatever it keeps its logs in."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
@@ -34,7 +35,7 @@ KINDS: dict[str, OpenHub] = {"memory": in_memory}
 every_kind = pytest.mark.parametrize("open_hub", KINDS.values(), ids=KINDS)
 
 
-@pytest.fixture(params=KINDS.values(), ids=KINDS)
+@pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
 def open_hub(request: pytest.FixtureRequest) -> OpenHub:
     kind: OpenHub = request.param
     return kind
@@ -81,6 +82,14 @@ async def result(task: "asyncio.Task[list[ReaderEvent]]") -> list[ReaderEvent]:
         return await task
 
 
+async def expired(hub: Hub, run_id: str) -> None:
+    """Wait until a log is not found any more."""
+    with contextlib.suppress(LogNotFound):
+        async with asyncio.timeout(DEADLINE):
+            while await hub.read(run_id, None):  # noqa: ASYNC110 - only asking tells
+                await asyncio.sleep(0.001)
+
+
 LOG = numbered([START, piece("a"), piece("b"), DONE])
 
 
@@ -95,7 +104,8 @@ async def fill(hub: Hub, events: Sequence[Event] = (START, piece("a"), piece("b"
 async def test_a_log_numbers_its_events_from_one_without_gaps(hub: Hub) -> None:
     log = await hub.create("run_1")
     assert (log.run_id, log.epoch, log.last_seq, log.ended) == ("run_1", 1, 0, False)
-    for seq, event in enumerate([START, piece("a"), piece("b")], 1):
+    begin: list[Event] = [START, piece("a"), piece("b")]
+    for seq, event in enumerate(begin, 1):
         log.append(event)
         assert (log.last_seq, log.ended) == (seq, False)
     log.append(DONE)
@@ -134,7 +144,8 @@ async def test_a_full_log_takes_its_terminal_event_and_nothing_else(open_hub: Op
 async def test_a_waiting_reader_gets_what_is_appended(hub: Hub) -> None:
     log = await hub.create("run_1")
     reader = await hub.read("run_1", None)
-    for seq, event in enumerate([START, piece("a"), DONE], 1):
+    events: list[Event] = [START, piece("a"), DONE]
+    for seq, event in enumerate(events, 1):
         read_under_way = await waiting(reader)
         log.append(event)
         assert await result(read_under_way) == [stamped(event, "run_1", seq)]
@@ -429,16 +440,13 @@ async def test_a_cursor_inside_what_was_merged_gives_exactly_the_rest(hub: Hub) 
     await fill(hub, plain)
     for seq in (1, 2, 200, LAG + 50, 2 * LAG, 2 * LAG + 1):
         got = await rest(await hub.read("run_1", str(seq)))
-        assert list(merged(got)) == list(merged(numbered(plain)[seq:]))  # type: ignore[type-var, arg-type]
+        assert list(merged(got)) == list(merged(numbered(plain)[seq:]))  # type: ignore[arg-type]
 
 
 async def test_a_finished_log_expires(open_hub: OpenHub) -> None:
     async with open_hub(ttl=0.001) as hub:
         await fill(hub)
-        with pytest.raises(LogNotFound):
-            async with asyncio.timeout(DEADLINE):
-                while await hub.read("run_1", None):
-                    await asyncio.sleep(0.001)
+        await expired(hub, "run_1")
 
 
 async def test_a_log_that_is_being_written_does_not_expire(open_hub: OpenHub) -> None:
@@ -447,10 +455,7 @@ async def test_a_log_that_is_being_written_does_not_expire(open_hub: OpenHub) ->
         log.append(START)
         other = await hub.create("run_2")
         other.append(DONE)
-        with pytest.raises(LogNotFound):
-            async with asyncio.timeout(DEADLINE):
-                while await hub.read("run_2", None):
-                    await asyncio.sleep(0.001)
+        await expired(hub, "run_2")
         assert await take(await hub.read("run_1", None), 1) == [LOG[0]]
         log.append(piece("a"))
         assert log.last_seq == 2
@@ -469,56 +474,70 @@ steps: st.SearchStrategy[Steps] = st.lists(
 
 
 class Follower:
-    """A reader of a test, where it began, and what it has got."""
+    """One reader among others: where it began, and what it has got."""
 
-    def __init__(self, reader: Reader, begin: int) -> None:
-        self.reader = reader
-        self.begin = begin
+    def __init__(self, hub: Hub, begin: int, after: str) -> None:
+        self._hub = hub
+        self._begin = begin
+        self._after = after
+        self._reader: Reader | None = None
         self.got: list[Any] = []
 
+    async def reader(self) -> Reader:
+        if self._reader is None:
+            self._reader = await self._hub.read("run_1", self._after)
+        return self._reader
+
+    async def do(self, action: str) -> None:
+        """Read what is there, be woken, come again with a cursor, or give up a read."""
+        reader = await self.reader()
+        if action == "read":
+            reader.wake()
+            self.got += await read(reader)
+        elif action == "wake":
+            reader.wake()
+        elif action == "resume":
+            place = self.got[-1].seq if self.got else self._begin
+            self._reader = await self._hub.read("run_1", cursor("run_1", 1, place))
+        elif action == "cancel":
+            under_way = asyncio.create_task(reader.read())
+            await asyncio.sleep(0)
+            under_way.cancel()
+            await asyncio.wait([under_way])
+            self.got += [] if under_way.cancelled() else under_way.result()
+
     def check(self, log: list[Event]) -> None:
-        seen = log[self.begin : self.got[-1].seq if self.got else self.begin]
+        """See that all was got, once and in order, from the beginning to the newest."""
+        seen = log[self._begin : self.got[-1].seq if self.got else self._begin]
         assert list(merged(self.got)) == list(merged(seen))
 
 
 async def follow(open_hub: OpenHub, plain: list[Event], actions: Steps) -> None:
-    """Append `plain` while readers come, read, are woken, resume elsewhere, and give up."""
+    """Append `plain` while readers come, read, are woken, resume, and give up."""
     log = numbered(plain)
     async with open_hub() as hub:
         writer = await hub.create("run_1")
         followers: list[Follower] = []
         for action, which, number in actions:
-            follower = followers[which % len(followers)] if followers else None
-            done = writer.last_seq
-            if action == "append" and done < len(plain):
-                writer.append(plain[done])
+            if action == "append" and writer.last_seq < len(plain):
+                writer.append(plain[writer.last_seq])
                 await writer.drain()
             elif action == "open":
-                begin = number % (done + 1)
+                begin = number % (writer.last_seq + 1)
                 after = str(begin) if which % 2 else cursor("run_1", 1, begin)
-                followers.append(Follower(await hub.read("run_1", after), begin))
-            elif action == "wake" and follower:
-                follower.reader.wake()
-            elif action == "resume" and follower:
-                place = follower.got[-1].seq if follower.got else follower.begin
-                follower.reader = await hub.read("run_1", cursor("run_1", 1, place))
-            elif action == "cancel" and follower:
-                read_under_way = asyncio.create_task(follower.reader.read())
-                await asyncio.sleep(0)
-                read_under_way.cancel()
-                await asyncio.wait([read_under_way])
-                if not read_under_way.cancelled():
-                    follower.got += read_under_way.result()
-            elif action == "read" and follower:
-                follower.reader.wake()
-                follower.got += await read(follower.reader)
+                followers.append(Follower(hub, begin, after))
+                await followers[-1].reader()
+            elif followers:
+                follower = followers[which % len(followers)]
+                await follower.do(action)
                 follower.check(log)
         for event in plain[writer.last_seq :]:
             writer.append(event)
         await writer.drain()
         for follower in followers:
-            follower.got += await rest(follower.reader)
-            assert list(merged(follower.got)) == list(merged(log[follower.begin :]))
+            follower.got += await rest(await follower.reader())
+            assert not follower.got or follower.got[-1].seq == len(log)
+            follower.check(log)
 
 
 @every_kind

@@ -1,5 +1,6 @@
 """What is special to logs in memory: what they may occupy, and that nothing is left behind."""
 
+import asyncio
 import gc
 import time
 import weakref
@@ -142,8 +143,7 @@ async def test_a_cancelled_read_leaves_nothing_behind() -> None:
     for _ in range(100):
         task = await waiting(reader)
         task.cancel()
-        with pytest.raises(BaseException, match=""):
-            await task
+        await asyncio.wait([task])
     assert log.waiting == []
 
 
@@ -184,8 +184,6 @@ async def test_many_readers_read_a_long_log_in_linear_time() -> None:
 
 @given(plain=logs(), lag=st.integers(0, 5), begin=st.integers(0, 30))
 def test_whatever_the_lag_no_text_is_lost(plain: list[Event], lag: int, begin: int) -> None:
-    import asyncio
-
     async def check() -> None:
         hub = make()
         log = await hub.create("run_1")
