@@ -50,6 +50,8 @@ class Client:
         """
         async with asyncio.timeout(DEADLINE):
             message = await self.socket.receive()
+        if message.type is aiohttp.WSMsgType.CLOSE:
+            raise Closed(message.data)
         if message.type is not aiohttp.WSMsgType.TEXT:
             raise Closed(self.socket.close_code)
         frame: Frame = json.loads(message.data)
@@ -87,8 +89,9 @@ class Client:
         try:
             while True:
                 await self.receive()
-        except Closed:
-            return self.socket.close_code
+        except Closed as closed:
+            code: int | None = closed.args[0]
+            return code
 
 
 @asynccontextmanager

@@ -69,15 +69,17 @@ def _digits(spoken: Sequence[str]) -> tuple[str, int]:
     return (f"{float(digits) * scale:.15g}" if "." in digits else str(int(digits) * scale)), 2
 
 
-def _and_joins(total: int, group: int, following: Sequence[str]) -> bool:
+def _and_joins(total: int, group: int, spoken: Sequence[str]) -> bool:
     """Tell "one hundred and five", which is one number, from "five and six"."""
-    return total + group >= 100 and group % 100 == 0 and bool(_SMALL.get("".join(following[:1])))
+    if spoken[0] != "and" or total + group < 100 or group % 100:
+        return False
+    return bool(_SMALL.get("".join(spoken[1:2])))
 
 
 def _whole(spoken: Sequence[str]) -> tuple[int, int]:
     total, group, taken = 0, 0, 0
     for position, word in enumerate(spoken):
-        if word == "and" and taken == position and _and_joins(total, group, spoken[position + 1 :]):
+        if taken == position and _and_joins(total, group, spoken[position:]):
             continue
         if word in _SMALL and (position == 0 or _has_room(group, _SMALL[word])):
             group += _SMALL[word]

@@ -83,13 +83,16 @@ async def test_data_and_id_are_the_same_as_over_sse(demo: Service) -> None:
 
 
 async def test_a_run_that_fails_ends_with_an_error_frame() -> None:
-    async with Upstream([]) as upstream, running(upstream=upstream.base_url) as service:
-        async with connected(service) as client:
-            frames = await client.chat("hello", "r1")
-            assert frames[-1]["type"] == "error"
-            assert frames[-1]["request_id"] == "r1"
-            assert frames[-1]["data"]["run_id"] == frames[0]["data"]["run_id"]
-            assert {"code", "message", "retryable"} <= frames[-1]["data"].keys()
+    async with (
+        Upstream([]) as upstream,
+        running(upstream=upstream.base_url) as service,
+        connected(service) as client,
+    ):
+        frames = await client.chat("hello", "r1")
+        assert frames[-1]["type"] == "error"
+        assert frames[-1]["request_id"] == "r1"
+        assert frames[-1]["data"]["run_id"] == frames[0]["data"]["run_id"]
+        assert {"code", "message", "retryable"} <= frames[-1]["data"].keys()
 
 
 @pytest.mark.parametrize("request_id", ["r1", "a.b-c_D", "x" * 256])
@@ -171,23 +174,28 @@ async def test_a_socket_follows_only_as_many_chats_as_allowed() -> None:
 
 
 async def test_a_socket_remembers_and_two_sockets_share_nothing() -> None:
-    async with Upstream(echo) as upstream, running(upstream=upstream.base_url) as service:
-        async with connected(service) as one, connected(service) as other:
-            await one.chat("first")
-            assert (
-                text_of(await one.chat("second")) == "user:first|assistant:user:first|user:second"
-            )
-            assert text_of(await other.chat("third")) == "user:third"
+    async with (
+        Upstream(echo) as upstream,
+        running(upstream=upstream.base_url) as service,
+        connected(service) as one,
+        connected(service) as other,
+    ):
+        await one.chat("first")
+        assert text_of(await one.chat("second")) == "user:first|assistant:user:first|user:second"
+        assert text_of(await other.chat("third")) == "user:third"
 
 
 async def test_reset_history_begins_a_new_conversation() -> None:
-    async with Upstream(echo) as upstream, running(upstream=upstream.base_url) as service:
-        async with connected(service) as client:
-            before = await client.chat("first")
-            after = await client.chat("second", reset_history=True)
-            assert text_of(after) == "user:second"
-            assert conversation(before) != conversation(after)
-            assert conversation(await client.chat("third")) == conversation(after)
+    async with (
+        Upstream(echo) as upstream,
+        running(upstream=upstream.base_url) as service,
+        connected(service) as client,
+    ):
+        before = await client.chat("first")
+        after = await client.chat("second", reset_history=True)
+        assert text_of(after) == "user:second"
+        assert conversation(before) != conversation(after)
+        assert conversation(await client.chat("third")) == conversation(after)
 
 
 def conversation(frames: list[Frame]) -> str:
@@ -195,36 +203,47 @@ def conversation(frames: list[Frame]) -> str:
 
 
 async def test_reset_history_empties_a_named_conversation() -> None:
-    async with Upstream(echo) as upstream, running(upstream=upstream.base_url) as service:
-        async with connected(service) as client:
-            await client.chat("first", conversation_id="ours")
-            frames = await client.chat("second", conversation_id="ours", reset_history=True)
-            assert text_of(frames) == "user:second"
-            assert conversation(frames) == "ours"
+    async with (
+        Upstream(echo) as upstream,
+        running(upstream=upstream.base_url) as service,
+        connected(service) as client,
+    ):
+        await client.chat("first", conversation_id="ours")
+        frames = await client.chat("second", conversation_id="ours", reset_history=True)
+        assert text_of(frames) == "user:second"
+        assert conversation(frames) == "ours"
 
 
 async def test_two_sockets_share_a_conversation_that_both_name() -> None:
-    async with Upstream(echo) as upstream, running(upstream=upstream.base_url) as service:
-        async with connected(service) as one, connected(service) as other:
-            await one.chat("first", conversation_id="ours")
-            frames = await other.chat("second", conversation_id="ours")
-            assert text_of(frames) == "user:first|assistant:user:first|user:second"
+    async with (
+        Upstream(echo) as upstream,
+        running(upstream=upstream.base_url) as service,
+        connected(service) as one,
+        connected(service) as other,
+    ):
+        await one.chat("first", conversation_id="ours")
+        frames = await other.chat("second", conversation_id="ours")
+        assert text_of(frames) == "user:first|assistant:user:first|user:second"
 
 
 async def test_a_busy_conversation_enqueues() -> None:
     replies = [paced(text("one")), text("two")]
-    async with Upstream(replies) as upstream, running(upstream=upstream.base_url) as service:
-        async with connected(service) as one, connected(service) as other:
-            await one.send("chat", message="first", conversation_id="ours")
-            await one.until("chat_start")
-            await other.send("chat", message="second", conversation_id="ours")
-            await other.until("chat_start")
-            assert len(upstream.requests) <= 1
-            upstream.gate.open()
-            assert text_of(await one.until(*ENDS)) == "one"
-            assert text_of(await other.until(*ENDS)) == "two"
-            told = [message["content"] for message in upstream.requests[1]["messages"][1:]]
-            assert told == ["first", "one", "second"]
+    async with (
+        Upstream(replies) as upstream,
+        running(upstream=upstream.base_url) as service,
+        connected(service) as one,
+        connected(service) as other,
+    ):
+        await one.send("chat", message="first", conversation_id="ours")
+        await one.until("chat_start")
+        await other.send("chat", message="second", conversation_id="ours")
+        await other.until("chat_start")
+        assert len(upstream.requests) <= 1
+        upstream.gate.open()
+        assert text_of(await one.until(*ENDS)) == "one"
+        assert text_of(await other.until(*ENDS)) == "two"
+        told = [message["content"] for message in upstream.requests[1]["messages"][1:]]
+        assert told == ["first", "one", "second"]
 
 
 async def test_a_busy_conversation_rejects_if_asked_to() -> None:
@@ -244,15 +263,19 @@ async def test_a_busy_conversation_rejects_if_asked_to() -> None:
 
 async def test_a_busy_conversation_is_interrupted_if_asked_to() -> None:
     replies = [paced(text("one")), text("two")]
-    async with Upstream(replies) as upstream, running(upstream=upstream.base_url) as service:
-        async with connected(service) as one, connected(service) as other:
-            await one.send("chat", message="first", conversation_id="ours")
-            await one.until("chat_start")
-            await upstream.asked.reach(1)
-            await other.send("chat", message="second", conversation_id="ours", if_busy="interrupt")
-            assert (await one.until(*ENDS))[-1]["data"]["finish_reason"] == "cancelled"
-            assert text_of(await other.until(*ENDS)) == "two"
-            await upstream.closed_by_client()
+    async with (
+        Upstream(replies) as upstream,
+        running(upstream=upstream.base_url) as service,
+        connected(service) as one,
+        connected(service) as other,
+    ):
+        await one.send("chat", message="first", conversation_id="ours")
+        await one.until("chat_start")
+        await upstream.asked.reach(1)
+        await other.send("chat", message="second", conversation_id="ours", if_busy="interrupt")
+        assert (await one.until(*ENDS))[-1]["data"]["finish_reason"] == "cancelled"
+        assert text_of(await other.until(*ENDS)) == "two"
+        await upstream.closed_by_client()
 
 
 async def test_messages_that_interrupt_each_other_at_once_all_end() -> None:

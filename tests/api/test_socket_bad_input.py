@@ -53,7 +53,6 @@ NOT_MESSAGES = {
     "broken JSON": '{"type":"chat"',
     "trailing text": '{"type":"ping"} x',
     "not a number": '{"type":"ping","data":NaN}',
-    "a huge integer": '{"type":"ping","data":' + "9" * 1900 + "}",
     "a huge exponent": '{"type":"ping","data":1e999}',
     "a lone high surrogate": '{"type":"chat","data":{"message":"\\ud800"}}',
     "a lone low surrogate": '{"type":"chat","data":{"message":"\\udc00x"}}',
@@ -405,19 +404,19 @@ async def test_a_socket_that_leaves_while_its_tools_run_leaves_no_trace() -> Non
         Upstream([calls(("wait", {}))]) as upstream,
         running(upstream=upstream.base_url, tools=[wait]) as service,
     ):
-        before = asyncio.all_tasks()
         async with connected(service) as client:
             await client.send("chat", message="hi")
             run_id = (await client.until("chat_start"))[0]["data"]["run_id"]
             async with asyncio.timeout(DEADLINE):
                 await started.wait()
             client.abort()
-        info = await service.json("POST", f"/runs/{run_id}/cancel")
-        async with asyncio.timeout(DEADLINE):
-            while info["status"] != "cancelled":
-                info = await service.json("GET", f"/runs/{run_id}")
-            while any("Socket" in repr(task) for task in asyncio.all_tasks() - before):
-                await asyncio.sleep(0)
+        await service.json("POST", f"/runs/{run_id}/cancel")
+        run = service.registry.run(run_id)
+        if run.task is not None:
+            async with asyncio.timeout(DEADLINE):
+                await run.task
+        assert run.status == "cancelled"
+    assert not [task for task in asyncio.all_tasks() if "_send_run" in repr(task)]
 
 
 # Anything at all
