@@ -22,13 +22,13 @@ lint: .venv/tests
 types: .venv/tests
 	$(BIN)/mypy .
 
-bench: .venv/bench
+bench: .venv/service
 	$(BIN)/python -m bench
 
 # The locks hold for every Python that is supported and every platform.
 lock: .venv/tests
 	$(BIN)/pip install --quiet uv==0.13.8
-	for name in requirements requirements-dev requirements-bench; do \
+	for name in requirements requirements-dev; do \
 		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 			--no-header --no-annotate $$name.in -o $$name.txt || exit 1; \
 	done
@@ -46,8 +46,4 @@ clean:
 
 .venv/tests: requirements-dev.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	touch $@
-
-.venv/bench: requirements-bench.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	touch $@

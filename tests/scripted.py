@@ -15,7 +15,8 @@ DEADLINE = 10.0
 USAGE = Usage(3, 2, 5)
 """What each complete reply is said to have used."""
 
-_Kind = TypeVar("_Kind")
+_A = TypeVar("_A")
+_B = TypeVar("_B")
 
 
 class Gate:
@@ -142,9 +143,9 @@ class Recorder:
         """Wait for a turn of the loop."""
         await asyncio.sleep(0)
 
-    def of(self, *kinds: type[_Kind]) -> list[_Kind]:
-        """Return the events of these types, in order."""
-        return [event for event in self.events if isinstance(event, kinds)]
+    def of(self, kind: type[_A], other: type[_B] | None = None) -> list[_A | _B]:
+        """Return the events of one type or two, in order."""
+        return [event for event in self.events if isinstance(event, (kind, other or kind))]
 
 
 def types(events: Iterable[Any]) -> list[str]:

@@ -79,10 +79,8 @@ async def running(
     """
     if upstream is not None:
         settings = {"openai_base_url": upstream, "openai_api_key": "sk-test"} | settings
-    chosen = Settings(
-        _env_file=None,
-        **({"demo_tokens_per_second": 0, "log_level": "WARNING", "port": 0} | settings),
-    )
+    defaults: dict[str, Any] = {"demo_tokens_per_second": 0, "log_level": "WARNING"}
+    chosen = Settings(_env_file=None, **(defaults | settings))
     app = create_app(chosen, tools)
     with server.listen(chosen.host, 0) as listening:
         host, port = listening.getsockname()[:2]

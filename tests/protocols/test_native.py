@@ -1,5 +1,6 @@
 """The service's own wire, as a table and as a law."""
 
+import itertools
 import re
 from typing import Any, get_args
 
@@ -169,7 +170,7 @@ def test_any_log_is_a_well_formed_stream_however_it_is_cut(
     decoder = sse.Decoder()
     got = [
         msgspec.json.decode(data, type=ReaderEvent)
-        for start, end in zip(places, places[1:], strict=False)
+        for start, end in itertools.pairwise(places)
         for data in decoder.feed(stream[start:end])
     ]
     assert got == log

@@ -1,0 +1,341 @@
+"""The process: how it starts, what protects it, how it ends."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+
+import server
+from tests.api.support import refused, request, rest, scripted, send, streaming, until
+from tests.service import DEADLINE, Event, Service, events, running
+from tests.upstream import Upstream, held, paced, text
+
+ROOT = Path(__file__).parent.parent
+SECRET = "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789"
+PYTHON = (sys.executable, "app.py")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+async def start(*command: str, **environment: str) -> asyncio.subprocess.Process:
+    """Start a process with these variables and no other settings."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return await asyncio.create_subprocess_exec(
+        *command,
+        cwd=ROOT,
+        env=kept | environment,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+@dataclass
+class Process:
+    """A service in a process of its own."""
+
+    child: asyncio.subprocess.Process
+    url: str
+    session: aiohttp.ClientSession
+
+    async def said(self, words: str) -> str:
+        """Return the next line of the log that holds `words`."""
+        assert self.child.stderr is not None
+        async with asyncio.timeout(DEADLINE):
+            while line := (await self.child.stderr.readline()).decode():
+                if words in line:
+                    return line
+        raise AssertionError(f"the process never said {words!r}")
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[AsyncIterator[Event]]:
+        """Send a message and yield the events as they come."""
+        body = {"message": "hi"}
+        async with self.session.post(self.url + "/chat/stream", json=body) as response:
+            yield events(response)
+
+    async def ended(self, within: float) -> int:
+        """Wait until the process has ended by itself, and return its exit status."""
+        async with asyncio.timeout(within):
+            return await self.child.wait()
+
+
+@asynccontextmanager
+async def process(*command: str, **environment: str) -> AsyncIterator[Process]:
+    """Run the service in a process; it is up when the body begins."""
+    port = str(free_port())
+    command = tuple(port if part == "$PORT" else part for part in command or PYTHON)
+    child = await start(*command, PORT=port, **environment)
+    try:
+        async with aiohttp.ClientSession() as session:
+            up = Process(child, f"http://127.0.0.1:{port}", session)
+            await up.said("running on")
+            yield up
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.communicate()
+
+
+async def failed(**environment: str) -> tuple[int, list[str]]:
+    """Start the service where it cannot start; return its exit status and what it said."""
+    child = await start(*PYTHON, **environment)
+    async with asyncio.timeout(DEADLINE):
+        _, said = await child.communicate()
+    assert child.returncode is not None
+    return child.returncode, said.decode().splitlines()
+
+
+@pytest.mark.parametrize(("name", "value"), [("PORT", "eighty"), ("OPENAI_TIMEOUT", "sk-oops")])
+async def test_a_bad_setting_is_one_line_and_exit_status_2(name: str, value: str) -> None:
+    status, said = await failed(**{name: value})
+    assert (status, len(said)) == (2, 1), said
+    assert name in said[0]
+    assert value not in said[0]
+
+
+async def test_a_port_that_is_taken_is_one_line_and_exit_status_2() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        status, said = await failed(PORT=port, LOG_LEVEL="WARNING")
+    assert (status, len(said)) == (2, 1), said
+    assert f"127.0.0.1:{port}" in said[0]
+
+
+async def test_an_address_that_is_none_is_one_line_and_exit_status_2() -> None:
+    status, said = await failed(HOST="no.such.host.invalid", LOG_LEVEL="WARNING")
+    assert (status, len(said)) == (2, 1), said
+    assert "no.such.host.invalid" in said[0]
+
+
+async def first_health() -> float:
+    """Return the seconds from the start of the process to its first answer."""
+    port, began = free_port(), time.perf_counter()
+    child = await start(*PYTHON, PORT=str(port))
+    try:
+        async with aiohttp.ClientSession() as session, asyncio.timeout(DEADLINE):
+            while True:
+                try:
+                    async with session.get(f"http://127.0.0.1:{port}/health") as response:
+                        assert response.status == 200
+                        return time.perf_counter() - began
+                except aiohttp.ClientConnectorError:
+                    await asyncio.sleep(0.02)
+    finally:
+        child.kill()
+        await child.communicate()
+
+
+async def test_the_first_answer_comes_within_two_seconds() -> None:
+    times: list[float] = []
+    while len(times) < 3 and not (times and times[-1] < 2):
+        times.append(await first_health())
+    assert min(times) < 2, times
+
+
+async def test_the_process_greets_and_keeps_its_secrets() -> None:
+    async with Upstream([text("hello")]) as upstream:
+        options = {"OPENAI_BASE_URL": upstream.base_url, "LOG_LEVEL": "DEBUG", "DEBUG": "true"}
+        async with process(**options, OPENAI_API_KEY=SECRET) as up:
+            async with up.stream() as incoming:
+                assert (await rest(incoming))[-1]["final_response"] == "hello"
+            up.child.send_signal(signal.SIGTERM)
+            assert up.child.stderr is not None
+            async with asyncio.timeout(DEADLINE):
+                said = (await up.child.stderr.read()).decode()
+    assert SECRET not in said
+    assert SECRET in upstream.headers[0]["authorization"]
+
+
+async def test_the_greeting_says_who_can_connect() -> None:
+    child = await start(*PYTHON, PORT=str(free_port()))
+    assert child.stderr is not None
+    async with asyncio.timeout(DEADLINE):
+        line = (await child.stderr.readline()).decode()
+    child.kill()
+    await child.communicate()
+    assert "open, without credentials" in line
+    assert "only this machine" in line
+    assert "demo" in line
+
+
+UVICORN = (sys.executable, "-m", "uvicorn", "app:app", "--port", "$PORT")
+
+
+@pytest.mark.parametrize("command", [PYTHON, UVICORN], ids=["python app.py", "uvicorn app:app"])
+async def test_open_streams_are_finished_before_the_process_ends(command: tuple[str, ...]) -> None:
+    async with Upstream([paced(text("one", " two"))]) as upstream:
+        async with (
+            process(*command, OPENAI_BASE_URL=upstream.base_url) as up,
+            up.stream() as incoming,
+        ):
+            await until(incoming, "chat_start")
+            for _ in range(2):
+                await upstream.gate.pass_one()
+            await until(incoming, "chat_chunk")
+            up.child.send_signal(signal.SIGTERM)
+            await up.said("Shutting down")
+            with pytest.raises(aiohttp.ClientConnectionError):
+                await up.session.get(up.url + "/health")
+            upstream.gate.open()
+            end = (await rest(incoming))[-1]
+            assert (end["event_type"], end["final_response"]) == ("chat_complete", "one two")
+            status = await up.ended(within=3)
+    if command is PYTHON:
+        assert status == 0
+
+
+@pytest.mark.parametrize("command", [PYTHON, UVICORN], ids=["python app.py", "uvicorn app:app"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_what_outlasts_the_grace_is_told_and_ended(
+    command: tuple[str, ...], number: signal.Signals
+) -> None:
+    async with Upstream([held(text("never"))]) as upstream:
+        options = {"OPENAI_BASE_URL": upstream.base_url, "SHUTDOWN_GRACE": "0.4"}
+        async with process(*command, **options) as up, up.stream() as incoming:
+            await until(incoming, "chat_start")
+            began = time.perf_counter()
+            up.child.send_signal(number)
+            async with asyncio.timeout(DEADLINE):
+                (end,) = await rest(incoming)
+            lasted = time.perf_counter() - began
+            status = await up.ended(within=4)
+    assert (end["event_type"], end["code"], end["retryable"]) == ("error", "shutting_down", True)
+    assert 0.4 <= lasted < 2.5
+    if command is PYTHON:
+        assert status == 0
+
+
+async def test_a_service_that_stops_refuses_new_work_and_says_when_to_come_back() -> None:
+    async with (
+        scripted([held(text("hi"))]) as (service, upstream),
+        streaming(service, message="hi") as (_, incoming),
+    ):
+        service.registry.drain()
+        problem = await refused(
+            service, "POST", "/chat", 503, "unavailable", json={"message": "more"}
+        )
+        assert problem["retryable"] is True
+        async with service.session.post(
+            service.url + "/chat/stream", json={"message": "more"}
+        ) as response:
+            assert (response.status, response.headers["retry-after"]) == (503, "10")
+        health = await service.json("GET", "/health", expect=503)
+        assert (health["status"], health["active_runs"]) == ("draining", 1)
+        upstream.gate.open()
+        assert (await rest(incoming))[-1]["final_response"] == "hi"
+
+
+async def connect(service: Service) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    address = urlsplit(service.url)
+    return await asyncio.open_connection(address.hostname, address.port)
+
+
+async def closed(reader: asyncio.StreamReader) -> bytes:
+    """Wait until the service closes the connection; return what it sent before."""
+    got = b""
+    async with asyncio.timeout(DEADLINE):
+        try:
+            while data := await reader.read(65_536):
+                got += data
+        except ConnectionError:
+            pass
+    return got
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: "]
+)
+async def test_a_head_that_is_not_finished_in_time_is_closed(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(server, "HEAD_TIMEOUT", 0.1)
+    async with running() as service:
+        reader, writer = await connect(service)
+        writer.write(sent)
+        assert await closed(reader) == b""
+        writer.close()
+        assert (await service.json("GET", "/health"))["status"] == "healthy"
+
+
+async def test_the_head_of_a_second_request_has_its_own_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "HEAD_TIMEOUT", 0.1)
+    async with running() as service:
+        reader, writer = await connect(service)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        async with asyncio.timeout(DEADLINE):
+            assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"GET /health HTTP/1.1\r\nHo")
+        assert b"HTTP/1.1" not in await closed(reader)
+        writer.close()
+
+
+async def test_the_time_for_a_head_does_not_end_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEAD_TIMEOUT", 0.05)
+    async with (
+        scripted([held(text("late"))], heartbeat_interval=0.05) as (service, upstream),
+        service.session.post(service.url + "/chat/stream", json={"message": "hi"}) as response,
+    ):
+        raw = b""
+        async with asyncio.timeout(DEADLINE):
+            while raw.count(b": keep-alive") < 3:
+                raw += await response.content.readany()
+            upstream.gate.open()
+            assert b'"final_response":"late"' in await response.content.read()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 200_000,
+        b"GET /" + b"x" * 200_000,
+        b"GET /health HTTP/1.1\r\n" + b"X: y\r\n" * 40_000,
+    ],
+    ids=["a header", "the address", "many headers"],
+)
+async def test_a_head_that_is_too_large_is_closed(head: bytes) -> None:
+    async with running() as service:
+        reader, writer = await connect(service)
+        writer.write(head)
+        assert b" 200 " not in await closed(reader)
+        writer.close()
+        assert (await service.json("GET", "/health"))["status"] == "healthy"
+
+
+async def test_a_large_body_is_not_taken_for_a_head() -> None:
+    async with running() as service:
+        body = b'{"message":"hi","x":"%b"}' % (b"x" * 500_000)
+        assert (await send(service, request("POST", "/chat", body))).status == 200
+
+
+async def test_a_peer_that_is_gone_is_noticed_by_the_kernel() -> None:
+    with server.listen("127.0.0.1", 0) as listening:
+        with socket.create_connection(listening.getsockname()):
+            accepted, _ = listening.accept()
+            with accepted:
+                option: Any = socket.TCP_USER_TIMEOUT
+                assert accepted.getsockopt(socket.IPPROTO_TCP, option) == server.USER_TIMEOUT_MS
+
+
+async def test_the_service_listens_on_ipv6_too() -> None:
+    try:
+        listening = server.listen("::1", 0)
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    with listening:
+        assert listening.family is socket.AF_INET6
