@@ -18,7 +18,7 @@ Laws, whatever happens, a cancel at any await included:
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -263,9 +263,7 @@ class StreamingAgent:
         try:
             await asyncio.wait(tasks)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await _settle(tasks)
             turns.calls = {}
             results = [
                 self._result(turns, reply.message_id, part.call, task)
@@ -358,6 +356,19 @@ class StreamingAgent:
         finally:
             progress.open = False
         return _failed(turns, message_id, call, code, error, _since(began))
+
+
+async def _settle(tasks: Sequence[asyncio.Task[ToolMessage]]) -> None:
+    """End what still runs, and wait for it; a second cancel does not shorten the wait.
+
+    A worker lets go of a cancelled call in a fraction of a second, so the wait is short; and
+    without all results there would be calls without one.
+    """
+    for task in tasks:
+        task.cancel()
+    while not all(task.done() for task in tasks):
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait(tasks)
 
 
 class _Progress:

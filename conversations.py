@@ -42,6 +42,7 @@ class Work:
     task: "asyncio.Task[None] | None" = None
     log: Log | None = None
     turns: Turns | None = None
+    began: bool = False
     ending: Literal["cancelled", "shutting_down"] | None = None
 
 
@@ -76,8 +77,11 @@ class Run:
     def end(self, reason: Literal["cancelled", "shutting_down"]) -> None:
         """Cancel the run's task, once; how it ended follows from the first reason."""
         work = self.work
-        if work is not None and work.task is not None and work.ending is None:
-            work.ending = reason
+        if work is None or work.ending is not None:
+            return
+        work.ending = reason
+        # A task that is cancelled before its first step would never get to end its run.
+        if work.began and work.task is not None:
             work.task.cancel()
 
     async def wait(self, seconds: float) -> None:

@@ -210,11 +210,19 @@ class AgentRegistry:
         """How many runs are under way or wait."""
         return len(self._active)
 
-    async def start(self, request: ChatRequest, key: str | None = None) -> Run:
+    async def start(
+        self,
+        request: ChatRequest,
+        key: str | None = None,
+        *,
+        conversation_id: str | None = None,
+    ) -> Run:
         """Start a run, or find the one that the same request started before.
 
         Args:
             key: an idempotency key; the same key with the same request is the same run.
+            conversation_id: the conversation of a request that names none; a new one where it
+                is absent too. It is no part of the request that a key stands for.
 
         Raises:
             errors.NotFound: no such agent.
@@ -225,10 +233,11 @@ class AgentRegistry:
             errors.Unavailable: the service is full or stopping.
         """
         self._expire()
-        fingerprint = hashlib.sha256(request.model_dump_json().encode()).digest()
+        said = request.model_dump_json(include=ChatRequest.model_fields.keys())
+        fingerprint = hashlib.sha256(said.encode()).digest()
         run = self._known(key, fingerprint) if key is not None else None
         if run is None:
-            run, work = self._admit(request, key)
+            run, work = self._admit(request, key, request.conversation_id or conversation_id)
             if key is not None:
                 self._keys[key] = (fingerprint, run.id)
             work.task = self._tasks.create_task(self._drive(run, work), name=run.id)
@@ -245,7 +254,9 @@ class AgentRegistry:
             )
         return self._runs[run_id]
 
-    def _admit(self, request: ChatRequest, key: str | None) -> tuple[Run, Work]:
+    def _admit(
+        self, request: ChatRequest, key: str | None, conversation_id: str | None
+    ) -> tuple[Run, Work]:
         """Put a new run into its conversation's queue, or refuse it. Atomic: no await."""
         limits = self._limits
         if self.draining:
@@ -256,7 +267,7 @@ class AgentRegistry:
         agent = self._find_agent(request.agent)
         if len(self._active) >= limits.max_active_runs:
             raise Unavailable("The service is at its limit of runs under way.", retry_after=1)
-        conversation = self._conversations.get_or_create(request.conversation_id)
+        conversation = self._conversations.get_or_create(conversation_id)
         self._make_way(conversation, request)
         run_id = new_id("run")
         start = ChatStart(
@@ -290,10 +301,13 @@ class AgentRegistry:
         """Take a run from its acceptance to its terminal event. Never raises."""
         terminal: TerminalEvent
         try:
+            work.began = True
             work.log = log = await self._hub.create(run.id)
             run.epoch = log.epoch
             log.append(run.start)
             run.accepted.set()
+            if work.ending is not None:
+                raise asyncio.CancelledError
             await work.floor.wait()
             run.started_at = datetime.now(UTC)
             async with asyncio.timeout(self._limits.run_timeout):

@@ -64,11 +64,19 @@ class Guard:
     def _may_open(self, origin: str | None, host: str) -> bool:
         if origin is None or "*" in self._origins or origin in self._origins:
             return True
-        return urlsplit(origin).netloc == host
+        return origin.partition("://")[2] == host
+
+
+def _name_of(host: str) -> str:
+    """Return a Host header without its port; what is none is no name."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _may_be_asked_for(host: str, allowed: Collection[str]) -> bool:
-    name = urlsplit(f"//{host}").hostname or ""
+    name = _name_of(host)
     if name == "localhost" or name.endswith(".localhost") or name in allowed:
         return True
     try:

@@ -22,7 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from api.documents import PROBLEMS
 from api.problems import ProblemResponse, validation_faults
 from api.streams import Patience
-from errors import ClientError, Conflict, Invalid, NotFound, ParleyError, TooLarge, TooMany
+from errors import ClientError, Invalid, NotFound, ParleyError, TooLarge, TooMany
 from hub import Reader
 from models import ChatRequest, Identifier, new_id
 from protocols.native import WebSocketEncoder
@@ -87,7 +87,7 @@ class Socket:
         self._registry = registry
         self._limits = limits
         self._conversation_id = new_id("conv")
-        self._following: dict[str, asyncio.Task[None]] = {}
+        self._following: dict[asyncio.Task[None], str] = {}
         self._handlers: dict[str, Callable[[Any, str | None], Awaitable[None]]] = {
             "chat": self._chat,
             "cancel": self._cancel,
@@ -121,7 +121,7 @@ class Socket:
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 await self._receive_all()
-                for following in self._following.values():
+                for following in self._following:
                     following.cancel()
         except* WebSocketDisconnect:
             logger.debug("A client left in the middle of a message")
@@ -166,27 +166,29 @@ class Socket:
     async def _chat(self, data: Any, request_id: str | None) -> None:
         chat = SocketChat.model_validate(data)
         self._check_room()
-        if chat.conversation_id is None:
-            if chat.reset_history:
-                self._conversation_id = new_id("conv")
-            chat = chat.model_copy(update={"conversation_id": self._conversation_id})
-        run = await self._registry.start(chat, chat.idempotency_key)
+        if chat.conversation_id is None and chat.reset_history:
+            self._conversation_id = new_id("conv")
+        run = await self._registry.start(
+            chat, chat.idempotency_key, conversation_id=self._conversation_id
+        )
         self._follow(run.id, await self._registry.read(run.id), request_id)
 
     async def _subscribe(self, data: Any, request_id: str | None) -> None:
         wish = Subscription.model_validate(data)
         self._check_room()
-        if wish.run_id in self._following:
-            raise Conflict("This socket follows the run already.", code="already_subscribed")
         after = None if wish.after is None else str(wish.after)
-        self._follow(wish.run_id, await self._registry.read(wish.run_id, after), request_id)
+        reader = await self._registry.read(wish.run_id, after)
+        await self._send("ack", request_id, {"type": "subscribe", "run_id": wish.run_id})
+        self._follow(wish.run_id, reader, request_id)
 
     async def _unsubscribe(self, data: Any, request_id: str | None) -> None:
         run_id = RunReference.model_validate(data).run_id
-        following = self._following.pop(run_id, None)
-        if following is None:
+        following = [task for task, followed in self._following.items() if followed == run_id]
+        if not following:
             raise NotFound("This socket does not follow the run.", code="not_subscribed")
-        following.cancel()
+        for task in following:
+            task.cancel()
+            del self._following[task]
         await self._send("ack", request_id, {"type": "unsubscribe", "run_id": run_id})
 
     async def _cancel(self, data: Any, request_id: str | None) -> None:
@@ -210,11 +212,11 @@ class Socket:
             raise TooMany(f"One socket follows at most {self._limits.max_chats} runs at a time.")
 
     def _follow(self, run_id: str, reader: Reader, request_id: str | None) -> None:
-        if run_id not in self._following:
-            task = self._tasks.create_task(self._send_run(run_id, reader, request_id))
-            self._following[run_id] = task
+        task = self._tasks.create_task(self._send_run(reader, request_id))
+        self._following[task] = run_id
+        task.add_done_callback(lambda ended: self._following.pop(ended, None))
 
-    async def _send_run(self, run_id: str, reader: Reader, request_id: str | None) -> None:
+    async def _send_run(self, reader: Reader, request_id: str | None) -> None:
         encode = WebSocketEncoder(reader.epoch, request_id).encode
         try:
             while not reader.ended:
@@ -224,9 +226,6 @@ class Socket:
                     self._patience.end()
         except ParleyError as error:
             await self._send_error(error, request_id)
-        finally:
-            if self._following.get(run_id) is asyncio.current_task():
-                del self._following[run_id]
 
     async def _send(self, kind: str, request_id: str | None, data: dict[str, Any]) -> None:
         message: dict[str, Any] = {"type": kind}

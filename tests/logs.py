@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from events import (
@@ -28,6 +29,9 @@ from events import (
     stamped,
 )
 
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""For properties on a machine that has other work to do."""
+
 START = ChatStart(conversation_id="conv_1", agent="chat", model="scripted-1", message_id="msg_1")
 DONE = ChatComplete(final_response="42", finish_reason="stop", usage=Usage(3, 2, 5))
 FAILED = RunError(code="upstream_error", message="It broke.", retryable=True)
@@ -43,13 +47,18 @@ def numbered(events: Sequence[Event], run_id: str = "run_1") -> list[Event]:
     return [stamped(event, run_id, at) for at, event in enumerate(events, 1)]
 
 
+_CHARACTERS = st.sampled_from('ab1 :"\\/{}\n\r\t\0\x7f\x85é\u2028\ufeff\ufffd\U0001f600')
+"""What framing and escaping may get wrong; drawn from a table, since all of Unicode is slow."""
+
 _numbers = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
 json_values: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | _numbers | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    st.none() | st.booleans() | _numbers | st.text(_CHARACTERS, max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(_CHARACTERS, max_size=4), inner)
+    ),
     max_leaves=5,
 )
-_texts = st.text(min_size=1, max_size=8)
+_texts = st.text(_CHARACTERS, min_size=1, max_size=8)
 _messages = st.sampled_from(["msg_1", "msg_2"])
 _pieces: st.SearchStrategy[Event] = st.builds(
     ChatChunk,

@@ -43,7 +43,7 @@ from models import (
     UserMessage,
 )
 from protocols.answer import WholeAnswer
-from tests.logs import START
+from tests.logs import START, unhurried
 from tests.scripted import (
     DEADLINE,
     USAGE,
@@ -869,10 +869,11 @@ async def test_a_cancel_at_any_await_leaves_no_orphan_and_keeps_the_text(
 async def test_a_cancelled_run_ends_its_tools_within_two_seconds(
     workers: Workers, held: Held
 ) -> None:
-    ended = threading.Event()
+    entered, ended = threading.Event(), threading.Event()
 
     async def tidy() -> None:
         """Wait and clean up."""
+        entered.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -880,7 +881,7 @@ async def test_a_cancelled_run_ends_its_tools_within_two_seconds(
 
     bench = Bench(workers, asks(("held", {}), ("tidy", {}), text="A"), tools=[held.held, tidy])
     run = asyncio.create_task(bench.agent.run(bench.turns))
-    assert await asyncio.to_thread(held.entered.wait, DEADLINE)
+    await until(lambda: held.entered.is_set() and entered.is_set())
     began = time.monotonic()
     run.cancel()
     await cancelled(bench, run)
@@ -998,6 +999,7 @@ def replies(draw: st.DrawFn) -> list[Output]:
     return reply
 
 
+@unhurried
 @given(
     script=st.lists(replies(), max_size=4),
     at=st.sets(st.integers(0, 30), max_size=2),

@@ -20,7 +20,7 @@ from models import (
     ToolMessage,
     UserMessage,
 )
-from tests.logs import DONE, FAILED, START
+from tests.logs import DONE, FAILED, START, unhurried
 from tests.scripted import ScriptedProvider
 from tools.workers import Workers
 
@@ -66,6 +66,7 @@ def check_whole(messages: Sequence[Message]) -> None:
     assert due == []
 
 
+@unhurried
 @given(histories, st.integers(1, 30))
 def test_a_model_sees_the_newest_messages_and_never_a_call_without_its_result(
     messages: list[Message], limit: int
@@ -103,14 +104,16 @@ def test_a_turn_that_is_longer_than_the_limit_is_shown_whole() -> None:
     assert context([*turn(1), *turn(2, calls=10)], 3) == tuple(turn(2, calls=10))
 
 
+@unhurried
 @given(st.lists(histories, max_size=4))
 def test_what_is_kept_is_bounded_and_whole(parts: list[list[Message]]) -> None:
     conversation = Conversation("conv_1")
-    for number in range(KEPT_MESSAGES // 2):
-        conversation.keep(turn(number))
+    for number in range(KEPT_MESSAGES // 4):
+        conversation.keep(turn(number, calls=1))
     for part in parts:
         conversation.keep(part)
         assert len(conversation.messages) <= KEPT_MESSAGES
+        assert isinstance(conversation.messages[0], UserMessage)
         check_whole(conversation.messages)
     added = [message for part in parts for message in part]
     assert conversation.messages[len(conversation.messages) - len(added) :] == added
@@ -138,6 +141,7 @@ async def test_a_run_that_gives_up_waiting_does_not_give_away_the_floor() -> Non
     for run in runs:
         conversation.enter(run)
     conversation.leave(runs[1])
+    assert list(conversation.runs) == [runs[0], runs[2]]
     assert not has_floor(runs[2])
     conversation.leave(runs[0])
     assert has_floor(runs[2])

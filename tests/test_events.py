@@ -20,7 +20,7 @@ from events import (
     merged,
     stamped,
 )
-from tests.logs import DONE, EXAMPLES, START, logs, numbered, piece
+from tests.logs import DONE, EXAMPLES, START, logs, numbered, piece, unhurried
 
 EVERY = {"event_type", "run_id", "seq"}
 FIELDS = {
@@ -101,6 +101,7 @@ def test_a_stamp_changes_the_place_and_nothing_else() -> None:
     assert stamped(event, "", 0) == DONE
 
 
+@unhurried
 @given(logs())
 def test_every_event_comes_back_from_json_as_it_was(log: list[Event]) -> None:
     for event in numbered(log):
@@ -127,6 +128,7 @@ def expanded(event: Event, log: list[Event]) -> list[Event]:
     return log[first - 1 : event.seq]
 
 
+@unhurried
 @given(logs())
 def test_merging_joins_adjacent_pieces_of_one_message_and_touches_nothing_else(
     plain: list[Event],
@@ -147,7 +149,15 @@ def test_merging_joins_adjacent_pieces_of_one_message_and_touches_nothing_else(
     assert not any(joins(left, right) for left, right in itertools.pairwise(got))
 
 
+@unhurried
 @given(logs(), st.integers(0, 30))
 def test_merging_in_two_steps_is_merging_at_once(plain: list[Event], cut: int) -> None:
     log = numbered(plain)
     assert list(merged([*merged(log[:cut]), *merged(log[cut:])])) == list(merged(log))
+
+
+def test_what_was_merged_is_merged_on_with_its_whole_range() -> None:
+    log = numbered([piece("a"), piece("b"), piece("c")])
+    [one] = merged([*merged(log[:2]), log[2]])
+    assert isinstance(one, ChatChunk)
+    assert (one.content, one.first_seq, one.seq) == ("abc", 1, 3)

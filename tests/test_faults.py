@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 
 from tests.api.support import add, follow, said, scripted
-from tests.service import Event, running
+from tests.service import Event, Service, running
 from tests.upstream import (
     DONE,
     FOUR,
     Reply,
-    Upstream,
     bad_json_after,
     calls,
     chunk,
@@ -54,35 +53,34 @@ def ended(found: list[Event], code: str | None) -> Event:
     return found[-1]
 
 
-async def check(
-    replies: list[Reply],
-    code: str | None,
-    kept: str,
-    *,
-    message: str | None = None,
-    **options: Any,
-) -> Upstream:
-    """Run a conversation of a fault and a message after it, by stream and then as a whole."""
+Case = tuple[Reply, str, str | None]
+"""A reply, the text that is to be kept of it, and the code of the error that it is, if it is."""
+
+
+async def check(cases: list[Case], **options: Any) -> None:
+    """Have a conversation over each reply: by stream, a message after it, and as a whole."""
+    script = [reply for wanted, _, _ in cases for reply in (wanted, text("fine"), wanted)]
     options = {"openai_max_retries": 0, "openai_api_key": KEY, "tools": [add]} | options
-    async with scripted([*replies, text("fine"), *replies], **options) as (service, upstream):
-        found = await service.stream(message="1", conversation_id="c")
-        end = ended(found, code)
-        assert said(found) == kept
-        assert await follow(service, end["run_id"]) == found
-        info = await service.json("GET", f"/runs/{end['run_id']}")
-        assert info["status"] == ("completed" if code is None else "failed")
-        after = await service.stream(message="2", conversation_id="c")
-        assert ended(after, None)["final_response"] == "fine"
-        told = [m for m in upstream.requests[-1]["messages"] if m["role"] != "system"]
-        assert (told[0]["content"], told[-1]["content"]) == ("1", "2")
-        assert "".join(m["content"] or "" for m in told if m["role"] == "assistant") == kept
-        async with service.session.post(service.url + "/chat", json={"message": "3"}) as response:
-            whole = await response.text()
-        assert KEY not in whole + json.dumps(info)
-        assert response.status == (200 if code is None else 504 if "timeout" in code else 502)
-        if message is not None:
-            assert message in end["message"]
-    return upstream
+    async with scripted(script, **options) as (service, upstream):
+        for number, (_, kept, code) in enumerate(cases):
+            await converse(service, f"c{number}", code, kept)
+            told = [m for m in upstream.requests[-2]["messages"] if m["role"] != "system"]
+            assert (told[0]["content"], told[-1]["content"]) == ("1", "2")
+            assert "".join(m["content"] or "" for m in told if m["role"] == "assistant") == kept
+
+
+async def converse(service: Service, conversation: str, code: str | None, kept: str) -> None:
+    found = await service.stream(message="1", conversation_id=conversation)
+    end = ended(found, code)
+    assert said(found) == kept
+    assert await follow(service, end["run_id"]) == found
+    info = await service.json("GET", f"/runs/{end['run_id']}")
+    assert info["status"] == ("completed" if code is None else "failed")
+    after = await service.stream(message="2", conversation_id=conversation)
+    assert ended(after, None)["final_response"] == "fine"
+    async with service.session.post(service.url + "/chat", json={"message": "3"}) as response:
+        assert KEY not in await response.text() + json.dumps(info)
+    assert response.status == (200 if code is None else 504 if "timeout" in code else 502)
 
 
 def kept_after(position: int) -> str:
@@ -99,66 +97,75 @@ BREAKS: dict[str, tuple[Callable[[int], Reply], str]] = {
 }
 
 
-@pytest.mark.parametrize("position", BEFORE_THE_END)
 @pytest.mark.parametrize("name", BREAKS)
-async def test_a_stream_that_breaks_is_an_error_that_keeps_its_text(
-    name: str, position: int
-) -> None:
+async def test_a_stream_that_breaks_anywhere_is_an_error_that_keeps_its_text(name: str) -> None:
     broken, code = BREAKS[name]
-    await check([broken(position)], code, kept_after(position))
+    await check([(broken(at), kept_after(at), code) for at in BEFORE_THE_END])
 
 
-@pytest.mark.parametrize("position", BEFORE_THE_END)
-async def test_a_stream_that_falls_silent_is_a_timeout(position: int) -> None:
-    await check(
-        [stall_after(position)], "upstream_timeout", kept_after(position), openai_timeout=0.15
-    )
+async def test_a_stream_that_falls_silent_anywhere_is_a_timeout() -> None:
+    cases: list[Case] = [
+        (stall_after(at), kept_after(at), "upstream_timeout") for at in BEFORE_THE_END
+    ]
+    await check(cases, openai_timeout=0.15)
 
 
 async def test_silence_before_the_first_byte_is_a_timeout() -> None:
-    await check([held(FOUR)], "upstream_timeout", "", openai_timeout=0.15)
+    await check([(held(FOUR), "", "upstream_timeout")], openai_timeout=0.15)
 
 
-@pytest.mark.parametrize("position", [6, 7, 8])
-@pytest.mark.parametrize("broken", [reset_after, eof_after])
-async def test_what_breaks_behind_the_finish_reason_loses_nothing(
-    broken: Callable[[int], Reply], position: int
-) -> None:
-    async with scripted([broken(position), text("fine")], openai_max_retries=0) as (service, _):
-        found = await service.stream(message="1", conversation_id="c")
-        assert found[-1]["event_type"] in TERMINAL
-        assert sum(event["event_type"] in TERMINAL for event in found) == 1
-        assert said(found) == "".join(PIECES)
-        after = await service.stream(message="2", conversation_id="c")
-    assert ended(after, None)["final_response"] == "fine"
+async def test_what_breaks_behind_the_finish_reason_loses_nothing() -> None:
+    breaks = [broken(at) for at in (6, 7, 8) for broken in (reset_after, eof_after)]
+    script = [reply for broken in breaks for reply in (broken, text("fine"))]
+    async with scripted(script, openai_max_retries=0) as (service, _):
+        for number in range(len(breaks)):
+            found = await service.stream(message="1", conversation_id=f"c{number}")
+            ended(found, found[-1].get("code"))
+            assert said(found) == "".join(PIECES)
+            after = await service.stream(message="2", conversation_id=f"c{number}")
+            assert ended(after, None)["final_response"] == "fine"
 
 
-@pytest.mark.parametrize(
-    ("reply", "code"),
-    [
-        (status(400, "No."), "upstream_rejected"),
-        (status(401, f"Incorrect API key provided: {KEY}."), "upstream_unauthorized"),
-        (status(403, f"{KEY} may not."), "upstream_unauthorized"),
-        (status(404, "The model does not exist."), "upstream_model_not_found"),
-        (status(429, "Slow down."), "upstream_rate_limited"),
-        (status(429, "Slow down.", retry_after=7), "upstream_rate_limited"),
-        (status(429, "Pay.", error_code="insufficient_quota"), "upstream_quota"),
-        (status(500, f"Failed for {KEY}"), "upstream_error"),
-        (status(503), "upstream_error"),
-        (reset_at_once(), "upstream_unreachable"),
-        (raw(b"<html>hello</html>", content_type="text/html"), "upstream_malformed"),
-        (raw(b""), "upstream_truncated"),
-        (raw(DONE), "upstream_truncated"),
-        (raw(b"\xff\xfe\x00 not text"), "upstream_truncated"),
-        (raw(b"data: []\n\n", DONE), "upstream_malformed"),
-        (error_event_after(0, message=f"Bearer {KEY}"), "upstream_error"),
+REFUSALS: dict[str, list[Reply]] = {
+    "upstream_rejected": [
+        status(400, "No."),
     ],
-    ids=range(16),
-)
-async def test_a_request_that_is_refused_is_an_error_with_its_reason(
-    reply: Reply, code: str
-) -> None:
-    await check([reply], code, "")
+    "upstream_unauthorized": [
+        status(401, f"Incorrect API key provided: {KEY}."),
+        status(403, f"{KEY} may not."),
+    ],
+    "upstream_model_not_found": [
+        status(404, "The model does not exist."),
+    ],
+    "upstream_rate_limited": [
+        status(429, "Slow down."),
+        status(429, "Slow down.", retry_after=7),
+    ],
+    "upstream_quota": [
+        status(429, "Pay.", error_code="insufficient_quota"),
+    ],
+    "upstream_error": [
+        status(500, f"Failed for {KEY}"),
+        status(503),
+        error_event_after(0, message=f"Bearer {KEY}"),
+    ],
+    "upstream_unreachable": [
+        reset_at_once(),
+    ],
+    "upstream_malformed": [
+        raw(b"<html>hello</html>", content_type="text/html"),
+        raw(b"data: []\n\n", DONE),
+    ],
+    "upstream_truncated": [
+        raw(b""),
+        raw(DONE),
+        raw(b"\xff\xfe\x00 not text"),
+    ],
+}
+
+
+async def test_a_request_that_is_refused_is_an_error_with_its_code() -> None:
+    await check([(reply, "", code) for code in REFUSALS for reply in REFUSALS[code]])
 
 
 async def test_nobody_listening_is_an_error_that_may_pass() -> None:
@@ -192,9 +199,11 @@ async def test_what_breaks_after_the_first_token_is_not_tried_again() -> None:
 A_CALL = calls(("add", {"a": 1, "b": 2}), before="I add.", ids=["call_1"])
 
 
-@pytest.mark.parametrize("position", range(2, len(A_CALL.steps) - 3))
-async def test_a_call_that_is_cut_off_is_not_executed(position: int) -> None:
-    await check([reset_after(position, A_CALL)], "upstream_disconnected", "I add.")
+async def test_a_call_that_is_cut_off_anywhere_is_not_executed() -> None:
+    before_the_end = range(2, len(A_CALL.steps) - 3)
+    await check(
+        [(reset_after(at, A_CALL), "I add.", "upstream_disconnected") for at in before_the_end]
+    )
 
 
 @pytest.mark.parametrize("broken", [reset_after(3), eof_after(3), bad_json_after(3)], ids="abc")
@@ -226,10 +235,8 @@ ODD: dict[str, tuple[list[bytes], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", ODD)
-async def test_an_odd_stream_is_read_all_the_same(name: str) -> None:
-    steps, answer = ODD[name]
-    await check([Reply((*steps, DONE))], None, answer)
+async def test_an_odd_stream_is_read_all_the_same() -> None:
+    await check([(Reply((*steps, DONE)), answer, None) for steps, answer in ODD.values()])
 
 
 @pytest.mark.parametrize(

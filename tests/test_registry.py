@@ -369,7 +369,7 @@ async def test_one_tool_call_is_cancelled_and_the_run_goes_on() -> None:
     provider = ScriptedProvider(asks(("hang", {}), ("add", {"a": 1, "b": 2})), says("Done."))
     async with opened(provider) as registry:
         run = await started(registry)
-        await until(lambda: run.work and run.work.log and run.work.log.last_seq >= 5)
+        await until(lambda: run.work and run.work.log and run.work.log.last_seq >= 4)
         with pytest.raises(NotFound) as caught:
             registry.cancel_tool(run.id, "c1")
         assert caught.value.code == "tool_call_not_found"

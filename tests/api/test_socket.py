@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -46,7 +48,7 @@ async def rest_over_sse(service: Service, run_id: str, after: str = "") -> list[
 
 async def replay(client: Client, run_id: str, **data: Any) -> list[Frame]:
     await client.send("subscribe", run_id=run_id, **data)
-    return await client.until(*ENDS)
+    return [frame for frame in await client.until(*ENDS) if frame["type"] != "ack"]
 
 
 async def finished(service: Service, run_id: str) -> None:
@@ -370,6 +372,38 @@ async def tool_events(client: Client, count: int) -> list[Frame]:
     return frames
 
 
+async def test_a_run_whose_time_ends_while_it_is_cancelled_leaves_no_call_open() -> None:
+    time_limit = 0.6
+    blocked = threading.Event()
+
+    async def stubborn() -> str:
+        """Block for longer than a cancelled tool may take."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            blocked.wait(0.5)
+        return ""
+
+    async with (
+        Upstream([calls(("stubborn", {}))]) as upstream,
+        running(upstream=upstream.base_url, tools=[stubborn], run_timeout=time_limit) as service,
+        connected(service) as client,
+    ):
+        await client.send("chat", message="go")
+        frames = await tool_events(client, 1)
+        run_id = frames[0]["data"]["run_id"]
+        began = datetime.fromisoformat((await service.json("GET", f"/runs/{run_id}"))["started_at"])
+        passed = (datetime.now(UTC) - began).total_seconds()
+        # Late enough for the time to end while the tool has its grace.
+        loop = asyncio.get_running_loop()
+        loop.call_later(time_limit - passed - 0.1, service.registry.cancel, run_id)
+        frames += await client.until(*ENDS)
+    assert [f["data"]["event_type"] for f in frames if f["type"] == "tool_call"] == [
+        "tool_call_start",
+        "tool_call_error",
+    ]
+
+
 # Following a run again
 
 
@@ -435,6 +469,16 @@ async def test_one_subscription_to_a_run_is_enough() -> None:
         assert (await client.refusal())["code"] == "already_subscribed"
 
 
+async def test_a_subscription_behind_the_end_is_not_met_with_silence(demo: Service) -> None:
+    async with connected(demo) as client:
+        frames = await client.chat("hello")
+        run_id, cursor = frames[0]["data"]["run_id"], frames[-1]["id"]
+        await client.send("subscribe", "s1", run_id=run_id, after=cursor)
+        await client.send("ping")
+        frames = await client.until("pong")
+    assert [frame.get("request_id") for frame in frames] == ["s1", None]
+
+
 @pytest.mark.parametrize("way", ["sse", "ws"])
 @pytest.mark.parametrize("ending", ["close", "abort"])
 async def test_a_socket_that_goes_away_ends_no_run_and_can_be_continued(
@@ -484,6 +528,23 @@ async def test_a_chat_is_repeated_on_a_new_socket_after_the_old_one_broke() -> N
         async with connected(service) as client:
             assert await client.chat("hi", idempotency_key="k1") == first
         assert upstream.asked.value == 1
+
+
+async def test_a_chat_repeated_while_it_is_followed_is_not_met_with_silence() -> None:
+    async with (
+        Upstream([paced(text("one"))]) as upstream,
+        running(upstream=upstream.base_url) as service,
+        connected(service) as client,
+    ):
+        chat = {"message": "hi", "idempotency_key": "k1", "conversation_id": "ours"}
+        await client.send("chat", "r1", **chat)
+        await client.until("chat_start")
+        await client.send("chat", "r2", **chat)
+        await client.send("ping")
+        frames = await client.until("pong")
+        upstream.gate.open()
+        assert "r2" in [frame.get("request_id") for frame in frames]
+        assert (await client.until(*ENDS))[-1]["type"] == "chat_complete"
 
 
 async def test_a_key_holds_across_http_and_websocket() -> None:

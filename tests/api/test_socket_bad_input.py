@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import pytest_asyncio
 import websockets.asyncio.client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,14 +20,17 @@ from tests.service import DEADLINE, Service, running
 from tests.upstream import Upstream, calls, paced, text
 from tests.wsclient import ENDS, Client, connected, text_of
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def demo() -> AsyncIterator[Service]:
+    """One service for all tests: none of them may harm it."""
     async with running(websocket_max_bytes=2048) as service:
         yield service
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def client(demo: Service) -> AsyncIterator[Client]:
     async with connected(demo) as client:
         yield client
@@ -327,6 +331,37 @@ async def test_a_flood_of_pings_of_both_kinds_is_answered(demo: Service) -> None
         await asyncio.gather(*pongs)
 
 
+def narrow_socket(service: Service) -> socket.socket:
+    """Return a connection that takes little before it is full."""
+    address = urlsplit(service.url)
+    narrow = socket.socket()
+    narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    narrow.connect((address.hostname, address.port))
+    narrow.setblocking(False)
+    return narrow
+
+
+async def test_pings_of_a_client_that_never_reads_do_not_pile_up(demo: Service) -> None:
+    loop = asyncio.get_running_loop()
+    pings = (b"\x89\xfd" + bytes(4) + b"x" * 125) * 500
+    with narrow_socket(demo) as narrow:
+        head = (
+            f"GET /ws HTTP/1.1\r\nHost: {urlsplit(demo.url).netloc}\r\nConnection: Upgrade\r\n"
+            "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        await loop.sock_sendall(narrow, head.encode())
+        assert b" 101 " in await loop.sock_recv(narrow, 1000)
+
+        async def flood() -> None:
+            for _ in range(500):
+                async with asyncio.timeout(2):
+                    await loop.sock_sendall(narrow, pings)
+
+        with pytest.raises((ConnectionError, TimeoutError)):  # cut off, or read no further
+            await flood()
+
+
 class _Heard(logging.Handler):
     """Waits for a message in the log."""
 
@@ -359,11 +394,7 @@ async def test_a_client_that_never_reads_is_cut_off_and_the_others_go_on() -> No
         Upstream(lambda body: text(*[piece] * 128)) as upstream,
         running(upstream=upstream.base_url, slow_reader_timeout=0.3) as service,
     ):
-        address = urlsplit(service.url)
-        narrow = socket.socket()
-        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        narrow.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(narrow, (address.hostname, address.port))
+        narrow = narrow_socket(service)
         with _listening("cut off") as cut_off:
             async with library(service, sock=narrow, max_size=None, ping_interval=None) as raw:
                 raw.transport.pause_reading()
@@ -446,21 +477,13 @@ _messages = st.one_of(
 )
 
 
-async def _send_garbage(messages: list[str | bytes]) -> None:
-    async with running() as service, connected(service) as client:
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(messages=st.lists(_messages, max_size=25))
+async def test_no_garbage_closes_the_socket_or_is_logged_as_a_mistake(
+    demo: Service, messages: list[str | bytes]
+) -> None:
+    async with connected(demo) as client:
         for message in messages:
             await client.send_raw(message)
         frames = await client.chat("What's 15 + 27?", "after-all", conversation_id="clean")
         assert "42" in text_of([f for f in frames if f.get("request_id") == "after-all"])
-
-
-@settings(
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(st.lists(_messages, max_size=25))
-def test_no_garbage_closes_the_socket_or_is_logged_as_a_mistake(
-    messages: list[str | bytes],
-) -> None:
-    asyncio.run(_send_garbage(messages))

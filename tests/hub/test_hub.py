@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from events import ChatChunk, Event, ReaderEvent, Reset, ToolCallStart, merged, stamped
 from hub import LAG, Hub, InvalidCursor, LogEnded, LogFull, LogNotFound, Reader, cursor
 from hub.memory import MemoryHub
-from tests.logs import DONE, EXAMPLES, FAILED, START, logs, numbered, piece
+from tests.logs import DONE, EXAMPLES, FAILED, START, logs, numbered, piece, unhurried
 from tests.scripted import DEADLINE
 
 
@@ -541,6 +541,7 @@ async def follow(open_hub: OpenHub, plain: list[Event], actions: Steps) -> None:
 
 
 @every_kind
+@unhurried
 @given(plain=logs(), actions=steps)
 def test_any_reader_gets_exactly_the_rest_however_the_run_goes(
     open_hub: OpenHub, plain: list[Event], actions: Steps

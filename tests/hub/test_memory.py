@@ -14,7 +14,7 @@ from events import CompletedCall, Event, ToolCallComplete, merged
 from hub import LogNotFound
 from hub.memory import MemoryHub
 from tests.hub.test_hub import read, rest, waiting
-from tests.logs import DONE, START, logs, numbered, piece
+from tests.logs import DONE, START, logs, numbered, piece, unhurried
 
 
 class Clock:
@@ -182,6 +182,7 @@ async def test_many_readers_read_a_long_log_in_linear_time() -> None:
     assert time.perf_counter() - began < 10
 
 
+@unhurried
 @given(plain=logs(), lag=st.integers(0, 5), begin=st.integers(0, 30))
 def test_whatever_the_lag_no_text_is_lost(plain: list[Event], lag: int, begin: int) -> None:
     async def check() -> None:

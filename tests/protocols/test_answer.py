@@ -22,7 +22,7 @@ from events import (
 )
 from models import ChatResponse
 from protocols.answer import WholeAnswer
-from tests.logs import DONE, EXAMPLES, FAILED, START, logs, numbered, piece
+from tests.logs import DONE, EXAMPLES, FAILED, START, logs, numbered, piece, unhurried
 
 
 def folded(events: Iterable[ReaderEvent]) -> ChatResponse | RunError | None:
@@ -124,6 +124,7 @@ def test_a_call_is_told_whatever_its_arguments_are() -> None:
     assert response([START, event, DONE])["tool_calls"][0]["arguments"] == deep
 
 
+@unhurried
 @given(logs())
 def test_an_answer_tells_every_call_and_how_the_run_ended(plain: list[Event]) -> None:
     log = numbered(plain)

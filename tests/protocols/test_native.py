@@ -13,7 +13,7 @@ import sse
 from events import Event, ReaderEvent, Reset, stamped
 from protocols import ENCODERS
 from protocols.native import EventsEncoder, WebSocketEncoder
-from tests.logs import EXAMPLES, logs, numbered, piece
+from tests.logs import EXAMPLES, logs, numbered, piece, unhurried
 
 SIMPLE_CASES = [
     (
@@ -159,6 +159,7 @@ def test_the_table_of_encoders_makes_one_for_an_epoch() -> None:
     assert ENCODERS["events"](2).media_type == "text/event-stream"
 
 
+@unhurried
 @given(logs(), st.integers(1, 9), st.lists(st.floats(0, 1), max_size=6))
 def test_any_log_is_a_well_formed_stream_however_it_is_cut(
     plain: list[Event], epoch: int, cuts: list[float]
@@ -178,6 +179,7 @@ def test_any_log_is_a_well_formed_stream_however_it_is_cut(
     assert ids == [f"run_1:{epoch}:{event.seq}".encode() for event in log]
 
 
+@unhurried
 @given(logs())
 def test_a_stream_cut_off_anywhere_holds_whole_events_only(plain: list[Event]) -> None:
     log = numbered(plain)
@@ -190,6 +192,7 @@ def test_a_stream_cut_off_anywhere_holds_whole_events_only(plain: list[Event]) -
         assert got == log[: len(got)]
 
 
+@unhurried
 @given(logs(), st.none() | st.from_regex(r"\A[A-Za-z0-9_.-]{1,20}\Z"))
 def test_a_web_socket_says_the_same_as_sse(plain: list[Event], request_id: str | None) -> None:
     over_sse, over_socket = EventsEncoder(3), WebSocketEncoder(3, request_id)
