@@ -59,6 +59,7 @@ from models import (
     new_id,
 )
 from tools.tool import Tool, ToolContext, tool_from
+from tools.values import json_value
 from tools.workers import Worker, Workers
 
 REPEATS = 3
@@ -200,6 +201,7 @@ class StreamingAgent:
         pieces: list[str] = []
         calls: list[ToolCallPart] = []
         end: EndPart | None = None
+        is_whole = False
         append = turns.sink.append
         try:
             async with aclosing(self._provider.stream(self._request(turns))) as batches:
@@ -215,9 +217,10 @@ class StreamingAgent:
                         else:
                             end = part
                     await turns.sink.drain()
+            is_whole = True
         finally:
             turns.text = "".join(pieces)
-            if end is None:
+            if end is None or not is_whole:
                 turns.keep(turns.text, (), ())
         if end is None:
             raise RuntimeError("a provider's stream ended without its end part")
@@ -265,27 +268,22 @@ class StreamingAgent:
         finally:
             await _settle(tasks)
             turns.calls = {}
-            results = [
-                self._result(turns, reply.message_id, part.call, task)
-                for part, task in zip(reply.calls, tasks, strict=True)
-            ]
-            turns.keep(reply.text, (part.call for part in reply.calls), results)
-
-    def _result(
-        self, turns: Turns, message_id: str, call: ToolCall, task: asyncio.Task[ToolMessage]
-    ) -> ToolMessage:
-        if not task.cancelled():
-            return task.result()
-        # Cancelled before its first step: nothing inside it could say so.
-        return _failed(turns, message_id, call, "cancelled", _CANCELLED)
+            calls = [part.call for part in reply.calls]
+            pairs = [*zip(calls, tasks, strict=True)]
+            turns.keep(reply.text, calls, [_result(call, task) for call, task in pairs])
+            for call, task in pairs:
+                if task.cancelled():  # before its first step: nothing inside it could say so
+                    _failed(turns, reply.message_id, call, "cancelled", _CANCELLED)
+                else:
+                    task.result()
 
     def _refuse_all(self, turns: Turns, reply: Reply, why: str) -> None:
         """Keep a turn whose calls are not executed."""
-        results = [
-            _failed(turns, reply.message_id, part.call, "limit", f"Not executed: {why}.")
-            for part in reply.calls
-        ]
-        turns.keep(reply.text, (part.call for part in reply.calls), results)
+        error = f"Not executed: {why}."
+        calls = [part.call for part in reply.calls]
+        turns.keep(reply.text, calls, [_error_result(call, error) for call in calls])
+        for call in calls:
+            _failed(turns, reply.message_id, call, "limit", error)
 
     async def _call(
         self, turns: Turns, message_id: str, part: ToolCallPart, gate: asyncio.Semaphore
@@ -326,7 +324,7 @@ class StreamingAgent:
             conversation_id=turns.conversation_id,
             agent=self.name,
             tool_call_id=call.id,
-            report=(progress := _Progress(turns.sink, message_id, call)),
+            report=_reporter(turns.sink, message_id, call),
         )
         started = StartedCall(id=call.id, name=call.name, arguments=_arguments(call))
         turns.sink.append(ToolCallStart(message_id=message_id, tool_call=started))
@@ -353,8 +351,6 @@ class StreamingAgent:
             )
             turns.sink.append(ToolCallComplete(message_id=message_id, tool_call=completed))
             return ToolMessage(call.id, call.name, output.text)
-        finally:
-            progress.open = False
         return _failed(turns, message_id, call, code, error, _since(began))
 
 
@@ -371,25 +367,18 @@ async def _settle(tasks: Sequence[asyncio.Task[ToolMessage]]) -> None:
             await asyncio.wait(tasks)
 
 
-class _Progress:
-    """A running call's reports, as events until the call ends."""
+def _reporter(
+    sink: EventSink, message_id: str, call: ToolCall
+) -> Callable[[float, float | None, str | None], None]:
+    """Return what makes a running call's reports events."""
 
-    def __init__(self, sink: EventSink, message_id: str, call: ToolCall) -> None:
-        self.open = True
-        self._sink = sink
-        self._message_id = message_id
-        self._call = call
+    def report(progress: float, total: float | None, message: str | None) -> None:
+        running = ProgressingCall(
+            id=call.id, name=call.name, progress=progress, total=total, message=message
+        )
+        sink.append(ToolCallProgress(message_id=message_id, tool_call=running))
 
-    def __call__(self, progress: float, total: float | None, message: str | None) -> None:
-        if self.open:
-            call = ProgressingCall(
-                id=self._call.id,
-                name=self._call.name,
-                progress=progress,
-                total=total,
-                message=message,
-            )
-            self._sink.append(ToolCallProgress(message_id=self._message_id, tool_call=call))
+    return report
 
 
 def _failed(
@@ -410,13 +399,24 @@ def _failed(
         duration_ms=duration_ms,
     )
     turns.sink.append(ToolCallError(message_id=message_id, tool_call=failed))
+    return _error_result(call, error)
+
+
+def _error_result(call: ToolCall, error: str) -> ToolMessage:
     return ToolMessage(call.id, call.name, f"Error: {error}", is_error=True)
+
+
+def _result(call: ToolCall, task: asyncio.Task[ToolMessage]) -> ToolMessage:
+    """Return the result of a call whose task has ended; it failed only where its log is full."""
+    if task.cancelled() or task.exception() is not None:
+        return _error_result(call, _CANCELLED)
+    return task.result()
 
 
 def _arguments(call: ToolCall) -> Any:
     """Return the arguments for an event: the JSON, or the text that is none, cut short."""
     try:
-        return msgspec.json.decode(call.arguments) if call.arguments else {}
+        return json_value(msgspec.json.decode(call.arguments)) if call.arguments.strip() else {}
     except (ValueError, RecursionError):
         return clean_text(call.arguments[:_SHOWN_CHARS])
 

@@ -105,7 +105,6 @@ def create_app(settings: Settings, tools: Iterable[Callable[..., Any]] | None = 
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        max_body_size=settings.max_body_bytes,
         debug=settings.debug,
     )
     app.state.streaming = Streaming(settings.heartbeat_interval, settings.slow_reader_timeout)
@@ -131,6 +130,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         )
     app.add_middleware(
         Guard,
+        max_body_bytes=settings.max_body_bytes,
         hosts=frozenset(settings.allowed_hosts)
         if settings.listens_on_loopback or settings.allowed_hosts
         else None,

@@ -107,7 +107,7 @@ class AgentRegistry:
         await self._stack.enter_async_context(self._workers)
         self._stack.push_async_callback(self.provider.aclose)
         await self._stack.enter_async_context(self._tasks)
-        self._tasks.create_task(self._warm())
+        self._warming = self._tasks.create_task(self._warm())
         return self
 
     async def __aexit__(
@@ -118,6 +118,7 @@ class AgentRegistry:
     ) -> None:
         self.draining = True
         self.end_all()
+        self._warming.cancel()
         await self._stack.__aexit__(kind, error, trace)
 
     async def _warm(self) -> None:
@@ -233,7 +234,7 @@ class AgentRegistry:
             errors.Unavailable: the service is full or stopping.
         """
         self._expire()
-        said = request.model_dump_json(include=ChatRequest.model_fields.keys())
+        said = request.model_dump_json(include=set(ChatRequest.model_fields))
         fingerprint = hashlib.sha256(said.encode()).digest()
         run = self._known(key, fingerprint) if key is not None else None
         if run is None:

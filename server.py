@@ -2,8 +2,9 @@
 
 * `TCP_USER_TIMEOUT` on the listening socket frees a connection whose peer is gone or never
   reads; uvicorn's own ping time-out waits for the send buffer to empty, which it never does.
-* A request's head is bounded in bytes and in time; uvicorn alone holds a half-sent one open
-  for ever and takes 50 MB of it.
+* A request's head is bounded in bytes and in time, its body in time; uvicorn alone holds a
+  half-sent one open for ever and takes 50 MB of head.
+* Pings are answered only while the client reads; uvicorn alone piles the answers up.
 * Compression of WebSocket messages is off: it costs 35 KiB a socket and gains nothing on
   small JSON.
 
@@ -13,16 +14,21 @@ protections; then a reverse proxy has to give them.
 
 import asyncio
 import logging
+import signal
 import socket
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
 
 from settings import Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from uvicorn._types import ASGISendEvent
 
 logger = logging.getLogger("parley.server")
 
@@ -30,49 +36,94 @@ USER_TIMEOUT_MS = 25_000
 """How long sent data may stay unacknowledged, or unread, before the kernel gives up."""
 
 MAX_HEAD_BYTES = 65_536
+MAX_UNREAD_BYTES = 1_048_576
 HEAD_TIMEOUT = 10.0
+BODY_TIMEOUT = 60.0
+
+ABORT = "parley.abort"
+"""The scope's extension that drops a connection with all that is unsent, at once."""
 
 
-class BoundedHead(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with a bound on each request's head, in bytes and seconds."""
+class WebSocketConnection(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket protocol, with a bound on pongs that nobody reads, and `abort`."""
+
+    def handle_ping(self) -> None:
+        """Answer a ping, or end a connection that asks and does not read."""
+        if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+            self.transport.abort()
+        else:
+            super().handle_ping()
+
+    def handle_connect(self, event: Request) -> None:
+        """Begin the handshake."""
+        super().handle_connect(event)
+        if self.response.status_code == 101:
+            self.scope["extensions"] |= cast(Any, {ABORT: self.transport.abort})
+
+    async def send(self, message: "ASGISendEvent") -> None:
+        """Send a message; a refusal with a body ends the handshake too, which uvicorn forgets."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and self.close_sent:
+            self.handshake_complete = True
+
+
+class HttpConnection(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, with bounds on what a request may keep waiting, and `abort`."""
 
     _head_bytes = 0
-    _head_timer: asyncio.TimerHandle | None = None
+    _in_head = True
+    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a head."""
+        """Begin to wait for a head; the first one's time counts from here."""
         super().connection_made(transport)
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self._give_up)
+        self._wait_for_head()
 
     def on_message_begin(self) -> None:
-        """A head begins; the first one's time counts from the connection."""
+        """A head begins."""
         super().on_message_begin()
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self._give_up)
+        self.scope["extensions"] = cast(Any, {ABORT: self.transport.abort})
+        if self._timer is None:
+            self._wait_for_head()
 
     def data_received(self, data: bytes) -> None:
         """Count what arrives before a head is complete."""
-        if self._head_timer is not None:
+        if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_timer is not None and self._head_bytes > MAX_HEAD_BYTES:
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._give_up()
 
     def on_headers_complete(self) -> None:
-        """The head is complete: its bounds end."""
+        """The head is complete; the body has its own time."""
         self._stop_waiting()
+        self._in_head = False
+        self._timer = self.loop.call_later(BODY_TIMEOUT, self._give_up)
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        self._stop_waiting()
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """The connection is another protocol's from here."""
+        self._stop_waiting()
+        super().handle_websocket_upgrade()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The peer is gone."""
         self._stop_waiting()
         super().connection_lost(exc)
 
+    def _wait_for_head(self) -> None:
+        self._in_head, self._head_bytes = True, 0
+        self._timer = self.loop.call_later(HEAD_TIMEOUT, self._give_up)
+
     def _stop_waiting(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-        self._head_timer = None
-        self._head_bytes = 0
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
 
     def _give_up(self) -> None:
         self._stop_waiting()
@@ -96,8 +147,8 @@ def configuration(app: "FastAPI", settings: Settings) -> uvicorn.Config:
     """Return how uvicorn serves the application."""
     return uvicorn.Config(
         app,
-        http=BoundedHead,
-        ws="websockets-sansio",
+        http=HttpConnection,
+        ws=WebSocketConnection,
         # A message over WEBSOCKET_MAX_BYTES gets an answer; one over this ends the connection.
         ws_max_size=4 * settings.websocket_max_bytes,
         ws_per_message_deflate=False,
@@ -114,6 +165,9 @@ def run(app: "FastAPI", settings: Settings) -> None:
     Raises:
         OSError: the address cannot be used.
     """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Uvicorn raises the signal again when all is done; then it is an ordinary end.
+        signal.signal(number, lambda *_: sys.exit(0))
     with listen(settings.host, settings.port) as listening:
         host, port = listening.getsockname()[:2]
         logger.info("Listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)

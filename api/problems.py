@@ -21,6 +21,10 @@ logger = logging.getLogger("parley.api")
 _CODES = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
+MAX_FAULTS = 50
+"""How many faults of one request are listed."""
+
+
 class ProblemResponse(Response):
     """A problem as a response."""
 
@@ -82,7 +86,7 @@ def validation_faults(error: Any) -> list[dict[str, Any]]:
             "field": ".".join(str(part) for part in fault["loc"] if part != "body"),
             "message": fault["msg"].removeprefix("Value error, "),
         }
-        for fault in error.errors()
+        for fault in error.errors()[:MAX_FAULTS]
     ]
 
 
@@ -110,7 +114,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type only
     faults = error.errors()
     if any(fault["type"] == "json_invalid" for fault in faults):
-        return ProblemResponse(400, "The body is not valid JSON.", "invalid_json")
+        return ProblemResponse(400, "The body is not valid JSON in UTF-8.", "invalid_json")
     listed = validation_faults(error)
     detail = "; ".join(f"{fault['field'] or 'body'}: {fault['message']}" for fault in listed[:5])
     return ProblemResponse(422, detail, "invalid_value", errors=listed)
@@ -118,6 +122,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type only
+    if isinstance(error.__cause__, ValueError | RecursionError):
+        return ProblemResponse(400, "The body is not valid JSON in UTF-8.", "invalid_json")
     return ProblemResponse(
         error.status_code,
         str(error.detail),

@@ -21,7 +21,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from api.documents import PROBLEMS
 from api.problems import ProblemResponse, validation_faults
-from api.streams import Patience
+from api.streams import Patience, cut_off
 from errors import ClientError, Invalid, NotFound, ParleyError, TooLarge, TooMany
 from hub import Reader
 from models import ChatRequest, Identifier, new_id
@@ -114,6 +114,7 @@ class Socket:
             with suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     await self._websocket.close(TOO_SLOW, "too slow; resume with subscribe")
+            await cut_off(self._websocket.scope)
         finally:
             self._timer.cancel()
 

@@ -53,6 +53,14 @@ class Patience:
             self._task.cancel()
 
 
+async def cut_off(scope: Scope) -> None:
+    """Drop a connection with all that it did not take, where the server has a way to."""
+    abort = scope.get("extensions", {}).get("parley.abort")
+    if abort is not None:
+        abort()
+        await asyncio.sleep(0)  # the server learns of it in the next turn of the loop
+
+
 class EventStream(Response):
     """The response.
 
@@ -99,6 +107,7 @@ class EventStream(Response):
             if not patience.exceeded or task.uncancel() > 0:
                 raise
             logger.info("A reader took nothing for %g s and was cut off", self._patience)
+            await cut_off(scope)
         finally:
             self._timer.cancel()
             watcher.cancel()

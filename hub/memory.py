@@ -12,8 +12,12 @@ import asyncio
 import time
 from collections import OrderedDict
 
+import msgspec
+
 from events import TERMINAL, ChatChunk, Event, ReaderEvent, ReasoningChunk, Reset, merged, stamped
 from hub import LAG, InvalidCursor, LogEnded, LogFull, LogNotFound, parse_cursor
+
+_encode = msgspec.json.Encoder().encode
 
 _EVENT_BYTES = 256
 """What an event occupies besides its text, roughly (measured: 180 to 300)."""
@@ -68,12 +72,14 @@ class MemoryLog:
 
     def size(self) -> int:
         """Return the bytes that the log occupies, roughly."""
-        text = sum(
-            len(event.content)
-            for event in self.events
-            if isinstance(event, ChatChunk | ReasoningChunk)
-        )
-        return text + _EVENT_BYTES * len(self.events)
+        return sum(_EVENT_BYTES + _text_of(event) for event in self.events)
+
+
+def _text_of(event: Event) -> int:
+    """Return the bytes of an event's text; only tools' and final events are worth encoding."""
+    if isinstance(event, ChatChunk | ReasoningChunk):
+        return len(event.content)
+    return len(_encode(event))
 
 
 class MemoryReader:

@@ -94,8 +94,7 @@ class Workers:
         """Wait for a free place and hold it; first come, first served.
 
         Raises:
-            ToolError: the system grants no further thread.
-            RuntimeError: these workers are closed.
+            ToolError: these workers are closed, or the system grants no further thread.
         """
         await self._places.acquire()
         try:
@@ -110,7 +109,7 @@ class Workers:
 
     def _take(self) -> "Worker":
         if self._closed:
-            raise RuntimeError("the workers are closed")
+            raise ToolError("The service is stopping; no tool can start.")
         if self._idle:
             return self._idle.pop()
         try:

@@ -14,6 +14,8 @@ from tests.service import Event, Service, events, running
 from tests.upstream import Gate, Reply, Upstream, calls, paced, text
 from tests.wsclient import ENDS, Client, Closed, Frame, as_sse, connected, text_of
 
+pytestmark = pytest.mark.usefixtures("no_mistakes")
+
 
 @pytest.fixture
 async def demo() -> AsyncIterator[Service]:

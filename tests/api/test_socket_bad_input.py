@@ -20,7 +20,10 @@ from tests.service import DEADLINE, Service, running
 from tests.upstream import Upstream, calls, paced, text
 from tests.wsclient import ENDS, Client, connected, text_of
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.usefixtures("no_mistakes"),
+]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

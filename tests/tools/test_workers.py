@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import pytest
 import uvloop
 
+from errors import ToolError
 from tools import workers as workers_module
 from tools.workers import GRACE, Escaped, Worker, Workers
 
@@ -442,9 +443,9 @@ async def test_closed_workers_refuse(released: Release) -> None:
         waiting = asyncio.create_task(in_place(workers, threading.get_ident))
         await asyncio.sleep(0)
         await workers.__aexit__(None, None, None)
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(ToolError, match="stopping"):
         await waiting
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(ToolError, match="stopping"):
         await in_place(workers, threading.get_ident)
 
 
