@@ -50,10 +50,12 @@ class Guard:
             return
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         refusal = self._refusal(scope, headers)
-        if refusal is None:
+        if refusal is not None:
+            await refusal(scope, receive, send)
+        elif scope["type"] == "http":
             await self._app(scope, self._bounded(receive), send)
         else:
-            await refusal(scope, receive, send)
+            await self._app(scope, receive, send)
 
     def _bounded(self, receive: Receive) -> Receive:
         """Return `receive` with the bound on the body that it delivers."""

@@ -22,7 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from api.documents import PROBLEMS
 from api.problems import ProblemResponse, validation_faults
 from api.streams import Patience, cut_off
-from errors import ClientError, Invalid, NotFound, ParleyError, TooLarge, TooMany
+from errors import ClientError, Conflict, Invalid, NotFound, ParleyError, TooLarge, TooMany
 from hub import Reader
 from models import ChatRequest, Identifier, new_id
 from protocols.native import WebSocketEncoder
@@ -87,7 +87,7 @@ class Socket:
         self._registry = registry
         self._limits = limits
         self._conversation_id = new_id("conv")
-        self._following: dict[asyncio.Task[None], str] = {}
+        self._following: dict[asyncio.Task[None], tuple[str, str | None]] = {}
         self._handlers: dict[str, Callable[[Any, str | None], Awaitable[None]]] = {
             "chat": self._chat,
             "cancel": self._cancel,
@@ -111,7 +111,7 @@ class Socket:
             if not self._patience.exceeded or task.uncancel() > 0:
                 raise
             logger.info("A socket took nothing for %g s and was cut off", self._limits.patience)
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, WebSocketDisconnect):
                 async with asyncio.timeout(1):
                     await self._websocket.close(TOO_SLOW, "too slow; resume with subscribe")
             await cut_off(self._websocket.scope)
@@ -177,6 +177,9 @@ class Socket:
     async def _subscribe(self, data: Any, request_id: str | None) -> None:
         wish = Subscription.model_validate(data)
         self._check_room()
+        if (wish.run_id, request_id) in self._following.values():
+            text = "This socket follows the run already; another request_id may follow it too."
+            raise Conflict(text, code="already_subscribed")
         after = None if wish.after is None else str(wish.after)
         reader = await self._registry.read(wish.run_id, after)
         await self._send("ack", request_id, {"type": "subscribe", "run_id": wish.run_id})
@@ -184,7 +187,7 @@ class Socket:
 
     async def _unsubscribe(self, data: Any, request_id: str | None) -> None:
         run_id = RunReference.model_validate(data).run_id
-        following = [task for task, followed in self._following.items() if followed == run_id]
+        following = [task for task, (run, _) in self._following.items() if run == run_id]
         if not following:
             raise NotFound("This socket does not follow the run.", code="not_subscribed")
         for task in following:
@@ -213,8 +216,10 @@ class Socket:
             raise TooMany(f"One socket follows at most {self._limits.max_chats} runs at a time.")
 
     def _follow(self, run_id: str, reader: Reader, request_id: str | None) -> None:
+        if (run_id, request_id) in self._following.values():
+            return
         task = self._tasks.create_task(self._send_run(reader, request_id))
-        self._following[task] = run_id
+        self._following[task] = (run_id, request_id)
         task.add_done_callback(lambda ended: self._following.pop(ended, None))
 
     async def _send_run(self, reader: Reader, request_id: str | None) -> None:
