@@ -165,8 +165,8 @@ class StreamingAgent:
 
     @property
     def model(self) -> str:
-        """The model that is asked."""
-        return self.config.model or self._provider.default_model
+        """The model that answers."""
+        return self._provider.answering(self.config.model)
 
     def add_tool(self, function: Callable[..., Any]) -> None:
         """Let the agent call a function; see `tools.tool.tool_from` for what it may be."""

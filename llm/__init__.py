@@ -30,6 +30,10 @@ class Provider(Protocol):
         """
         ...
 
+    def answering(self, wanted: str | None) -> str:
+        """Return the model that answers where an agent wants this one, or names none."""
+        ...
+
     async def warm(self) -> None:
         """Do slow preparations, such as imports, ahead of the first request."""
         ...

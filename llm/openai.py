@@ -86,6 +86,10 @@ class OpenAIProvider:
         self._client: AsyncOpenAI | None = None
         self._loading = asyncio.Lock()
 
+    def answering(self, wanted: str | None) -> str:
+        """Return the model that answers where an agent wants this one, or names none."""
+        return wanted or self.default_model
+
     async def warm(self) -> None:
         """Import the SDK and make its client, in a thread.
 

@@ -104,6 +104,9 @@ class ScriptedProvider:
         finally:
             self.open_streams -= 1
 
+    def answering(self, wanted: str | None) -> str:
+        return wanted or self.default_model
+
     async def warm(self) -> None:
         """Do nothing."""
 

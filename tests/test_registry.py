@@ -35,6 +35,7 @@ from models import (
 )
 from registry import AgentRegistry, Limits
 from tests.scripted import DEADLINE, Gate, Output, Script, ScriptedProvider, asks, says, types
+from tests.service import running
 from tests.test_agent import Held, add, check_calls, check_history, fail, hang, until
 from tools.tool import tool_from
 
@@ -926,3 +927,10 @@ async def test_deleting_an_agent_does_not_end_its_run() -> None:
         gate.open()
         await ended(registry, run)
         assert run.status == "completed"
+
+
+async def test_the_demo_never_claims_to_be_the_model_that_an_agent_names() -> None:
+    async with running() as service:
+        await service.json("POST", "/agents/fancy", 201, json={"model": "gpt-4-turbo-preview"})
+        answer = await service.json("POST", "/chat", json={"message": "hi", "agent": "fancy"})
+        assert answer["model"] == "demo"

@@ -60,6 +60,10 @@ class DemoProvider:
             done = due
         yield [EndPart("length" if len(shown) < len(pieces) else "stop")]
 
+    def answering(self, wanted: str | None) -> str:
+        """Return the demo's own name: it answers for every model, and says so."""
+        return self.default_model
+
     async def warm(self) -> None:
         """Do nothing: there is nothing to prepare."""
 
