@@ -1,0 +1,140 @@
+"""What the tests of the registry share."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from conversations import Conversation, Run
+from errors import UpstreamError
+from events import TERMINAL, ChatComplete, ReaderEvent, Reset
+from hub.memory import MemoryHub
+from models import (
+    ChatRequest,
+    EndPart,
+    ModelRequest,
+    TextPart,
+    UserMessage,
+)
+from registry import AgentRegistry, Limits
+from tests.agent.support import add, check_calls, fail, hang, until
+from tests.scripted import DEADLINE, Gate, Script, ScriptedProvider, asks, says, types
+from tools.tool import tool_from
+
+LIMITS = Limits(
+    max_message_chars=1000,
+    max_active_runs=50,
+    max_queued_messages=3,
+    max_conversations=100,
+    max_agents=5,
+    history_messages=20,
+    run_timeout=60,
+    run_ttl=600,
+    max_runs=100,
+    tool_workers=16,
+    shutdown_grace=10,
+)
+TOOLS = (add, hang, fail)
+FAULT = UpstreamError("The stream broke off.", code="upstream_truncated", retryable=True)
+SUM = asks(("add", {"a": 1, "b": 2}), text="Well: ")
+
+
+@asynccontextmanager
+async def opened(
+    provider: ScriptedProvider | None = None,
+    *,
+    tools: Iterable[Callable[..., Any]] = TOOLS,
+    log_ttl: float = 600,
+    log_max_events: int = 10_000,
+    allowed_models: frozenset[str] = frozenset(),
+    **limits: Any,
+) -> AsyncIterator[AgentRegistry]:
+    registry = AgentRegistry(
+        provider=provider or ScriptedProvider(reply_to=echo),
+        hub=MemoryHub(ttl=log_ttl, max_events=log_max_events, max_bytes=1 << 30),
+        tools=map(tool_from, tools),
+        limits=LIMITS._replace(**limits),
+        instructions="Be brief.",
+        allowed_models=allowed_models,
+    )
+    async with registry:
+        yield registry
+
+
+def echo(request: ModelRequest) -> Script:
+    """Answer with the last question."""
+    questions = [message for message in request.messages if isinstance(message, UserMessage)]
+    return says("You said: ", questions[-1].content)
+
+
+class Paused:
+    """A model whose replies each stop in the middle, at a gate of their own."""
+
+    def __init__(self) -> None:
+        self.gates: list[Gate] = []
+        self.provider = ScriptedProvider(reply_to=self._reply)
+
+    def _reply(self, request: ModelRequest) -> Script:
+        self.gates.append(Gate())
+        return [TextPart("a"), self.gates[-1], TextPart("b"), EndPart("stop")]
+
+    async def reached(self, count: int) -> Gate:
+        """Wait until the `count`-th reply is in its middle."""
+        await until(lambda: len(self.gates) >= count)
+        await self.gates[count - 1].reached()
+        return self.gates[count - 1]
+
+
+def ask(message: str = "Hi.", **fields: Any) -> ChatRequest:
+    return ChatRequest(message=message, **fields)
+
+
+async def everything(
+    registry: AgentRegistry, run: Run, after: str | None = None
+) -> list[ReaderEvent]:
+    """Read a run's events to the end."""
+    reader = await registry.read(run.id, after)
+    got: list[ReaderEvent] = []
+    async with asyncio.timeout(DEADLINE):
+        while not reader.ended:
+            got += await reader.read()
+    return got
+
+
+async def started(registry: AgentRegistry, key: str | None = None, **fields: Any) -> Run:
+    async with asyncio.timeout(DEADLINE):
+        return await registry.start(ask(**fields), key)
+
+
+def is_over(run: Run) -> bool:
+    return run.terminal is not None
+
+
+def history(registry: AgentRegistry, run: Run) -> Conversation:
+    """Return the conversation of a run."""
+    return registry._conversations.get_or_create(run.start.conversation_id)
+
+
+async def ended(registry: AgentRegistry, *runs: Run) -> None:
+    """Wait for the end of runs and check what holds for each."""
+    for run in runs:
+        check_log(run, await everything(registry, run))
+        await until(partial(is_over, run))
+
+
+async def answered(registry: AgentRegistry, **fields: Any) -> str:
+    """Chat, and return the answer."""
+    run = await started(registry, **fields)
+    await ended(registry, run)
+    assert isinstance(run.terminal, ChatComplete)
+    return run.terminal.final_response
+
+
+def check_log(run: Run, events: list[ReaderEvent]) -> None:
+    assert types(events)[0] == "chat_start"
+    assert [event for event in events if isinstance(event, TERMINAL)] == events[-1:]
+    told = [event for event in events if not isinstance(event, Reset)]
+    assert [event.seq for event in told] == list(range(1, len(told) + 1))
+    assert {event.run_id for event in told} == {run.id}
+    check_calls(told)

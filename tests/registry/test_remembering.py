@@ -1,0 +1,161 @@
+"""The registry's bounds, and what it remembers."""
+
+import pytest
+
+import hub.memory
+from errors import (
+    Invalid,
+    NotFound,
+    ParleyError,
+    Unavailable,
+)
+from events import ChatChunk, Reset
+from hub import InvalidCursor
+from models import (
+    TextPart,
+)
+from tests.agent.support import until
+from tests.registry.support import FAULT, SUM, Paused, answered, ended, everything, opened, started
+from tests.scripted import ScriptedProvider, says, types
+
+# Bounds.
+
+
+async def test_a_message_that_is_too_long_is_refused() -> None:
+    async with opened(max_message_chars=5) as registry:
+        assert await answered(registry, message="12345")
+        with pytest.raises(Invalid) as caught:
+            await started(registry, message="123456")
+        assert [fault["field"] for fault in caught.value.errors] == ["message"]
+
+
+async def test_no_more_runs_are_under_way_than_may() -> None:
+    paused = Paused()
+    async with opened(paused.provider, max_active_runs=2) as registry:
+        runs = [await started(registry) for _ in range(2)]
+        assert registry.active_runs == 2
+        with pytest.raises(Unavailable):
+            await started(registry)
+        (await paused.reached(1)).open()
+        await ended(registry, runs[0])
+        runs.append(await started(registry))
+        (await paused.reached(2)).open()
+        (await paused.reached(3)).open()
+        await ended(registry, *runs)
+        assert registry.active_runs == 0
+
+
+async def test_what_is_refused_leaves_nothing_behind() -> None:
+    async with opened(max_conversations=1) as registry:
+        for fields in ({"agent": "unknown"}, {"message": "x" * 2000}):
+            with pytest.raises(ParleyError):
+                await started(registry, **fields)
+        assert registry.active_runs == 0
+        assert await answered(registry, conversation_id="c") == "You said: Hi."
+
+
+# What is remembered.
+
+
+async def test_a_run_is_found_until_it_is_forgotten() -> None:
+    async with opened(max_runs=2) as registry:
+        runs = []
+        for _ in range(4):
+            run = await started(registry)
+            await ended(registry, run)
+            runs.append(run)
+        for run in runs[:2]:
+            for look in (registry.run, registry.cancel):
+                with pytest.raises(NotFound) as caught:
+                    look(run.id)
+                assert caught.value.code == "run_not_found"
+        assert [registry.run(run.id) for run in runs[2:]] == runs[2:]
+
+
+async def test_a_run_is_forgotten_when_its_time_is_over() -> None:
+    async with opened(run_ttl=0.05) as registry:
+        run = await started(registry)
+        await ended(registry, run)
+
+        def is_forgotten() -> bool:
+            try:
+                registry.run(run.id)
+            except NotFound:
+                return True
+            return False
+
+        await until(is_forgotten)
+
+
+async def test_a_run_tells_where_it_stands() -> None:
+    paused = Paused()
+    async with opened(paused.provider) as registry:
+        first = await started(registry, conversation_id="c")
+        second = await started(registry, conversation_id="c")
+        gate = await paused.reached(1)
+        assert (first.status, second.status) == ("running", "queued")
+        assert second.info().started_at is None
+        gate.open()
+        await ended(registry, first)
+        (await paused.reached(2)).open()
+        await ended(registry, second)
+        info = second.info()
+        assert info.status == "completed"
+        assert info.started_at is not None
+        assert info.finished_at is not None
+        assert info.created_at <= info.started_at <= info.finished_at
+        assert (info.agent, info.model, info.conversation_id) == ("chat", "scripted-1", "c")
+
+
+class Clock:
+    """A monotonic clock that a test sets."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+async def test_a_log_that_expired_is_told_as_a_reset_and_the_state_so_far(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(hub.memory, "time", clock)
+    async with opened(ScriptedProvider(SUM, says("It ", "is ", "3.")), log_ttl=60) as registry:
+        run = await started(registry)
+        whole = await everything(registry, run)
+        last = whole[-1]
+        assert not isinstance(last, Reset)
+        clock.now += 61
+        for after in (None, "0", "3", f"{run.id}:1:2"):
+            got = await everything(registry, run, after)
+            assert types(got) == ["reset", "chat_start", "chat_chunk", "chat_complete"]
+            reset, start, piece, end = got
+            assert reset == Reset(run_id=run.id, epoch=1, reason="log_expired")
+            assert (start, end) == (whole[0], last)
+            assert isinstance(piece, ChatChunk)
+            assert (piece.content, piece.first_seq, piece.seq) == ("It is 3.", 2, last.seq - 1)
+        assert await everything(registry, run, f"{run.id}:1:{last.seq}") == []
+        for after in ("nonsense", "run_other:1:1", "-1"):
+            with pytest.raises(InvalidCursor):
+                await registry.read(run.id, after)
+
+
+async def test_an_expired_log_of_a_run_that_failed_tells_its_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(hub.memory, "time", clock)
+    async with opened(ScriptedProvider([TextPart("a"), FAULT]), log_ttl=60) as registry:
+        run = await started(registry)
+        whole = await everything(registry, run)
+        clock.now += 61
+        got = await everything(registry, run)
+        assert types(got) == ["reset", "chat_start", "error"]
+        assert got[1:] == [whole[0], whole[-1]]
+
+
+async def test_a_run_that_is_not_known_cannot_be_read() -> None:
+    async with opened() as registry:
+        with pytest.raises(NotFound):
+            await registry.read("run_unknown")

@@ -1,0 +1,217 @@
+"""Stopping the registry, and its agents."""
+
+import asyncio
+
+import pytest
+
+from errors import (
+    Conflict,
+    Invalid,
+    NotFound,
+    TooMany,
+    Unavailable,
+    UpstreamError,
+)
+from events import ReaderEvent, RunError
+from models import (
+    AgentConfig,
+    TextPart,
+)
+from tests.agent.support import Held, check_history, until
+from tests.registry.support import (
+    LIMITS,
+    SUM,
+    Paused,
+    answered,
+    ask,
+    check_log,
+    ended,
+    history,
+    opened,
+    started,
+)
+from tests.scripted import DEADLINE, Gate, Script, ScriptedProvider, asks, says
+from tests.service import running
+
+# Stopping.
+
+
+async def test_a_service_that_drains_refuses_new_runs_and_finishes_the_others() -> None:
+    paused = Paused()
+    async with opened(paused.provider) as registry:
+        first = await started(registry, "key", conversation_id="c")
+        second = await started(registry, conversation_id="c")
+        await paused.reached(1)
+        registry.drain()
+        with pytest.raises(Unavailable) as caught:
+            await started(registry)
+        assert caught.value.retry_after == LIMITS.shutdown_grace
+        assert await started(registry, "key", conversation_id="c") is first
+        for number in (1, 2):
+            (await paused.reached(number)).open()
+        await ended(registry, first, second)
+        assert (first.status, second.status) == ("completed", "completed")
+
+
+async def test_leaving_ends_all_runs_with_an_error_that_says_so_and_is_quick() -> None:
+    held = Held()
+    turns: list[Script] = [
+        asks(("held", {}), text="A"),
+        [TextPart("a"), Gate()],
+    ]
+    provider = ScriptedProvider(*turns)
+    begin = asyncio.get_running_loop().time()
+    async with asyncio.timeout(DEADLINE):
+        async with opened(provider, tools=[held.held]) as registry:
+            runs = [await started(registry, conversation_id=name) for name in "aba"]
+            await until(held.entered.is_set)
+            await until(lambda: provider.open_streams == 1)
+            readers = [await registry.read(run.id) for run in runs]
+            begin = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - begin < 3
+    held.released.set()
+    for run, reader in zip(runs, readers, strict=True):
+        got: list[ReaderEvent] = []
+        while not reader.ended:
+            got += await reader.read()
+        check_log(run, got)
+        assert isinstance(run.terminal, RunError)
+        assert (run.terminal.code, run.terminal.retryable) == ("shutting_down", True)
+        check_history(history(registry, run).messages)
+    assert provider.is_closed
+    assert provider.open_streams == 0
+
+
+async def test_a_run_that_was_just_accepted_is_ended_too() -> None:
+    async with opened() as registry:
+        start = asyncio.create_task(registry.start(ask()))
+        await asyncio.sleep(0)
+        registry.end_all()
+        async with asyncio.timeout(DEADLINE):
+            run = await start
+        await ended(registry, run)
+        assert isinstance(run.terminal, RunError)
+        assert run.terminal.code == "shutting_down"
+
+
+async def test_a_provider_that_cannot_be_prepared_does_not_stop_the_service() -> None:
+    class Unreachable(ScriptedProvider):
+        async def warm(self) -> None:
+            raise UpstreamError("No connection.")
+
+    async with opened(Unreachable(says("Here."))) as registry:
+        assert await answered(registry) == "Here."
+
+
+async def test_leaving_does_not_wait_for_a_provider_that_is_still_being_prepared() -> None:
+    class Slow(ScriptedProvider):
+        async def warm(self) -> None:
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(3):
+        async with opened(Slow(says("Here."))) as registry:
+            assert await answered(registry) == "Here."
+
+
+# Agents.
+
+
+async def test_the_default_agent_is_there_with_every_default_filled_in() -> None:
+    async with opened() as registry:
+        [info] = registry.agents()
+        assert registry.agent("chat") == info
+        assert (info.agent_name, info.name, info.built_in) == ("chat", "chat", True)
+        assert (info.instructions, info.model) == ("Be brief.", "scripted-1")
+        assert info.tools == ["add", "hang", "fail"]
+
+
+async def test_an_agent_is_created_replaced_and_deleted() -> None:
+    async with opened() as registry:
+        assert registry.put_agent("b", AgentConfig(instructions="Rhyme.", tools=["add", "add"]))
+        assert registry.agent("b").tools == ["add"]
+        assert not registry.agent("b").built_in
+        assert not registry.put_agent("b", AgentConfig(tools=[], model="big-1", name="Bee"))
+        info = registry.agent("b")
+        assert (info.name, info.instructions, info.tools) == ("Bee", "Be brief.", [])
+        assert [agent.agent_name for agent in registry.agents()] == ["b", "chat"]
+        run = await started(registry, agent="b")
+        await ended(registry, run)
+        assert (run.start.agent, run.start.model) == ("b", "big-1")
+        registry.delete_agent("b")
+        for look in (registry.agent, registry.delete_agent):
+            with pytest.raises(NotFound) as caught:
+                look("b")
+            assert caught.value.code == "agent_not_found"
+        with pytest.raises(NotFound):
+            await started(registry, agent="b")
+
+
+async def test_the_default_agent_can_be_replaced_but_not_deleted() -> None:
+    async with opened() as registry:
+        with pytest.raises(Conflict):
+            registry.delete_agent("chat")
+        assert not registry.put_agent("chat", AgentConfig(instructions="Rhyme."))
+        assert registry.agent("chat").built_in
+        await answered(registry)
+        assert isinstance(registry.provider, ScriptedProvider)
+        assert registry.provider.requests[0].messages[0].content == "Rhyme."
+
+
+async def test_a_configuration_with_faults_is_refused_and_every_fault_named() -> None:
+    async with opened(allowed_models=frozenset({"small-1"})) as registry:
+        config = AgentConfig(tools=["add", "rm", "mv"], model="big-1")
+        with pytest.raises(Invalid) as caught:
+            registry.put_agent("b", config)
+        faults = [fault["field"] for fault in caught.value.errors]
+        assert faults == ["tools", "tools", "model"]
+        assert "'rm'" in caught.value.errors[0]["message"]
+        assert "small-1" in caught.value.errors[2]["message"]
+        with pytest.raises(NotFound):
+            registry.agent("b")
+        assert registry.put_agent("b", AgentConfig(model="small-1"))
+        assert registry.put_agent("c", AgentConfig())
+
+
+async def test_there_are_no_more_agents_than_may_be() -> None:
+    async with opened(max_agents=2) as registry:
+        registry.put_agent("b", AgentConfig())
+        with pytest.raises(TooMany):
+            registry.put_agent("c", AgentConfig())
+        assert not registry.put_agent("b", AgentConfig(instructions="Rhyme."))
+        registry.delete_agent("b")
+        assert registry.put_agent("c", AgentConfig())
+
+
+async def test_a_run_under_way_keeps_the_agent_that_it_began_with() -> None:
+    gate = Gate()
+    provider = ScriptedProvider([gate, *SUM], says("3."), says("Rhyme."))
+    async with opened(provider) as registry:
+        registry.put_agent("b", AgentConfig(instructions="Old.", tools=["add"]))
+        run = await started(registry, agent="b", conversation_id="c")
+        await gate.reached()
+        registry.put_agent("b", AgentConfig(instructions="New.", tools=[]))
+        gate.open()
+        await ended(registry, run)
+        await answered(registry, agent="b", conversation_id="c")
+        told = [request.messages[0].content for request in provider.requests]
+        assert told == ["Old.", "Old.", "New."]
+        assert [len(request.tools) for request in provider.requests] == [1, 1, 0]
+
+
+async def test_deleting_an_agent_does_not_end_its_run() -> None:
+    paused = Paused()
+    async with opened(paused.provider) as registry:
+        registry.put_agent("b", AgentConfig())
+        run = await started(registry, agent="b")
+        gate = await paused.reached(1)
+        registry.delete_agent("b")
+        gate.open()
+        await ended(registry, run)
+        assert run.status == "completed"
+
+
+async def test_the_demo_never_claims_to_be_the_model_that_an_agent_names() -> None:
+    async with running() as service:
+        await service.json("POST", "/agents/fancy", 201, json={"model": "gpt-4-turbo-preview"})
+        answer = await service.json("POST", "/chat", json={"message": "hi", "agent": "fancy"})
+        assert answer["model"] == "demo"
