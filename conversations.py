@@ -17,6 +17,7 @@ from errors import Unavailable
 from events import ChatComplete, ChatStart, RunError, TerminalEvent
 from hub import Log
 from models import (
+    AssistantMessage,
     ChatRequest,
     Message,
     RunFailure,
@@ -28,7 +29,12 @@ from models import (
 )
 
 KEPT_MESSAGES = 1000
-"""How many messages of a conversation are kept in memory; the oldest go first."""
+KEPT_BYTES = 1_048_576
+"""How much of a conversation is kept in memory; the oldest messages go first."""
+
+
+_MESSAGE_BYTES = 200
+"""What a message occupies besides its text, roughly."""
 
 
 @dataclass(eq=False)
@@ -120,6 +126,8 @@ class Conversation:
     id: str
     messages: list[Message] = field(default_factory=list)
     runs: deque[Run] = field(default_factory=deque)
+    size: int = 0
+    counted: int = 0
 
     def enter(self, run: Run) -> None:
         """Queue a run; the first one has the floor at once."""
@@ -136,10 +144,17 @@ class Conversation:
             self.runs[0].work.floor.set()
 
     def keep(self, messages: Sequence[Message]) -> None:
-        """Add what was said."""
+        """Add what was said; of a long conversation the newest half stays."""
         self.messages.extend(messages)
-        if len(self.messages) > KEPT_MESSAGES:
-            self.messages = list(context(self.messages, KEPT_MESSAGES))
+        self.size += sum(map(_size, messages))
+        if len(self.messages) > KEPT_MESSAGES or self.size > KEPT_BYTES:
+            self.messages = list(context(self.messages, len(self.messages) // 2))
+            self.size = sum(map(_size, self.messages))
+
+    def clear(self) -> None:
+        """Forget what was said."""
+        self.messages.clear()
+        self.size = 0
 
 
 class Conversations:
@@ -147,10 +162,13 @@ class Conversations:
 
     Args:
         limit: how many are kept; past that the one unused for the longest time goes.
+        max_bytes: how much text they hold in all, likewise.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, max_bytes: int = 2**28) -> None:
         self._limit = limit
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._all: OrderedDict[str, Conversation] = OrderedDict()
 
     def get_or_create(self, conversation_id: str | None) -> Conversation:
@@ -168,12 +186,34 @@ class Conversations:
         self._all[conversation.id] = conversation
         return conversation
 
+    def count(self, conversation: Conversation) -> None:
+        """Take note of a conversation's size, and drop others where all are too large."""
+        if self._all.get(conversation.id) is not conversation:
+            return
+        self._bytes += conversation.size - conversation.counted
+        conversation.counted = conversation.size
+        while self._bytes > self._max_bytes and (oldest := self._oldest_idle()) is not None:
+            self._drop(oldest)
+
     def _drop_oldest_idle(self) -> None:
-        for conversation in self._all.values():
-            if not conversation.runs:
-                del self._all[conversation.id]
-                return
-        raise Unavailable("The service is at its limit of conversations under way.", retry_after=1)
+        oldest = self._oldest_idle()
+        if oldest is None:
+            text = "The service is at its limit of conversations under way."
+            raise Unavailable(text, retry_after=1)
+        self._drop(oldest)
+
+    def _oldest_idle(self) -> Conversation | None:
+        return next((each for each in self._all.values() if not each.runs), None)
+
+    def _drop(self, conversation: Conversation) -> None:
+        del self._all[conversation.id]
+        self._bytes -= conversation.counted
+
+
+def _size(message: Message) -> int:
+    """Return the bytes that a message occupies, roughly."""
+    calls = message.tool_calls if isinstance(message, AssistantMessage) else ()
+    return _MESSAGE_BYTES + len(message.content) + sum(len(call.arguments) for call in calls)
 
 
 def context(messages: Sequence[Message], limit: int) -> tuple[Message, ...]:

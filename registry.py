@@ -54,6 +54,7 @@ class Limits(NamedTuple):
     max_active_runs: int
     max_queued_messages: int
     max_conversations: int
+    conversations_max_bytes: int
     max_agents: int
     history_messages: int
     run_timeout: float
@@ -94,7 +95,9 @@ class AgentRegistry:
         self._allowed_models = allowed_models
         self._workers = Workers(limits.tool_workers)
         self._agents: dict[str, StreamingAgent] = {}
-        self._conversations = Conversations(limits.max_conversations)
+        self._conversations = Conversations(
+            limits.max_conversations, limits.conversations_max_bytes
+        )
         self._runs: dict[str, Run] = {}
         self._active: set[Run] = set()
         self._finished: deque[tuple[float, str]] = deque()
@@ -328,7 +331,7 @@ class AgentRegistry:
     async def _answer(self, run: Run, work: Work, log: Log) -> ChatComplete:
         conversation = work.conversation
         if work.request.reset_history:
-            conversation.messages.clear()
+            conversation.clear()
         conversation.keep([UserMessage(work.request.message)])
         work.turns = turns = Turns(
             run_id=run.id,
@@ -354,6 +357,7 @@ class AgentRegistry:
         run.work = None
         run.accepted.set()
         work.conversation.leave(run)
+        self._conversations.count(work.conversation)
         self._active.discard(run)
         deadline = asyncio.get_running_loop().time() + self._limits.run_ttl
         self._finished.append((deadline, run.id))

@@ -71,6 +71,7 @@ class Settings(BaseSettings):
     max_active_runs: int = Field(1000, ge=1)
     max_queued_messages: int = Field(16, ge=0)
     max_conversations: int = Field(10_000, ge=1)
+    conversations_max_bytes: int = Field(268_435_456, ge=1024)
     max_agents: int = Field(1000, ge=1)
     history_messages: int = Field(20, ge=1)
     run_timeout: float = Field(600.0, gt=0)

@@ -21,6 +21,8 @@ logger = logging.getLogger("parley.api")
 _CODES = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
+_PLACES = ("body", "path", "query", "header")
+
 MAX_FAULTS = 50
 """How many faults of one request are listed."""
 
@@ -83,7 +85,7 @@ def validation_faults(error: Any) -> list[dict[str, Any]]:
     """Return Pydantic's faults as `{"field", "message"}`, without the values."""
     return [
         {
-            "field": ".".join(str(part) for part in fault["loc"] if part != "body"),
+            "field": ".".join(str(part) for part in fault["loc"] if part not in _PLACES),
             "message": fault["msg"].removeprefix("Value error, "),
         }
         for fault in error.errors()[:MAX_FAULTS]

@@ -167,11 +167,11 @@ class Socket:
     async def _chat(self, data: Any, request_id: str | None) -> None:
         chat = SocketChat.model_validate(data)
         self._check_room()
+        own = self._conversation_id
         if chat.conversation_id is None and chat.reset_history:
-            self._conversation_id = new_id("conv")
-        run = await self._registry.start(
-            chat, chat.idempotency_key, conversation_id=self._conversation_id
-        )
+            own = new_id("conv")
+        run = await self._registry.start(chat, chat.idempotency_key, conversation_id=own)
+        self._conversation_id = own
         self._follow(run.id, await self._registry.read(run.id), request_id)
 
     async def _subscribe(self, data: Any, request_id: str | None) -> None:
@@ -227,9 +227,7 @@ class Socket:
         try:
             while not reader.ended:
                 for event in await reader.read():
-                    self._patience.begin()
-                    await self._websocket.send_text(encode(event))
-                    self._patience.end()
+                    await self._send_text(encode(event))
         except ParleyError as error:
             await self._send_error(error, request_id)
 
@@ -238,9 +236,14 @@ class Socket:
         if request_id is not None:
             message["request_id"] = request_id
         message["data"] = data
+        await self._send_text(msgspec.json.encode(message).decode())
+
+    async def _send_text(self, text: str) -> None:
         self._patience.begin()
-        await self._websocket.send_text(msgspec.json.encode(message).decode())
-        self._patience.end()
+        try:
+            await self._websocket.send_text(text)
+        finally:
+            self._patience.end()
 
     async def _send_error(self, error: ParleyError, request_id: str | None) -> None:
         data: dict[str, Any] = {

@@ -35,20 +35,24 @@ class Patience:
         self._seconds = seconds
         self._task = task
         self._loop = asyncio.get_running_loop()
-        self._sending_since: float | None = None
+        self._sending = 0
+        self._since = 0.0
 
     def begin(self) -> None:
-        """A write begins."""
-        self._sending_since = self._loop.time()
+        """A write begins; the time counts from the first of those under way."""
+        if self._sending == 0:
+            self._since = self._loop.time()
+        self._sending += 1
 
     def end(self) -> None:
-        """The write was taken."""
-        self._sending_since = None
+        """A write was taken, or given up."""
+        self._sending -= 1
+        self._since = self._loop.time()
 
     def check(self) -> None:
         """Cut the sender off if its write has taken too long; called now and then."""
-        since = self._sending_since
-        if since is not None and self._loop.time() - since > self._seconds and not self.exceeded:
+        is_late = self._sending > 0 and self._loop.time() - self._since > self._seconds
+        if is_late and not self.exceeded:
             self.exceeded = True
             self._task.cancel()
 

@@ -19,6 +19,9 @@ from hub import LAG, InvalidCursor, LogEnded, LogFull, LogNotFound, parse_cursor
 
 _encode = msgspec.json.Encoder().encode
 
+_BATCH = 4096
+"""How many events one read takes at most: to encode more at once would stall the loop."""
+
 _EVENT_BYTES = 256
 """What an event occupies besides its text, roughly (measured: 180 to 300)."""
 
@@ -31,6 +34,7 @@ class MemoryLog:
         self.epoch = epoch
         self.events: list[Event] = []
         self.waiting: list[asyncio.Future[None]] = []
+        self.size = 0
         self._hub = hub
         self._ended = False
 
@@ -58,6 +62,7 @@ class MemoryLog:
         if len(events) >= self._hub.max_events and not terminal:
             raise LogFull(f"A run may have at most {self._hub.max_events} events.")
         events.append(stamped(event, self.run_id, len(events) + 1))
+        self.size += _EVENT_BYTES + _text_of(event)
         if self.waiting:
             for future in self.waiting:
                 if not future.done():
@@ -69,10 +74,6 @@ class MemoryLog:
 
     async def drain(self) -> None:
         """Return at once: memory is never behind."""
-
-    def size(self) -> int:
-        """Return the bytes that the log occupies, roughly."""
-        return sum(_EVENT_BYTES + _text_of(event) for event in self.events)
 
 
 def _text_of(event: Event) -> int:
@@ -114,7 +115,7 @@ class MemoryReader:
                     log.waiting.remove(self._future)
                 self._future = None
         self._woken = False
-        new = log.events[self._seq :]
+        new = log.events[self._seq : self._seq + _BATCH]
         self._seq += len(new)
         return [*merged(new)] if len(new) > LAG else [*new]
 
@@ -169,16 +170,17 @@ class MemoryHub:
 
     def finished(self, log: MemoryLog) -> None:
         """Start the expiry of a log that has just ended."""
-        size = log.size()
-        self._finished[log.run_id] = (time.monotonic() + self._ttl, size)
-        self._finished_bytes += size
+        self._finished[log.run_id] = (time.monotonic() + self._ttl, log.size)
+        self._finished_bytes += log.size
         self._expire()
 
     def _expire(self) -> None:
         now = time.monotonic()
         while self._finished:
             run_id, (deadline, _) = next(iter(self._finished.items()))
-            if deadline > now and self._finished_bytes <= self._max_bytes:
+            # The newest stays, however large it is: its readers are at it now.
+            is_room = self._finished_bytes <= self._max_bytes or len(self._finished) == 1
+            if deadline > now and is_room:
                 return
             self._forget(run_id)
 

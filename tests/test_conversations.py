@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import StreamingAgent
-from conversations import KEPT_MESSAGES, Conversation, Conversations, Run, Work, context
+from conversations import KEPT_BYTES, KEPT_MESSAGES, Conversation, Conversations, Run, Work, context
 from errors import Unavailable
 from events import ChatComplete, RunError, Usage
 from models import (
@@ -215,3 +215,26 @@ async def test_a_run_tells_its_answer_its_usage_or_its_failure() -> None:
         "message": "It broke.",
         "retryable": True,
     }
+
+
+def test_a_long_conversation_is_bounded_in_bytes_and_loses_whole_turns() -> None:
+    conversation = Conversation("c")
+    for number in range(400):
+        conversation.keep([UserMessage(f"{number}" + "x" * 10_000), AssistantMessage("yes")])
+        assert conversation.size <= KEPT_BYTES
+    assert isinstance(conversation.messages[0], UserMessage)
+    assert conversation.messages[-1] == AssistantMessage("yes")
+    newest = conversation.messages[-2]
+    assert isinstance(newest, UserMessage)
+    assert newest.content.startswith("399x")
+
+
+def test_the_oldest_idle_conversations_go_where_all_are_too_large() -> None:
+    conversations = Conversations(100, max_bytes=50_000)
+    for number in range(10):
+        conversation = conversations.get_or_create(f"c{number}")
+        conversation.keep([UserMessage("x" * 10_000)])
+        conversations.count(conversation)
+    assert conversations.get_or_create("c9").messages
+    assert conversations.get_or_create("c6").messages
+    assert not conversations.get_or_create("c0").messages

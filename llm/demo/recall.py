@@ -98,7 +98,9 @@ def _own_name(stated: str) -> str:
     name = match[1] if match else ""
     if match := _I_AM_NAME.match(stated):
         name = "" if match[1].lower() in _DEMONYMS else match[1]
-    return (_name(name) or "") if name else ""
+    if not name or name.lower().startswith(("not ", "never ", "no ")):
+        return ""
+    return _name(name) or ""
 
 
 def _fact(sentence: str) -> Fact | None:
@@ -218,7 +220,9 @@ def recall(messages: Sequence[Message]) -> str | None:
 
 def _your_name(_: re.Match[str], past: _Past) -> str:
     name = past.value("name")
-    return f"Your name is {name}." if name else "You haven't told me your name yet."
+    return (
+        f"Your name is {name}." if name else "You haven't told me your name, as far back as I see."
+    )
 
 
 def _your_work(_: re.Match[str], past: _Past) -> str:

@@ -178,8 +178,19 @@ async def test_many_readers_read_a_long_log_in_linear_time() -> None:
         log.append(piece("x"))
     log.append(DONE)
     for reader in readers:
-        assert len(await rest(reader)) == 2
+        read = await rest(reader)
+        assert len(read) == 6, "five batches of one merged piece each, and the end"
     assert time.perf_counter() - began < 10
+
+
+async def test_one_read_of_a_long_log_takes_a_bounded_batch() -> None:
+    hub = make(max_events=100_001)
+    log = await hub.create("run_1")
+    for _ in range(10_000):
+        log.append(piece("x"))
+    reader = await hub.read("run_1", None)
+    seen = [event.seq for _ in range(3) for event in await reader.read()]
+    assert seen == [4096, 8192, 10_000]
 
 
 @unhurried
@@ -198,3 +209,15 @@ def test_whatever_the_lag_no_text_is_lost(plain: list[Event], lag: int, begin: i
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hub.memory, "LAG", lag)
         asyncio.run(check())
+
+
+async def test_the_newest_log_stays_even_where_it_alone_exceeds_the_bound() -> None:
+    hub = make(max_bytes=2**20)
+    log = await hub.create("run_1")
+    log.append(piece("x" * 2**21))
+    log.append(DONE)
+    assert len(await rest(await hub.read("run_1", None))) == 2
+    other = await hub.create("run_2")
+    other.append(DONE)
+    with pytest.raises(LogNotFound):
+        await hub.read("run_1", None)

@@ -241,7 +241,7 @@ async def test_a_question_about_the_conversation_is_answered_from_it(
 @pytest.mark.parametrize(
     ("question", "expected"),
     [
-        ("what's my name?", "You haven't told me your name yet."),
+        ("what's my name?", "You haven't told me your name, as far back as I see."),
         ("what do I do for work?", "You haven't told me what you do for work yet."),
         ("what do I like?", "You haven't told me what you like yet."),
         ("where do I live?", "You haven't told me where you live yet."),
@@ -270,12 +270,15 @@ async def test_the_newest_name_counts() -> None:
 
 
 async def test_a_nationality_is_not_a_name() -> None:
-    assert await answer("I'm German", "what's my name?") == "You haven't told me your name yet."
+    assert (
+        await answer("I'm German", "what's my name?")
+        == "You haven't told me your name, as far back as I see."
+    )
 
 
 async def test_a_question_is_not_a_statement() -> None:
     text = await answer("My name is Bob?", "what's my name?")
-    assert text == "You haven't told me your name yet."
+    assert text == "You haven't told me your name, as far back as I see."
 
 
 async def test_facts_in_the_system_prompt_count_as_said() -> None:

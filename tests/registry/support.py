@@ -27,6 +27,7 @@ LIMITS = Limits(
     max_active_runs=50,
     max_queued_messages=3,
     max_conversations=100,
+    conversations_max_bytes=2**20,
     max_agents=5,
     history_messages=20,
     run_timeout=60,
