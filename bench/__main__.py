@@ -23,10 +23,9 @@ MODULES = {SERVICE: "service", PLAIN: "plain", RELAY: "relay"}
 
 
 class Plan(NamedTuple):
-    """How often each part is repeated; a quick plan leaves out what no target needs first."""
+    """How often all is repeated; a quick plan leaves out the slowest parts."""
 
-    fast: int
-    paced: int
+    repetitions: int
     quick: bool
 
 
@@ -66,13 +65,13 @@ async def measure(plan: Plan, names: list[str]) -> Figures:
         }
         direct = Target("upstream", upstream.port, "OpenAI")
         for target in targets(processes):
-            await scenarios.warm_up(target)
-        for repetition in range(plan.fast):
-            say(f"repetition {repetition + 1} of {plan.fast}")
+            await scenarios.warm_up(figures, target)
+        for repetition in range(plan.repetitions):
+            say(f"repetition {repetition + 1} of {plan.repetitions}")
             for target in targets(processes):
                 process = processes[target.server]
                 await unpaced(figures, target, direct, process, plan, repetition)
-                if repetition < plan.paced and not (plan.quick and target.wire == "WebSocket"):
+                if not (plan.quick and target.wire == "WebSocket"):
                     await scenarios.paced(figures, target, direct, process)
     with running("bench.upstream", load_core) as upstream:
         for name in names:
@@ -114,7 +113,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(MODULES), action="append", help="measure these only")
     parser.add_argument("--no-write", action="store_true", help="leave docs/ as it is")
     options = parser.parse_args()
-    plan = Plan(1, 1, True) if options.quick else Plan(3, 2, False)
+    plan = Plan(1, quick=True) if options.quick else Plan(3, quick=False)
     started = time.monotonic()
     try:
         figures = uvloop.run(measure(plan, options.only or list(MODULES)))

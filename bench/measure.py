@@ -144,18 +144,20 @@ class Figures:
         except* Void as failures:
             self.void[scenario, target] = str(failures.exceptions[0])
 
+    def samples(self, scenario: str, target: str) -> list[float]:
+        """Return the samples in the order of the repetitions; none where the figure is void."""
+        key = scenario, target
+        return [] if key in self.void else self._samples.get(key, [])
+
     def median(self, scenario: str, target: str) -> float | None:
         """Return the figure, if there is one."""
-        return self.quantile(scenario, target, 0.5)
+        samples = self.samples(scenario, target)
+        return statistics.median(samples) if samples else None
 
     def quantile(self, scenario: str, target: str, share: float) -> float | None:
         """Return the sample below which that share of all lies, if there is one."""
-        samples = self._samples[scenario, target]
-        if not samples or (scenario, target) in self.void:
-            return None
-        if share == 0.5:
-            return statistics.median(samples)
-        return sorted(samples)[min(len(samples) - 1, int(share * len(samples)))]
+        samples = sorted(self.samples(scenario, target))
+        return samples[min(len(samples) - 1, int(share * len(samples)))] if samples else None
 
 
 async def settled(process: Process) -> float:

@@ -33,7 +33,7 @@ FAST = (
     Fast("1 stream", 1, 6, "fast-500", 500),
     Fast("32 streams", 32, 32, "fast-500", 500),
     Fast("32 streams, a write a token", 32, 32, "single-500", 500, once=True),
-    Fast("200 streams", 200, 200, "fast-500", 500, once=True),
+    Fast("200 streams", 200, 200, "fast-250", 250, once=True),
 )
 PACED, FIXED, TOOLS_ALONE, TOOLS_MANY = "paced", "fixed", "tools alone", "tools, 50 at once"
 ADDED_ALONE, ADDED_BUSY = "added time to first token", "added time at 200 streams"
@@ -42,23 +42,23 @@ IDLE, OPEN = "memory per idle socket", "memory per open stream"
 
 PACED_STREAMS, RATE = 200, 5
 RAMP, WINDOW = 4.0, 4.0
-PACED_TOKENS = int(RATE * (RAMP + WINDOW + 4.0))
+PROBE_SECONDS = 4.0
 FIXED_CHATS, PROBES = 160, 100
 IDLE_SOCKETS, OPEN_STREAMS = 500, 200
 
 SCRIPTS = (
     "fast-1",
     *dict.fromkeys(fast.script for fast in FAST),
-    f"paced-{RATE}-{PACED_TOKENS}",
-    f"paced-{RATE}-20",
+    *(f"paced-{RATE}-{tokens}" for tokens in (20, 45, 65)),
     "tools-5",
 )
 
 
-async def warm_up(target: Target) -> None:
+async def warm_up(figures: Figures, target: Target) -> None:
     """Load what is loaded lazily, fill pools and caches."""
-    await load.chats(target, "fast-1", 1, total=40, at_once=8)
-    await load.chats(target, "fast-500", 500, total=8, at_once=4)
+    with figures.voiding("warm-up", target.name):
+        await load.chats(target, "fast-1", 1, total=40, at_once=8)
+        await load.chats(target, "fast-500", 500, total=8, at_once=4)
 
 
 async def fast(figures: Figures, target: Target, process: Process, case: Fast) -> None:
@@ -97,20 +97,23 @@ async def added_alone(figures: Figures, target: Target, direct: Target) -> None:
 async def paced(figures: Figures, target: Target, direct: Target, process: Process) -> None:
     """CPU per token of 200 streams at a real model's pace, in µs; then, while they go on, the
     added time to first token of further chats, in ms."""
+    probed = target.wire == "SSE"
+    seconds = RAMP + WINDOW + (PROBE_SECONDS if probed else 0)
+    tokens = int(RATE * (seconds + 1))
     with figures.voiding(PACED, target.name):
         async with asyncio.TaskGroup() as group:
             streams = []
             for _ in range(PACED_STREAMS):
-                script = f"paced-{RATE}-{PACED_TOKENS}"
-                streams.append(group.create_task(load.chat(target, script, PACED_TOKENS)))
+                chat = load.chat(target, f"paced-{RATE}-{tokens}", tokens)
+                streams.append(group.create_task(chat))
                 await asyncio.sleep(RAMP / PACED_STREAMS)
             start, before = time.perf_counter(), process.cpu_seconds()
             await asyncio.sleep(WINDOW)
             end, spent = time.perf_counter(), process.cpu_seconds() - before
-            if target.wire == "SSE":
+            if probed:
                 await _probe(figures, target, direct)
-        tokens = sum(stream.result().tokens_between(start, end) for stream in streams)
-        figures.add(PACED, target.name, spent / tokens / MICRO)
+        seen = sum(stream.result().tokens_between(start, end) for stream in streams)
+        figures.add(PACED, target.name, spent / seen / MICRO)
 
 
 async def _probe(figures: Figures, target: Target, direct: Target) -> None:
@@ -129,7 +132,7 @@ async def _probe(figures: Figures, target: Target, direct: Target) -> None:
 
 
 async def tools(figures: Figures, target: Target) -> None:
-    """Seconds from request to end of a run with five parallel tools of 100 ms, in ms."""
+    """Time from request to end of a run with five parallel tools of 100 ms, in ms."""
     with figures.voiding(TOOLS_ALONE, target.name):
         for _ in range(5):
             record = await load.chat(target, "tools-5", 10)

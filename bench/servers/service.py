@@ -4,6 +4,7 @@ A tool of known duration is what the tool figures need; everything else is the a
 """
 
 import asyncio
+import gc
 
 import server
 from app import create_app
@@ -22,4 +23,6 @@ async def wait(step: int) -> dict[str, int]:
 
 if __name__ == "__main__":
     settings = load_settings()
-    server.run(create_app(settings, tools=[wait]), settings)
+    application = create_app(settings, tools=[wait])
+    gc.freeze()  # as `app.main` does
+    server.run(application, settings)
