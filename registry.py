@@ -124,6 +124,10 @@ class AgentRegistry:
         self._warming.cancel()
         await self._stack.__aexit__(kind, error, trace)
 
+    async def warmed(self) -> None:
+        """Wait until the provider is prepared, or has failed to be."""
+        await asyncio.wait([self._warming])
+
     async def _warm(self) -> None:
         try:
             await self.provider.warm()

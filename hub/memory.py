@@ -93,6 +93,7 @@ class MemoryReader:
         self._reset = reset
         self._woken = False
         self._future: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
 
     @property
     def ended(self) -> bool:
@@ -106,7 +107,7 @@ class MemoryReader:
             return [reset]
         log = self._log
         if self._seq == len(log.events) and not (self._woken or log.ended):
-            self._future = asyncio.get_running_loop().create_future()
+            self._future = self._loop.create_future()
             log.waiting.append(self._future)
             try:
                 await self._future

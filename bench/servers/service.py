@@ -4,7 +4,6 @@ A tool of known duration is what the tool figures need; everything else is the a
 """
 
 import asyncio
-import gc
 
 import server
 from app import create_app
@@ -23,6 +22,4 @@ async def wait(step: int) -> dict[str, int]:
 
 if __name__ == "__main__":
     settings = load_settings()
-    application = create_app(settings, tools=[wait])
-    gc.freeze()  # as `app.main` does
-    server.run(application, settings)
+    server.run(create_app(settings, tools=[wait], owns_process=True), settings)
