@@ -5,6 +5,7 @@ Beside the members of the standard each problem has `code`, a stable name for pr
 """
 
 import logging
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -100,6 +101,11 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
+def _lacks_body(faults: Sequence[Any]) -> bool:
+    """Tell whether the body as a whole was found unfit, not one of its fields."""
+    return any(tuple(fault["loc"]) == ("body",) for fault in faults)
+
+
 async def _named(request: Request, error: Exception) -> Response:
     assert isinstance(error, ParleyError)  # noqa: S101 - registered for this type only
     return ProblemResponse(
@@ -117,6 +123,9 @@ async def _invalid(request: Request, error: Exception) -> Response:
     faults = error.errors()
     if any(fault["type"] == "json_invalid" for fault in faults):
         return ProblemResponse(400, "The body is not valid JSON in UTF-8.", "invalid_json")
+    if "json" not in request.headers.get("content-type", "") and _lacks_body(faults):
+        detail = "The body is read as JSON only with Content-Type: application/json."
+        return ProblemResponse(415, detail, "unsupported_media_type")
     listed = validation_faults(error)
     detail = "; ".join(f"{fault['field'] or 'body'}: {fault['message']}" for fault in listed[:5])
     return ProblemResponse(422, detail, "invalid_value", errors=listed)

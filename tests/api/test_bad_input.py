@@ -95,10 +95,10 @@ async def test_a_hundred_thousand_levels_are_refused() -> None:
             assert_problem(answer, 400, "invalid_json")
 
 
-async def test_a_body_of_another_type_is_refused(service: Service) -> None:
+async def test_a_body_of_another_type_is_refused_with_what_to_send(service: Service) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
         data = request("POST", "/chat", b'{"message":"hi"}', f"Content-Type: {kind}")
-        assert_problem(await send(service, data), 422, "invalid_value")
+        assert_problem(await send(service, data), 415, "unsupported_media_type")
 
 
 async def test_a_body_that_declares_too_much_is_refused_before_it_is_sent(
