@@ -16,7 +16,12 @@ from tests.upstream import Script, calls, status, text
 
 CLIENTS = Path(__file__).parent / "clients"
 NODE = shutil.which("node")
+SWITCH = "--experimental-websocket"
 needs_node = pytest.mark.skipif(NODE is None, reason="node is not installed")
+needs_websocket = pytest.mark.skipif(
+    NODE is None or subprocess.run([NODE, SWITCH, "-e", "0"], capture_output=True).returncode != 0,
+    reason="node is not installed, or older than 20.10, and has no WebSocket",
+)
 
 PIECES = ("Grüße, ", "it is ", "42 — 😀", ".\n\u2028done")
 
@@ -32,11 +37,9 @@ def script() -> Script:
 
 
 def node(name: str) -> tuple[str, ...]:
-    """Return the command for a script; a global WebSocket is behind a switch in node 20."""
+    """Return the command for a script; a global WebSocket is behind a switch before node 22."""
     assert NODE is not None
-    version = subprocess.run([NODE, "--version"], capture_output=True, text=True, check=True)
-    old = int(version.stdout.removeprefix("v").split(".")[0]) < 22
-    return (NODE, *(["--experimental-websocket"] if old else []), str(CLIENTS / name))
+    return (NODE, *([SWITCH] if name == "websocket.mjs" else []), str(CLIENTS / name))
 
 
 async def run(*command: str) -> Any:
@@ -74,7 +77,7 @@ async def test_an_sse_client_sees_the_tools_and_the_whole_answer(client: str) ->
     assert seen["types"].count("chat_chunk") == len(PIECES)
 
 
-@needs_node
+@needs_websocket
 async def test_a_websocket_client_sees_the_tools_and_the_whole_answer() -> None:
     async with scripted(script(), tools=[weather, add]) as (service, _):
         seen = await run(*node("websocket.mjs"), service.url, ASK)
@@ -89,7 +92,7 @@ async def test_a_websocket_client_sees_the_tools_and_the_whole_answer() -> None:
     assert seen["errors"] == []
 
 
-@needs_node
+@needs_websocket
 async def test_a_websocket_client_sees_a_failing_tool_and_then_an_error() -> None:
     replies = [calls(("fail", {"why": "no luck"})), status(401)]
     async with scripted(replies, tools=[fail]) as (service, _):
@@ -101,8 +104,13 @@ async def test_a_websocket_client_sees_a_failing_tool_and_then_an_error() -> Non
     assert seen["final"] is None
 
 
-@needs_node
-@pytest.mark.parametrize("client", ["sse.mjs", "websocket.mjs"])
+@pytest.mark.parametrize(
+    "client",
+    [
+        pytest.param("sse.mjs", marks=needs_node),
+        pytest.param("websocket.mjs", marks=needs_websocket),
+    ],
+)
 async def test_a_client_talks_to_the_demo(client: str) -> None:
     async with running() as service:
         seen = await run(*node(client), service.url, "What's 15 + 27?")
