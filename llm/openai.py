@@ -45,6 +45,8 @@ USAGE_TIMEOUT = 2.0
 DRAIN_TIMEOUT = 0.1
 """Seconds to wait for the body's end, so that the connection can serve another request."""
 
+_MAX_DEPTH = 64
+
 _MAX_ID = 40  # OpenAI refuses longer ids of calls, which other servers make
 _NOT_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 
@@ -295,11 +297,27 @@ def _call_id(id: str) -> str:
 def _arguments(text: str) -> str:
     """Return a call's arguments as a JSON object, for servers that refuse everything else."""
     try:
-        if isinstance(msgspec.json.decode(text), dict):
+        decoded = msgspec.json.decode(text)
+        if isinstance(decoded, dict) and not _is_deep(decoded):
             return text
     except (ValueError, RecursionError):
         pass
     return json.dumps({"_invalid_arguments": joined_halves(text[:KEPT_CHARS])}, ensure_ascii=False)
+
+
+def _is_deep(value: Any) -> bool:
+    """Tell whether JSON is nested deeper than servers read; Pythons differ in where they stop."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            child
+            for parent in level
+            if isinstance(parent, dict | list)
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _tool(tool: ToolSpec) -> dict[str, Any]:
