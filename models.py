@@ -14,6 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from events import Usage
 
+_SLICE = 65_536  # characters that one call into the regular expression engine looks at
+
 _NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -22,9 +24,12 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(12)}"
 
 
-def clean_text(value: str) -> str:
-    """Return `value` with what no wire can carry (NUL, lone surrogates) made U+FFFD."""
-    return _NOT_TEXT.sub("\ufffd", value)
+def clean_text(text: str) -> str:
+    """Return `text` with U+FFFD in the place of NUL and lone surrogates."""
+    if len(text) <= _SLICE:
+        return _NOT_TEXT.sub("\ufffd", text)
+    slices = range(0, len(text), _SLICE)
+    return "".join(_NOT_TEXT.sub("\ufffd", text[start : start + _SLICE]) for start in slices)
 
 
 def _text(value: str) -> str:

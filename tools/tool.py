@@ -33,9 +33,9 @@ import msgspec
 from pydantic import ValidationError
 
 from errors import InvalidArguments, ToolError
-from models import ToolSpec
+from models import ToolSpec, clean_text
 from tools.schema import Signature
-from tools.values import NotJson, clean_text, json_value
+from tools.values import NotJson, json_value
 from tools.workers import Escaped, Worker
 
 RESULT_LIMIT = 32_768

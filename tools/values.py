@@ -13,7 +13,6 @@ Rules:
 
 import dataclasses
 import math
-import re
 from collections import deque
 from collections.abc import Mapping
 from datetime import date, time, timedelta
@@ -26,11 +25,11 @@ from uuid import UUID
 import msgspec
 from pydantic import BaseModel
 
+from models import clean_text
+
 MAX_DEPTH = 64
 """Arrays and objects inside one another."""
 
-_NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
-_SLICE = 65_536  # characters that one call into the regular expression engine looks at
 _WORD = 1 << 63
 _BYTES = (bytes, bytearray, memoryview)
 _SCALARS = (date, time, timedelta, Decimal, UUID)
@@ -39,14 +38,6 @@ _ARRAYS = (list, tuple, set, frozenset, deque)
 
 class NotJson(ValueError):
     """A value has no JSON form; the text completes "returned …" or "contains …"."""
-
-
-def clean_text(text: str) -> str:
-    """Return `text` with U+FFFD in the place of NUL and lone surrogates."""
-    if len(text) <= _SLICE:
-        return _NOT_TEXT.sub("\ufffd", text)
-    slices = range(0, len(text), _SLICE)
-    return "".join(_NOT_TEXT.sub("\ufffd", text[start : start + _SLICE]) for start in slices)
 
 
 def json_value(value: Any) -> Any:
