@@ -418,7 +418,7 @@ async def test_leaving_ends_the_threads(released: Release) -> None:
         threads = [t for t in threading.enumerate() if t.name == "parley-tool"]
     for thread in threads:
         thread.join(DEADLINE)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 async def test_leaving_cancels_what_runs_and_waits_a_second_at_most(
