@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from httpx2 import Response
     from openai import AsyncOpenAI
 
-MAX_CONNECTIONS = 10_000
-CONNECT_TIMEOUT = 10.0
+    from llm.transport import Readable
+
 USAGE_TIMEOUT = 2.0
 """Seconds to wait for the usage after the reply itself is complete."""
 DRAIN_TIMEOUT = 0.1
@@ -110,33 +110,33 @@ class OpenAIProvider:
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[list[ReplyPart], None]:
         """Ask the model; see `Provider.stream`."""
-        response = await self._ask(request)
-        chunks = _bytes_of(response)
+        response, body = await self._ask(request)
         reply = Reply(self._failures, _ids_in(request.messages))
         try:
             while not reply.is_over:
-                data = await self._next(chunks, reply)
-                batch = reply.feed(data) if data is not None else reply.end()
+                data = await self._next(body, reply)
+                batch = reply.feed(data) if data else reply.end()
                 if batch:
                     yield batch
             if reply.failure is not None:
                 raise reply.failure
-            await _drain(chunks)
+            await _drain(body)
         finally:
-            await _close(chunks, response)
+            with contextlib.suppress(Exception):  # whatever the libraries find wrong, it is over
+                await response.aclose()
 
     def _make_client(self) -> "AsyncOpenAI":
-        from httpx2 import Limits, Timeout
-        from openai import AsyncOpenAI, DefaultAioHttpClient
+        from openai import AsyncOpenAI
 
-        timeout = Timeout(self._timeout, connect=min(self._timeout, CONNECT_TIMEOUT))
-        limits = Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=30.0)
+        from llm.transport import client
+
+        http_client = client(self._timeout)
         return AsyncOpenAI(
             api_key=self._api_key,
             base_url=self._base_url,
             max_retries=self._max_retries,
-            timeout=timeout,
-            http_client=DefaultAioHttpClient(timeout=timeout, limits=limits),
+            timeout=http_client.timeout,
+            http_client=http_client,
         )
 
     async def _connected(self) -> "AsyncOpenAI":
@@ -146,8 +146,8 @@ class OpenAIProvider:
                     self._client = await asyncio.to_thread(self._make_client)
         return self._client
 
-    async def _ask(self, request: ModelRequest) -> "Response":
-        """Return the response to a request, its body not yet read.
+    async def _ask(self, request: ModelRequest) -> "tuple[Response, Readable]":
+        """Return the response to a request, and its body to read.
 
         Raises:
             UpstreamError: there is none, after all retries.
@@ -160,7 +160,9 @@ class OpenAIProvider:
         if response.headers.get("content-type", "").startswith("text/html"):
             await response.aclose()
             raise self._failures.not_a_stream()
-        return response
+        from llm.transport import body_of
+
+        return response, body_of(response)
 
     async def _post(self, content: bytes) -> "Response":
         client = await self._connected()
@@ -181,20 +183,20 @@ class OpenAIProvider:
         )
         return cast("Response", response)
 
-    async def _next(self, chunks: AsyncGenerator[bytes, None], reply: Reply) -> bytes | None:
-        """Return the next bytes, or None at the end of all that is worth waiting for.
+    async def _next(self, body: "Readable", reply: Reply) -> bytes:
+        """Return the next bytes, or none at the end of all that is worth waiting for.
 
         Raises:
             UpstreamError: the connection broke before the reply was complete.
         """
         try:
             if not reply.is_complete:
-                return await anext(chunks, None)
+                return await body.read()
             async with asyncio.timeout(USAGE_TIMEOUT):
-                return await anext(chunks, None)
+                return await body.read()
         except Exception as error:  # noqa: BLE001 - three libraries' errors, none may escape
             if reply.is_complete:
-                return None
+                return b""
             raise self._failures.in_stream(error) from None
 
     def _body(self, request: ModelRequest) -> dict[str, Any]:
@@ -224,28 +226,12 @@ def _first(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-def _bytes_of(response: "Response") -> AsyncGenerator[bytes, None]:
-    """Return the body's bytes by the shortest way: each generator in between costs."""
-    encoding = response.headers.get("content-encoding", "identity")
-    plain = encoding.strip().lower() in ("", "identity")
-    chunks = aiter(cast("Any", response.stream)) if plain else response.aiter_bytes()
-    return cast("AsyncGenerator[bytes, None]", chunks)
-
-
-async def _drain(chunks: AsyncGenerator[bytes, None]) -> None:
+async def _drain(body: "Readable") -> None:
     """Read on to the body's end, if it is near."""
     with contextlib.suppress(Exception):  # the reply is complete: nothing matters any more
         async with asyncio.timeout(DRAIN_TIMEOUT):
-            async for _ in chunks:
+            while await body.read():
                 pass
-
-
-async def _close(chunks: AsyncGenerator[bytes, None], response: "Response") -> None:
-    """Give the connection back, or close it where the body is not at its end."""
-    with contextlib.suppress(Exception):  # whatever the libraries find wrong, it is over
-        await chunks.aclose()
-    with contextlib.suppress(Exception):
-        await response.aclose()
 
 
 # The request's parts.

@@ -171,19 +171,16 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 
 def _timed_out(error: Exception) -> bool:
-    """Tell a time-out from a broken connection: the transport calls both a time-out."""
     from httpx2 import TimeoutException
 
-    *_, root = _causes(error)
-    return isinstance(root, (TimeoutError, TimeoutException))
+    return any(isinstance(cause, TimeoutException) for cause in _causes(error))
 
 
 def _of_connection(error: Exception) -> bool:
-    from aiohttp import ClientError
     from httpx2 import RequestError
     from openai import APIConnectionError
 
-    return isinstance(error, (APIConnectionError, RequestError, ClientError, OSError))
+    return isinstance(error, (APIConnectionError, RequestError, OSError))
 
 
 def _cannot_be_decoded(error: Exception) -> bool:

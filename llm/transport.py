@@ -1,0 +1,167 @@
+"""HTTP for the official SDKs: httpx2 as they know it, over aiohttp, with streams read by hand.
+
+An SDK is given `client(...)`; requests, redirects, retries and errors stay its business. The
+stream of a response is then read from `body_of(response)`, past the layers in between: these,
+and a timer a read, cost a paced stream more than decoding its tokens. One timer a stream tells
+that it has fallen silent.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Protocol, cast
+
+import aiohttp
+import httpx2
+
+MAX_CONNECTIONS = 10_000
+CONNECT_TIMEOUT = 10.0
+KEEP_ALIVE = 30.0
+"""Seconds that an idle connection is kept for the next request."""
+
+_BODY = "parley.body"
+
+
+class Readable(Protocol):
+    """Bytes that come from a server."""
+
+    async def read(self) -> bytes:
+        """Return the bytes that have come, waiting while there are none; at the end b"".
+
+        Raises:
+            httpx2.TransportError: the server fell silent, or the connection broke.
+            httpx2.DecodingError: the bytes are compressed in a way that cannot be undone.
+        """
+        ...
+
+
+class Body(httpx2.AsyncByteStream):
+    """The body of a response as it comes.
+
+    Args:
+        response: its head has been read.
+        timeout: seconds without a byte after which it is given up.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse, timeout: float) -> None:
+        self._response = response
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._is_reading = self._is_silent = False
+        self._since = 0.0
+        self._timer = self._loop.call_later(timeout, self._check)
+
+    async def read(self) -> bytes:
+        """Return the bytes that have come; see `Readable`."""
+        self._since = self._loop.time()
+        self._is_reading = True
+        try:
+            return await self._response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            if self._is_silent:
+                raise httpx2.ReadTimeout("The server fell silent.") from error
+            raise httpx2.ReadError(str(error)) from error
+        finally:
+            self._is_reading = False
+
+    def _check(self) -> None:
+        """Give up a read that has waited too long, or look again when it would have."""
+        waited = self._loop.time() - self._since if self._is_reading else 0.0
+        if waited >= self._timeout:
+            self._is_silent = True
+            self._response.close()
+        else:
+            self._timer = self._loop.call_later(self._timeout - waited, self._check)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while data := await self.read():
+            yield data
+
+    async def aclose(self) -> None:
+        """Give the connection back, or close it where the body is not at its end."""
+        self._timer.cancel()
+        self._response.release()
+
+
+class _Decoded:
+    """A compressed body."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self._chunks = cast("AsyncGenerator[bytes, None]", response.aiter_bytes())
+
+    async def read(self) -> bytes:
+        return await anext(self._chunks, b"")
+
+
+class AiohttpTransport(httpx2.AsyncBaseTransport):
+    """Sends requests through one aiohttp session, made at the first of them."""
+
+    def __init__(self) -> None:
+        self._context = httpx2.create_ssl_context()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Return the response to a request once its head has come.
+
+        Raises:
+            httpx2.TransportError: there is none, or not in time.
+        """
+        timeout = request.extensions["timeout"]
+        try:
+            async with asyncio.timeout(timeout["read"]):
+                response = await self._connected().request(
+                    request.method,
+                    str(request.url),
+                    headers=request.headers,
+                    data=await request.aread() or None,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(sock_connect=timeout["connect"]),
+                )
+        except aiohttp.ConnectionTimeoutError as error:
+            raise httpx2.ConnectTimeout(str(error)) from error
+        except TimeoutError as error:
+            raise httpx2.ReadTimeout("The server did not answer in time.") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise httpx2.ConnectError(str(error)) from error
+        body = Body(response, timeout["read"])
+        return httpx2.Response(
+            response.status,
+            headers=[*response.raw_headers],
+            stream=body,
+            extensions={_BODY: body},
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _connected(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                ssl=self._context, limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector, auto_decompress=False, trust_env=True
+            )
+        return self._session
+
+
+def client(timeout: float) -> httpx2.AsyncClient:
+    """Return an HTTP client for an SDK.
+
+    Args:
+        timeout: seconds for the head of a response, and between any two bytes of its body.
+    """
+    return httpx2.AsyncClient(
+        transport=AiohttpTransport(),
+        timeout=httpx2.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
+        follow_redirects=True,
+    )
+
+
+def body_of(response: httpx2.Response) -> Readable:
+    """Return what is to be read of a response that `client` got, by the shortest way."""
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding in ("", "identity"):
+        return cast("Body", response.extensions[_BODY])
+    return _Decoded(response)
