@@ -17,12 +17,15 @@ import logging
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
+from websockets.protocol import State
 
 from settings import Settings
 
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
 
 logger = logging.getLogger("parley.server")
+
+T = TypeVar("T")
 
 USER_TIMEOUT_MS = 25_000
 """How long sent data may stay unacknowledged, or unread, before the kernel gives up."""
@@ -43,9 +48,13 @@ BODY_TIMEOUT = 60.0
 ABORT = "parley.abort"
 """The scope's extension that drops a connection with all that is unsent, at once."""
 
+OFFER = "parley.offer"
+"""The scope's extension `offer(encode, value)`: where the connection has room, write what `send`
+would of `encode(value)`, a piece of a body or the texts of messages, and return True."""
+
 
 class WebSocketConnection(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, with a bound on pongs that nobody reads, and `abort`."""
+    """uvicorn's WebSocket protocol, with a bound on unread pongs, `abort` and `offer`."""
 
     def handle_ping(self) -> None:
         """Answer a ping, or end a connection that asks and does not read."""
@@ -58,7 +67,16 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         """Begin the handshake."""
         super().handle_connect(event)
         if self.response.status_code == 101:
-            self.scope["extensions"] |= cast(Any, {ABORT: self.transport.abort})
+            extensions = {ABORT: self.transport.abort, OFFER: self.offer}
+            self.scope["extensions"] |= cast(Any, extensions)
+
+    def offer(self, encode: Callable[[T], list[str]], value: T) -> bool:
+        """Send messages if that needs no waiting; see `OFFER`."""
+        has_room = self.handshake_complete and not (self.close_sent or self.disconnected)
+        if not has_room or not self.writable.is_set() or self.conn.state is not State.OPEN:
+            return False
+        self.transport.write(b"".join([_text_frame(text.encode()) for text in encode(value)]))
+        return True
 
     async def send(self, message: "ASGISendEvent") -> None:
         """Send a message; a refusal with a body ends the handshake too, which uvicorn forgets."""
@@ -67,8 +85,18 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             self.handshake_complete = True
 
 
+def _text_frame(payload: bytes) -> bytes:
+    """Return a whole, unmasked text message as one frame (RFC 6455, 5.2)."""
+    size = len(payload)
+    if size < 126:
+        return b"\x81%c%b" % (size, payload)
+    if size < 65_536:
+        return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), payload)
+    return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), payload)
+
+
 class HttpConnection(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with bounds on what a request may keep waiting, and `abort`."""
+    """uvicorn's HTTP protocol, with bounds on what a request may keep waiting; `abort`, `offer`."""
 
     _head_bytes = 0
     _in_head = True
@@ -82,7 +110,6 @@ class HttpConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         super().on_message_begin()
-        self.scope["extensions"] = cast(Any, {ABORT: self.transport.abort})
         if self._timer is None:
             self._wait_for_head()
 
@@ -100,6 +127,18 @@ class HttpConnection(HttpToolsProtocol):
         self._in_head = False
         self._timer = self.loop.call_later(BODY_TIMEOUT, self._give_up)
         super().on_headers_complete()
+        if self.cycle is not None and self.cycle.scope is self.scope:  # no upgrade
+            offer = partial(self._offer, self.cycle)
+            self.scope["extensions"] = cast(Any, {ABORT: self.transport.abort, OFFER: offer})
+
+    def _offer(self, cycle: RequestResponseCycle, encode: Callable[[T], bytes], value: T) -> bool:
+        """Send a piece of a response if that needs no waiting; see `OFFER`."""
+        is_open = cycle.chunked_encoding and not (cycle.response_complete or cycle.disconnected)
+        if not is_open or self.flow.write_paused:
+            return False
+        if body := encode(value):
+            self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        return True
 
     def on_message_complete(self) -> None:
         """The request is complete."""

@@ -21,8 +21,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from api.documents import PROBLEMS
 from api.problems import ProblemResponse, validation_faults
-from api.streams import Patience, cut_off
+from api.streams import Patience, cut_off, offer_of
 from errors import ClientError, Conflict, Invalid, NotFound, ParleyError, TooLarge, TooMany
+from events import ReaderEvent
 from hub import Reader
 from models import ChatRequest, Identifier, new_id
 from protocols.native import WebSocketEncoder
@@ -223,11 +224,16 @@ class Socket:
         task.add_done_callback(lambda ended: self._following.pop(ended, None))
 
     async def _send_run(self, reader: Reader, request_id: str | None) -> None:
-        encode = WebSocketEncoder(reader.epoch, request_id).encode
+        encoder = WebSocketEncoder(reader.epoch, request_id)
+
+        def encode(events: list[ReaderEvent]) -> list[str]:
+            return [encoder.encode(event) for event in events]
+
+        offer = offer_of(self._websocket.scope, encode)
         try:
             while not reader.ended:
-                for event in await reader.read():
-                    await self._send_text(encode(event))
+                for text in encode(await reader.read(offer)):
+                    await self._send_text(text)
         except ParleyError as error:
             await self._send_error(error, request_id)
 

@@ -11,12 +11,15 @@ resume from its cursor.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from hub import Reader
+from events import ReaderEvent
+from hub import Offer, Reader
 from protocols import Encoder
 
 logger = logging.getLogger("parley.api")
@@ -65,6 +68,12 @@ async def cut_off(scope: Scope) -> None:
         await asyncio.sleep(0)  # the server learns of it in the next turn of the loop
 
 
+def offer_of(scope: Scope, encode: Callable[[list[ReaderEvent]], Any]) -> Offer | None:
+    """Return what sends events without waiting, where the server has a way to."""
+    offer = scope.get("extensions", {}).get("parley.offer")
+    return None if offer is None else partial(offer, encode)
+
+
 class EventStream(Response):
     """The response.
 
@@ -106,7 +115,7 @@ class EventStream(Response):
         watcher = asyncio.create_task(self._watch_client(receive))
         self._tick(patience)
         try:
-            await self._send_all(send, patience)
+            await self._send_all(send, patience, offer_of(scope, self._frames))
         except asyncio.CancelledError:
             if not patience.exceeded or task.uncancel() > 0:
                 raise
@@ -116,16 +125,19 @@ class EventStream(Response):
             self._timer.cancel()
             watcher.cancel()
 
-    async def _send_all(self, send: Send, patience: Patience) -> None:
+    async def _send_all(self, send: Send, patience: Patience, offer: Offer | None) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        encode, read = self._encoder.encode, self._reader.read
         while not self._reader.ended and not self._gone:
-            events = await read()
-            body = b"".join([encode(event) for event in events])
-            patience.begin()
-            await send(_body(body or self._encoder.heartbeat))
-            patience.end()
+            events = await self._reader.read(offer)
+            if events or not self._reader.ended:
+                patience.begin()
+                await send(_body(self._frames(events) or self._encoder.heartbeat))
+                patience.end()
         await send(_body(self._encoder.end(), more=False))
+
+    def _frames(self, events: list[ReaderEvent]) -> bytes:
+        encode = self._encoder.encode
+        return b"".join([encode(event) for event in events])
 
     def _tick(self, patience: Patience) -> None:
         patience.check()

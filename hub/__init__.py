@@ -6,6 +6,7 @@ gets:
 
 * from a cursor of the present epoch: the exact rest, each event once, in order;
 * from a cursor of an epoch that is over: a `reset`, then the present epoch from its start;
+* text at each `drain` of the writer, everything else at once;
 * while it lags by more than `LAG` events: adjacent text pieces of one message merged into
   one event. No other event is ever merged or dropped. So a slow reader costs the service
   the log, which is there anyway, and what its connection buffers.
@@ -13,7 +14,8 @@ gets:
 Nothing outside this room knows where a log is. `hub.memory` keeps logs in the process.
 """
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
 
 from errors import ClientError, NotFound, ParleyError
 from events import EventSink, ReaderEvent
@@ -46,6 +48,10 @@ class LogEnded(RuntimeError):
     """Something was appended behind the terminal event: a mistake of the service's own."""
 
 
+Offer: TypeAlias = Callable[[list[ReaderEvent]], bool]
+"""Takes new events at once, without waiting, or returns False and has taken none."""
+
+
 class Log(EventSink, Protocol):
     """The writer's side of one run's log."""
 
@@ -73,10 +79,15 @@ class Reader(Protocol):
         """Whether the terminal event has been read, or there is nothing left to read."""
         ...
 
-    async def read(self) -> list[ReaderEvent]:
+    async def read(self, offer: Offer | None = None) -> list[ReaderEvent]:
         """Return all events that are new, at least one; wait while there is none.
 
         Returns an empty list when `wake` interrupted the wait or the log has ended.
+
+        Args:
+            offer: while this waits, is offered what is new, and the wait goes on where it takes
+                it. So an event reaches a connection that has room without a task's wake-up,
+                which costs as much as all else that is done for a token.
         """
         ...
 

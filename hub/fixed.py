@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from events import ReaderEvent
+from hub import Offer
 
 
 class FixedReader:
@@ -17,7 +18,7 @@ class FixedReader:
         """Whether the events have been read."""
         return not self._events
 
-    async def read(self) -> list[ReaderEvent]:
+    async def read(self, offer: Offer | None = None) -> list[ReaderEvent]:
         """Return the events, once."""
         events, self._events = self._events, []
         return events

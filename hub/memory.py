@@ -1,7 +1,8 @@
 """Run logs in this process.
 
-An append costs a list append and, where readers wait, one future to resolve; after that a
-reader takes all that is new at once, so a burst of events wakes each reader once.
+An append costs a list append. Readers that wait are told of text at the writer's `drain` and of
+everything else at once; each takes all that is new, so a burst of text is one wake-up or, where
+its reader brought an `offer`, none.
 
 Finished logs are kept for `ttl` seconds, and fewer when all of them together exceed
 `max_bytes`: then the one that finished first goes first. A log that is being written is
@@ -15,7 +16,7 @@ from collections import OrderedDict
 import msgspec
 
 from events import TERMINAL, ChatChunk, Event, ReaderEvent, ReasoningChunk, Reset, merged, stamped
-from hub import LAG, InvalidCursor, LogEnded, LogFull, LogNotFound, parse_cursor
+from hub import LAG, InvalidCursor, LogEnded, LogFull, LogNotFound, Offer, parse_cursor
 
 _encode = msgspec.json.Encoder().encode
 
@@ -33,7 +34,7 @@ class MemoryLog:
         self.run_id = run_id
         self.epoch = epoch
         self.events: list[Event] = []
-        self.waiting: list[asyncio.Future[None]] = []
+        self.waiting: list[MemoryReader] = []
         self.size = 0
         self._hub = hub
         self._ended = False
@@ -49,7 +50,7 @@ class MemoryLog:
         return self._ended
 
     def append(self, event: Event) -> None:
-        """Number an event, keep it, and wake who waits.
+        """Number an event and keep it; tell who waits, unless it is text.
 
         Raises:
             LogEnded: the terminal event is in the log already.
@@ -62,25 +63,23 @@ class MemoryLog:
         if len(events) >= self._hub.max_events and not terminal:
             raise LogFull(f"A run may have at most {self._hub.max_events} events.")
         events.append(stamped(event, self.run_id, len(events) + 1))
-        self.size += _EVENT_BYTES + _text_of(event)
-        if self.waiting:
-            for future in self.waiting:
-                if not future.done():
-                    future.set_result(None)
-            self.waiting.clear()
+        self.size += _EVENT_BYTES
+        if isinstance(event, ChatChunk | ReasoningChunk):
+            self.size += len(event.content)
+            return
+        self.size += len(_encode(event))
+        self._ended = terminal
+        self._announce()
         if terminal:
-            self._ended = True
             self._hub.finished(self)
 
     async def drain(self) -> None:
-        """Return at once: memory is never behind."""
+        """Tell who waits of the text that was appended; memory is never behind."""
+        self._announce()
 
-
-def _text_of(event: Event) -> int:
-    """Return the bytes of an event's text; only tools' and final events are worth encoding."""
-    if isinstance(event, ChatChunk | ReasoningChunk):
-        return len(event.content)
-    return len(_encode(event))
+    def _announce(self) -> None:
+        if self.waiting:
+            self.waiting = [reader for reader in self.waiting if reader.goes_on_waiting()]
 
 
 class MemoryReader:
@@ -93,6 +92,7 @@ class MemoryReader:
         self._reset = reset
         self._woken = False
         self._future: asyncio.Future[None] | None = None
+        self._offer: Offer | None = None
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -100,23 +100,44 @@ class MemoryReader:
         """Whether the terminal event has been read, or there is nothing left to read."""
         return self._log.ended and self._seq == len(self._log.events)
 
-    async def read(self) -> list[ReaderEvent]:
+    async def read(self, offer: Offer | None = None) -> list[ReaderEvent]:
         """Return all events that are new; see `hub.Reader`."""
         if self._reset is not None:
             reset, self._reset = self._reset, None
             return [reset]
         log = self._log
         if self._seq == len(log.events) and not (self._woken or log.ended):
-            self._future = self._loop.create_future()
-            log.waiting.append(self._future)
+            self._future, self._offer = self._loop.create_future(), offer
+            log.waiting.append(self)
             try:
                 await self._future
             finally:
-                if self._future in log.waiting:
-                    log.waiting.remove(self._future)
                 self._future = None
+                if self in log.waiting:
+                    log.waiting.remove(self)
         self._woken = False
-        new = log.events[self._seq : self._seq + _BATCH]
+        return self._next()
+
+    def goes_on_waiting(self) -> bool:
+        """Offer what is new, or else end the wait."""
+        future = self._future
+        if future is None or future.done():
+            return False
+        before = self._seq
+        try:
+            if self._offer is not None and self._offer(self._next()):
+                if self._seq == len(self._log.events) and not self._log.ended:
+                    return True
+            else:
+                self._seq = before
+        except Exception as error:  # noqa: BLE001 - a reader's mistake is not the writer's
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+        return False
+
+    def _next(self) -> list[ReaderEvent]:
+        new = self._log.events[self._seq : self._seq + _BATCH]
         self._seq += len(new)
         return [*merged(new)] if len(new) > LAG else [*new]
 

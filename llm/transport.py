@@ -7,7 +7,7 @@ that it has fallen silent.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from typing import Protocol, cast
 
 import aiohttp
@@ -86,7 +86,7 @@ class _Decoded:
     """A compressed body."""
 
     def __init__(self, response: httpx2.Response) -> None:
-        self._chunks = cast("AsyncGenerator[bytes, None]", response.aiter_bytes())
+        self._chunks = response.aiter_bytes()
 
     async def read(self) -> bytes:
         return await anext(self._chunks, b"")

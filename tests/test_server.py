@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from websockets.frames import Frame, Opcode
 
 import server
 from tests.api.support import refused, request, rest, scripted, send, streaming, until
@@ -351,3 +352,26 @@ async def test_the_service_listens_on_ipv6_too() -> None:
         pytest.skip("this machine has no IPv6 loopback")
     with listening:
         assert listening.family is socket.AF_INET6
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 100_000])
+def test_a_message_written_at_once_is_framed_as_the_library_would(size: int) -> None:
+    payload = b"x" * size
+    assert server._text_frame(payload) == Frame(Opcode.TEXT, payload).serialize(mask=False)
+
+
+async def test_requests_that_come_together_are_answered_one_after_the_other() -> None:
+    body = b'{"message": "Tell me a story."}'
+    head = b"POST /chat/stream HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    asked = head + b"Content-Length: %d\r\n" % len(body)
+    async with running(demo_tokens_per_second=500) as service:
+        reader, writer = await connect(service)
+        writer.write(asked + b"\r\n" + body + asked + b"Connection: close\r\n\r\n" + body)
+        _, first, second = (await closed(reader)).split(b"HTTP/1.1 200 OK")
+        writer.close()
+    runs: set[bytes] = set()
+    for answer in (first, second):
+        assert answer.endswith(b"0\r\n\r\n")
+        assert answer.count(b'"chat_start"') == answer.count(b'"chat_complete"') == 1
+        runs |= {line.split(b":")[1] for line in answer.split(b"\n") if line.startswith(b"id: ")}
+    assert len(runs) == 2

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from events import ChatChunk, Event, ReaderEvent, Reset, ToolCallStart, merged, stamped
-from hub import LAG, Hub, InvalidCursor, LogEnded, LogFull, LogNotFound, Reader, cursor
+from hub import LAG, Hub, InvalidCursor, LogEnded, LogFull, LogNotFound, Offer, Reader, cursor
 from hub.memory import MemoryHub
 from tests.logs import DONE, EXAMPLES, FAILED, START, logs, numbered, piece, unhurried
 from tests.scripted import DEADLINE
@@ -68,11 +68,16 @@ async def rest(reader: Reader) -> list[ReaderEvent]:
     return got
 
 
-async def waiting(reader: Reader) -> "asyncio.Task[list[ReaderEvent]]":
-    """Return a read that waits."""
-    task = asyncio.create_task(reader.read())
+async def settle() -> None:
+    """Let everything run that is ready."""
     for _ in range(5):
         await asyncio.sleep(0)
+
+
+async def waiting(reader: Reader, offer: Offer | None = None) -> "asyncio.Task[list[ReaderEvent]]":
+    """Return a read that waits."""
+    task = asyncio.create_task(reader.read(offer))
+    await settle()
     assert not task.done()
     return task
 
@@ -148,8 +153,70 @@ async def test_a_waiting_reader_gets_what_is_appended(hub: Hub) -> None:
     for seq, event in enumerate(events, 1):
         read_under_way = await waiting(reader)
         log.append(event)
+        await log.drain()
         assert await result(read_under_way) == [stamped(event, "run_1", seq)]
     assert reader.ended
+
+
+class Connection:
+    """Takes what it is offered while it has room."""
+
+    def __init__(self) -> None:
+        self.taken: list[ReaderEvent] = []
+        self.has_room = True
+
+    def offer(self, events: list[ReaderEvent]) -> bool:
+        if self.has_room:
+            self.taken += events
+        return self.has_room
+
+
+async def test_a_waiting_reader_hands_on_what_is_new_while_there_is_room(hub: Hub) -> None:
+    log = await hub.create("run_1")
+    reader, connection = await hub.read("run_1", None), Connection()
+    read_under_way = await waiting(reader, connection.offer)
+    for event in (START, piece("a")):
+        log.append(event)
+        await log.drain()
+        await settle()
+    assert (connection.taken, read_under_way.done()) == (LOG[:2], False)
+    connection.has_room = False
+    log.append(piece("b"))
+    await log.drain()
+    assert await result(read_under_way) == [LOG[2]]
+    connection.has_room = True
+    read_under_way = await waiting(reader, connection.offer)
+    log.append(DONE)
+    assert await result(read_under_way) == []
+    assert reader.ended
+    assert connection.taken == [*LOG[:2], LOG[3]]
+
+
+async def test_a_reader_that_cannot_take_an_offer_fails_alone(hub: Hub) -> None:
+    def broken(events: list[ReaderEvent]) -> bool:
+        raise ZeroDivisionError
+
+    log = await hub.create("run_1")
+    failing, sound = [await hub.read("run_1", None) for _ in range(2)]
+    reads = [await waiting(failing, broken), await waiting(sound)]
+    log.append(START)
+    await log.drain()
+    with pytest.raises(ZeroDivisionError):
+        await result(reads[0])
+    assert await result(reads[1]) == [LOG[0]]
+
+
+async def test_an_offer_ends_with_its_read(hub: Hub) -> None:
+    log = await hub.create("run_1")
+    reader, connection = await hub.read("run_1", None), Connection()
+    read_under_way = await waiting(reader, connection.offer)
+    reader.wake()
+    assert await result(read_under_way) == []
+    log.append(START)
+    await log.drain()
+    await settle()
+    assert connection.taken == []
+    assert await read(reader) == [LOG[0]]
 
 
 async def test_a_reader_gets_all_that_is_new_at_once(hub: Hub) -> None:
