@@ -49,6 +49,8 @@ from models import (
     EndPart,
     Message,
     ModelRequest,
+    ReasoningBlock,
+    ReasoningBlockPart,
     ReasoningPart,
     SystemMessage,
     TextPart,
@@ -82,6 +84,7 @@ class Reply(NamedTuple):
 
     message_id: str
     text: str
+    reasoning: tuple[ReasoningBlock, ...]
     calls: tuple[ToolCallPart, ...]
     end: EndPart
 
@@ -122,11 +125,17 @@ class Turns:
         self._ids.add(call.id)
         return part
 
-    def keep(self, text: str, calls: Iterable[ToolCall], results: Iterable[ToolMessage]) -> None:
+    def keep(
+        self,
+        text: str,
+        calls: Iterable[ToolCall] = (),
+        results: Iterable[ToolMessage] = (),
+        reasoning: tuple[ReasoningBlock, ...] = (),
+    ) -> None:
         """Keep a turn: what the model said, with the result of each of its calls."""
         calls = tuple(calls)
         if text or calls:
-            self.kept.append(AssistantMessage(text, calls))
+            self.kept.append(AssistantMessage(text, calls, reasoning))
         self.kept.extend(results)
 
     def repeats(self, calls: Sequence[ToolCallPart]) -> int:
@@ -185,7 +194,7 @@ class StreamingAgent:
         while True:
             reply = await self._ask(turns)
             if not reply.calls:
-                turns.keep(reply.text, (), ())
+                turns.keep(reply.text, reasoning=reply.reasoning)
                 return self._complete(turns, _finish_reason(reply.end))
             limit = self._limit(turns, reply.calls)
             if limit is None:
@@ -200,6 +209,7 @@ class StreamingAgent:
         turns.turns += 1
         pieces: list[str] = []
         calls: list[ToolCallPart] = []
+        reasoning: list[ReasoningBlock] = []
         end: EndPart | None = None
         is_whole = False
         append = turns.sink.append
@@ -214,6 +224,8 @@ class StreamingAgent:
                             append(ReasoningChunk(message_id=message_id, content=part.content))
                         elif isinstance(part, ToolCallPart):
                             calls.append(turns.with_own_id(part))
+                        elif isinstance(part, ReasoningBlockPart):
+                            reasoning.append(part.block)
                         else:
                             end = part
                     await turns.sink.drain()
@@ -221,17 +233,18 @@ class StreamingAgent:
         finally:
             turns.text = "".join(pieces)
             if end is None or not is_whole:
-                turns.keep(turns.text, (), ())
+                turns.keep(turns.text)
         if end is None:
             raise RuntimeError("a provider's stream ended without its end part")
         if end.usage is not None:
             turns.usage = (turns.usage or Usage()) + end.usage
-        return Reply(message_id, turns.text, tuple(calls), end)
+        return Reply(message_id, turns.text, tuple(reasoning), tuple(calls), end)
 
     def _request(self, turns: Turns) -> ModelRequest:
         instructions = SystemMessage(self.config.instructions or "")
         return ModelRequest(
             model=self.model,
+            fallbacks=tuple(self.config.fallback_models),
             messages=(instructions, *turns.context, *turns.kept),
             tools=tuple(tool.spec for tool in self._tools.values()),
             parallel_tools=turns.parallel_tools,
@@ -270,7 +283,8 @@ class StreamingAgent:
             turns.calls = {}
             calls = [part.call for part in reply.calls]
             pairs = [*zip(calls, tasks, strict=True)]
-            turns.keep(reply.text, calls, [_result(call, task) for call, task in pairs])
+            results = [_result(call, task) for call, task in pairs]
+            turns.keep(reply.text, calls, results, reply.reasoning)
             for call, task in pairs:
                 if task.cancelled():  # before its first step: nothing inside it could say so
                     _failed(turns, reply.message_id, call, "cancelled", _CANCELLED)
@@ -281,7 +295,8 @@ class StreamingAgent:
         """Keep a turn whose calls are not executed."""
         error = f"Not executed: {why}."
         calls = [part.call for part in reply.calls]
-        turns.keep(reply.text, calls, [_error_result(call, error) for call in calls])
+        results = [_error_result(call, error) for call in calls]
+        turns.keep(reply.text, calls, results, reply.reasoning)
         for call in calls:
             _failed(turns, reply.message_id, call, "limit", error)
 

@@ -39,6 +39,7 @@ ToolErrorCode: TypeAlias = Literal[
     "timeout",
     "cancelled",
     "limit",
+    "interrupted",
 ]
 
 
@@ -171,9 +172,20 @@ class ToolCallError(_Event, frozen=True, kw_only=True, tag="tool_call_error"):
 
 
 class AgentUpdated(_Event, frozen=True, kw_only=True, tag="agent_updated"):
-    """Another agent has taken over the run."""
+    """Another agent has taken over the run. `message_id` is that of the message that said so."""
 
+    message_id: str
     agent: str
+    previous_agent: str
+
+
+class RunProgress(_Event, frozen=True, kw_only=True, tag="run_progress"):
+    """How far a run of several stages is; `done` of `total` steps of the stage are behind it."""
+
+    stage: str
+    message: str
+    done: int
+    total: int
 
 
 class ChatComplete(_Event, frozen=True, kw_only=True, tag="chat_complete"):
@@ -212,6 +224,7 @@ Event: TypeAlias = (
     | ToolCallComplete
     | ToolCallError
     | AgentUpdated
+    | RunProgress
     | ChatComplete
     | RunError
 )

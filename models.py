@@ -7,10 +7,10 @@ builds itself is a frozen msgspec struct.
 import re
 import secrets
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from events import Usage
 
@@ -48,6 +48,18 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN, examples=["chat"])]
 Identifier = Annotated[str, Field(pattern=ID_PATTERN)]
 
 IfBusy: TypeAlias = Literal["enqueue", "reject", "interrupt"]
+
+
+class Owner(NamedTuple):
+    """Whose a conversation or a run is: a name within a tenant.
+
+    Without credentials there is one tenant, and a user is whoever the request says.
+    """
+
+    tenant: str = "open"
+    user: str = "default"
+
+
 RunStatus: TypeAlias = Literal["queued", "running", "completed", "cancelled", "failed"]
 
 
@@ -74,11 +86,19 @@ class UserMessage(msgspec.Struct, frozen=True, tag="user", tag_field="role"):
     content: str
 
 
+class ReasoningBlock(msgspec.Struct, frozen=True):
+    """Reasoning that `provider` wants back unchanged in the next request. `data` is its JSON."""
+
+    provider: str
+    data: str
+
+
 class AssistantMessage(msgspec.Struct, frozen=True, tag="assistant", tag_field="role"):
     """What the model said in one turn, and the calls that it asked for."""
 
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: tuple[ReasoningBlock, ...] = ()
 
 
 class ToolMessage(msgspec.Struct, frozen=True, tag="tool", tag_field="role"):
@@ -101,15 +121,27 @@ class ToolSpec(msgspec.Struct, frozen=True):
     parameters: dict[str, Any]
 
 
+class OutputSchema(msgspec.Struct, frozen=True):
+    """The form that an answer has to have. `schema` is a JSON Schema of type object."""
+
+    name: str
+    schema: dict[str, Any]
+
+
 class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One question to a model: everything a provider needs to answer it."""
+    """One question to a model: everything a provider needs to answer it.
+
+    `fallbacks` are asked in their order while the one before has streamed nothing and failed.
+    """
 
     model: str
+    fallbacks: tuple[str, ...] = ()
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...] = ()
     parallel_tools: bool = True
     temperature: float | None = None
     max_tokens: int | None = None
+    output: OutputSchema | None = None
 
 
 # What a provider's stream becomes.
@@ -134,6 +166,12 @@ class ToolCallPart(msgspec.Struct, frozen=True):
     truncated: bool = False
 
 
+class ReasoningBlockPart(msgspec.Struct, frozen=True):
+    """Reasoning to keep with the message, of which `ReasoningPart`s may have told the text."""
+
+    block: ReasoningBlock
+
+
 class EndPart(msgspec.Struct, frozen=True):
     """The reply is complete; exactly one, last. A stream that breaks raises instead."""
 
@@ -141,7 +179,7 @@ class EndPart(msgspec.Struct, frozen=True):
     usage: Usage | None = None
 
 
-ReplyPart: TypeAlias = TextPart | ReasoningPart | ToolCallPart | EndPart
+ReplyPart: TypeAlias = TextPart | ReasoningPart | ReasoningBlockPart | ToolCallPart | EndPart
 
 
 # Agents.
@@ -159,12 +197,22 @@ class AgentConfig(BaseModel):
         None, description="The system prompt; `SYSTEM_PROMPT` where it is absent."
     )
     model: Annotated[str, Field(min_length=1, max_length=200), TEXT] | None = Field(
-        None, description="A model of the provider; the server's default where it is absent."
+        None,
+        description="A model, alone or as `<provider>:<model>` (`openai:`, `anthropic:`, "
+        "`friendli:`) or `demo`; the server's default where it is absent.",
+    )
+    fallback_models: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=200), TEXT]], Field(max_length=8)
+    ] = Field(
+        [], description="Models that are asked, in this order, where the one before fails at once."
     )
     temperature: float | None = Field(None, ge=0, le=2)
     max_tokens: int | None = Field(None, ge=1, le=1_000_000)
     tools: Annotated[list[Name], Field(max_length=128)] | None = Field(
         None, description="Names of tools; all of them where it is absent."
+    )
+    handoffs: Annotated[list[Name], Field(max_length=32)] = Field(
+        [], description="Names of agents that it may hand the conversation to."
     )
     max_parallel_tools: int = Field(5, ge=1, le=64)
     tool_call_timeout: float = Field(30.0, gt=0, le=3600, description="Seconds, for each call.")

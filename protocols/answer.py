@@ -11,6 +11,7 @@ from events import (
     ReasoningChunk,
     Reset,
     RunError,
+    RunProgress,
     ToolCallComplete,
     ToolCallError,
     ToolCallProgress,
@@ -59,7 +60,13 @@ class WholeAnswer:
                 self.result = self._response(event)
             case RunError():
                 self.result = event
-            case ChatChunk() | ReasoningChunk() | ToolCallStart() | ToolCallProgress():
+            case (
+                ChatChunk()
+                | ReasoningChunk()
+                | ToolCallStart()
+                | ToolCallProgress()
+                | RunProgress()
+            ):
                 pass
             case _:
                 assert_never(event)

@@ -115,7 +115,7 @@ def logs(draw: st.DrawFn) -> list[Event]:
     middle: list[Event] = []
     for choice in draw(st.lists(st.integers(0, 5), max_size=20)):
         if choice == 0:
-            middle.append(AgentUpdated(agent="other"))
+            middle.append(AgentUpdated(message_id="msg_1", agent="other", previous_agent="chat"))
         elif choice <= 3:
             middle.append(draw(_pieces))
         elif lanes:
@@ -161,7 +161,9 @@ EXAMPLES: dict[str, ReaderEvent] = {
                 **_CALL, arguments="{", code="invalid_arguments", error="No.", duration_ms=0.0
             ),
         ),
-        AgentUpdated(run_id="run_1", seq=9, agent="other"),
+        AgentUpdated(
+            run_id="run_1", seq=9, message_id="msg_1", agent="other", previous_agent="chat"
+        ),
         stamped(DONE, "run_1", 10),
         stamped(FAILED, "run_1", 10),
         Reset(run_id="run_1", epoch=2, reason="epoch_changed"),

@@ -93,7 +93,12 @@ def test_the_reasoning_is_not_part_of_it() -> None:
 
 
 def test_who_took_over_is_named() -> None:
-    assert response([START, AgentUpdated(agent="other"), DONE])["agent"] == "other"
+    assert (
+        response(
+            [START, AgentUpdated(message_id="msg_1", agent="other", previous_agent="chat"), DONE]
+        )["agent"]
+        == "other"
+    )
 
 
 def test_unknown_usage_is_null() -> None:
