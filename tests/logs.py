@@ -19,6 +19,7 @@ from events import (
     ReasoningChunk,
     Reset,
     RunError,
+    RunProgress,
     StartedCall,
     TerminalEvent,
     ToolCallComplete,
@@ -164,6 +165,7 @@ EXAMPLES: dict[str, ReaderEvent] = {
         AgentUpdated(
             run_id="run_1", seq=9, message_id="msg_1", agent="other", previous_agent="chat"
         ),
+        RunProgress(run_id="run_1", seq=9, stage="search", message="Two of 3", done=2, total=3),
         stamped(DONE, "run_1", 10),
         stamped(FAILED, "run_1", 10),
         Reset(run_id="run_1", epoch=2, reason="epoch_changed"),

@@ -31,7 +31,8 @@ FIELDS = {
     "tool_call_progress": {"message_id", "tool_call"},
     "tool_call_complete": {"message_id", "tool_call"},
     "tool_call_error": {"message_id", "tool_call"},
-    "agent_updated": {"agent"},
+    "agent_updated": {"message_id", "agent", "previous_agent"},
+    "run_progress": {"stage", "message", "done", "total"},
     "chat_complete": {"final_response", "finish_reason", "usage"},
     "error": {"code", "message", "retryable"},
     "reset": {"epoch", "reason"},
@@ -78,6 +79,7 @@ def test_the_reasons_and_codes_are_for_ever() -> None:
         "timeout",
         "cancelled",
         "limit",
+        "interrupted",
     }
     assert {str(kind.__struct_config__.tag) for kind in TERMINAL} == {"chat_complete", "error"}
 

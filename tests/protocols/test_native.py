@@ -71,7 +71,15 @@ SIMPLE_CASES = [
         "agent_updated",
         "agent_updated",
         "run_1:1:9",
-        '{"event_type":"agent_updated","run_id":"run_1","seq":9,"agent":"other"}',
+        '{"event_type":"agent_updated","run_id":"run_1","seq":9,"message_id":"msg_1",'
+        '"agent":"other","previous_agent":"chat"}',
+    ),
+    (
+        "run_progress",
+        "run_progress",
+        "run_1:1:9",
+        '{"event_type":"run_progress","run_id":"run_1","seq":9,"stage":"search",'
+        '"message":"Two of 3","done":2,"total":3}',
     ),
     (
         "chat_complete",
