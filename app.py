@@ -16,18 +16,33 @@ from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import SecretStr
 from starlette.middleware.cors import CORSMiddleware
 
 import server
-from api import agents, chat, documents, health, problems, runs, socket
+from api import (
+    agents,
+    chat,
+    conversations,
+    documents,
+    health,
+    problems,
+    runs,
+    sessions,
+    socket,
+    users,
+)
 from api.guard import Guard
 from api.services import Streaming
 from api.socket import SocketLimits
 from hub.memory import MemoryHub
 from llm import Provider
+from llm.anthropic import AnthropicProvider
 from llm.demo import DemoProvider
 from llm.openai import OpenAIProvider
-from registry import AgentRegistry, Limits
+from llm.router import Router
+from registry import AgentRegistry
+from runs import Limits
 from settings import (
     FRIENDLI_BASE_URL,
     FRIENDLI_MODEL,
@@ -36,25 +51,54 @@ from settings import (
     Settings,
     load_settings,
 )
+from storage.store import Store
 from tools.builtin import built_in_tools
 from tools.tool import tool_from
 
 VERSION = "0.1.0"
 
+MAKERS = {
+    "openai": "an OpenAI-compatible server",
+    "friendli": "Friendli",
+    "anthropic": "Anthropic",
+}
+
+ROOMS = (health, chat, conversations, users, agents, runs, socket)
+
 logger = logging.getLogger("parley")
 
 
 def make_provider(settings: Settings) -> Provider:
-    """Return the model provider that the settings ask for."""
-    if settings.provider == "demo":
-        return DemoProvider(settings.demo_tokens_per_second)
-    friendli = settings.friendli_token if settings.openai_api_key is None else None
-    key = settings.openai_api_key or friendli
-    return OpenAIProvider(
+    """Return the model providers that the settings have credentials for, as one."""
+    providers: dict[str, Provider] = {"demo": DemoProvider(settings.demo_tokens_per_second)}
+    if settings.openai_api_key or settings.openai_base_url:
         # A local server needs no key, but the SDK does.
-        api_key=key.get_secret_value() if key else "none",
-        base_url=settings.openai_base_url or (FRIENDLI_BASE_URL if friendli else None),
-        default_model=settings.openai_model or (FRIENDLI_MODEL if friendli else OPENAI_MODEL),
+        key = settings.openai_api_key or settings.friendli_token or SecretStr("none")
+        providers["openai"] = _openai(settings, key, settings.openai_base_url, OPENAI_MODEL)
+    if settings.friendli_token:
+        token = settings.friendli_token
+        providers["friendli"] = _openai(settings, token, FRIENDLI_BASE_URL, FRIENDLI_MODEL)
+    if settings.anthropic_api_key:
+        providers["anthropic"] = AnthropicProvider(
+            api_key=settings.anthropic_api_key.get_secret_value(),
+            base_url=settings.anthropic_base_url,
+            default_model=settings.anthropic_model,
+            max_retries=settings.openai_max_retries,
+            timeout=settings.openai_timeout,
+            temperature=None,  # its newer models refuse any
+            max_tokens=settings.openai_max_tokens,
+        )
+    return Router(providers, settings.provider)
+
+
+def _openai(
+    settings: Settings, key: SecretStr, base_url: str | None, default_model: str
+) -> OpenAIProvider:
+    is_default = base_url == settings.openai_base_url or settings.provider == "friendli"
+    return OpenAIProvider(
+        api_key=key.get_secret_value(),
+        base_url=base_url,
+        default_model=(settings.openai_model if is_default else None) or default_model,
         max_retries=settings.openai_max_retries,
         timeout=settings.openai_timeout,
         temperature=settings.openai_temperature,
@@ -62,7 +106,9 @@ def make_provider(settings: Settings) -> Provider:
     )
 
 
-def make_registry(settings: Settings, tools: Iterable[Callable[..., Any]]) -> AgentRegistry:
+def make_registry(
+    settings: Settings, store: Store, tools: Iterable[Callable[..., Any]]
+) -> AgentRegistry:
     """Return the registry that the settings ask for."""
     return AgentRegistry(
         provider=make_provider(settings),
@@ -71,6 +117,7 @@ def make_registry(settings: Settings, tools: Iterable[Callable[..., Any]]) -> Ag
             max_events=settings.run_log_max_events,
             max_bytes=settings.run_logs_max_bytes,
         ),
+        store=store,
         tools=[tool_from(tool) for tool in tools],
         limits=Limits(**{name: getattr(settings, name) for name in Limits._fields}),
         instructions=settings.system_prompt,
@@ -100,7 +147,12 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logger.info(_greeting(settings))
-        async with make_registry(settings, functions) as registry:
+        async with (
+            Store.open(
+                settings.storage_url, instance="parley", timeout=settings.storage_timeout
+            ) as store,
+            make_registry(settings, store, functions) as registry,
+        ):
             app.state.registry = registry
             with _draining(registry, settings.shutdown_grace):
                 tuning = asyncio.create_task(_tune_collector(registry)) if owns_process else None
@@ -117,12 +169,16 @@ def create_app(
         redoc_url=None,
         debug=settings.debug,
     )
-    app.state.streaming = Streaming(settings.heartbeat_interval, settings.slow_reader_timeout)
+    app.state.streaming = Streaming(
+        settings.heartbeat_interval, settings.slow_reader_timeout, settings.chat_stream_protocol
+    )
+    app.state.remembers_sessions = settings.enable_sessions
     app.state.socket_limits = SocketLimits(
         settings.websocket_max_bytes, settings.websocket_max_chats, settings.slow_reader_timeout
     )
-    for room in (health, chat, agents, runs, socket):
-        app.include_router(room.router)
+    # `/agents/{agent_name}` would take the paths of sessions for names.
+    for router in (*sessions.routers, *(room.router for room in ROOMS)):
+        app.include_router(router)
     problems.install(app)
     documents.install(app)
     _add_middleware(app, settings)
@@ -134,7 +190,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
             allow_headers=["*"],
             expose_headers=["X-Run-Id"],
         )
@@ -167,9 +223,10 @@ def _built_in(settings: Settings) -> tuple[Callable[..., Any], ...]:
 
 def _greeting(settings: Settings) -> str:
     model = (
-        "The demo stand-in answers; set OPENAI_API_KEY or OPENAI_BASE_URL for a real model."
+        "The demo stand-in answers; set OPENAI_API_KEY, ANTHROPIC_API_KEY or OPENAI_BASE_URL for "
+        "a real model."
         if settings.provider == "demo"
-        else "A model of an OpenAI-compatible server answers."
+        else f"A model of {MAKERS[settings.provider]} answers."
     )
     reach = (
         "only this machine can connect; set HOST to change that"

@@ -38,14 +38,31 @@ def _text(value: str) -> str:
     return value
 
 
+METADATA_BYTES = 16_384
+
+
+def _metadata(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        encoded = msgspec.json.encode(value)
+    except (UnicodeEncodeError, RecursionError):
+        raise ValueError("must be JSON in UTF-8 that is not nested too deep") from None
+    if len(encoded) > METADATA_BYTES:
+        raise ValueError(f"may have at most {METADATA_BYTES} bytes as JSON")
+    if b"\\u0000" in encoded:
+        raise ValueError("must not contain NUL characters")
+    return value
+
+
 TEXT = AfterValidator(_text)
 """For a string: every store and every wire can carry it."""
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 ID_PATTERN = r"^[A-Za-z0-9_.-]{1,128}$"
+USER_PATTERN = r"^[A-Za-z0-9_.@+:-]{1,128}$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, examples=["chat"])]
 Identifier = Annotated[str, Field(pattern=ID_PATTERN)]
+UserId = Annotated[str, Field(pattern=USER_PATTERN, examples=["user123"])]
 
 IfBusy: TypeAlias = Literal["enqueue", "reject", "interrupt"]
 
@@ -244,21 +261,64 @@ class AgentList(BaseModel):
 MAX_MESSAGE_CHARS = 100_000
 
 
-class ChatRequest(BaseModel):
-    """A message to an agent. Unknown fields are ignored, as chat clients expect."""
+class RunOptions(BaseModel):
+    """What every request for an answer may say. Unknown fields are ignored, as clients expect."""
 
-    message: Annotated[
-        str, Field(min_length=1, max_length=MAX_MESSAGE_CHARS, examples=["What's 15 + 27?"]), TEXT
-    ]
     agent: Name = Field("chat", description="An agent's name.")
     conversation_id: Identifier | None = Field(
         None, description="The conversation to go on with; a new one where it is absent."
     )
-    reset_history: bool = Field(False, description="Forget what was said in the conversation.")
+    user_id: UserId | None = Field(
+        None, description="Whose conversation it is, within what the caller may see."
+    )
     parallel_tools: bool = Field(True, description="False: tool calls run one after another.")
     if_busy: IfBusy = Field(
         "enqueue", description="What to do while the conversation has a run under way."
     )
+
+
+class PriorMessage(BaseModel):
+    """A message that the client remembers."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str, Field(max_length=MAX_MESSAGE_CHARS), TEXT]
+
+    def message(self) -> Message:
+        """Return it as the model sees it."""
+        if self.role == "user":
+            return UserMessage(self.content)
+        return (AssistantMessage if self.role == "assistant" else SystemMessage)(self.content)
+
+
+class ChatRequest(RunOptions):
+    """A message to an agent."""
+
+    message: Annotated[
+        str, Field(min_length=1, max_length=MAX_MESSAGE_CHARS, examples=["What's 15 + 27?"]), TEXT
+    ]
+    reset_history: bool = Field(False, description="Forget what was said in the conversation.")
+    history: Annotated[list[PriorMessage], Field(max_length=1000)] = Field(
+        [], description="What was said before, where the client keeps it. It is not stored."
+    )
+
+
+class RegenerateRequest(RunOptions):
+    """A wish for another answer to the last message of a conversation."""
+
+    conversation_id: Identifier
+
+
+class Edit(RunOptions):
+    """A message in the place of an earlier one, from where the conversation goes on anew."""
+
+    message_id: Annotated[str, Field(max_length=128), TEXT]
+    message: Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE_CHARS), TEXT]
+
+
+class EditRequest(Edit):
+    """The same, with the conversation."""
+
+    conversation_id: Identifier
 
 
 class ToolCallRecord(BaseModel):
@@ -319,6 +379,80 @@ class RunInfo(BaseModel):
     final_response: str | None
     usage: TokenUsage | None
     error: RunFailure | None
+
+
+class MessageView(BaseModel):
+    """A message of a conversation. `content` is text; `tool_calls` those that it asked for."""
+
+    id: str
+    role: str
+    content: str
+    created_at: datetime
+    run_id: str | None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+    is_error: bool | None = None
+
+
+class BranchPoint(BaseModel):
+    """Where a conversation was branched off: before this message."""
+
+    conversation_id: str
+    message_id: str
+
+
+class ConversationView(BaseModel):
+    """A conversation without its messages."""
+
+    conversation_id: str
+    title: str | None
+    metadata: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+    message_count: int
+    branched_from: BranchPoint | None
+    active_run_id: str | None
+
+
+class ConversationDetail(ConversationView):
+    """A conversation with its messages, oldest first; `has_more` earlier ones."""
+
+    messages: list[MessageView]
+    has_more: bool
+
+
+class ConversationPage(BaseModel):
+    """Conversations, newest first; `next` is `before` of the next page."""
+
+    conversations: list[ConversationView]
+    next: str | None
+
+
+class ConversationChange(BaseModel):
+    """What `PATCH` sets; what is absent stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: Annotated[str, Field(min_length=1, max_length=200), TEXT] | None = None
+    metadata: Annotated[dict[str, Any], AfterValidator(_metadata)] | None = None
+
+
+class SearchHit(BaseModel):
+    """Where words were found; without a message, in the conversation's title."""
+
+    conversation_id: str
+    title: str | None
+    message_id: str | None
+    role: str | None
+    snippet: str
+    created_at: datetime
+
+
+class SearchResult(BaseModel):
+    """What was found, newest first."""
+
+    hits: list[SearchHit]
 
 
 class ToolInfo(BaseModel):

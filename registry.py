@@ -1,79 +1,74 @@
-"""Agents by name, and the life of every run.
+"""The life of every run.
 
 The registry owns each run: a task of its own, which no reader can end by going away. Its
 stations:
 
 1. `start` decides in one step without an await: is this a repeated request, may the
    conversation take it, is there room. Then the run is in the conversation's queue.
-2. Its task opens the log (`chat_start`), waits for the floor, and lets the agent answer.
-3. Whatever happens there, exactly one terminal event ends the log, what was said is kept, and
+2. Its task stores the run with the user's message, opens the log (`chat_start`), and only then
+   is the run accepted. It waits for the floor, and lets the agent answer.
+3. Whatever happens there, what was said is stored, exactly one terminal event ends the log, and
    the next run gets the floor.
 
-Runs are remembered after their end, longer than their logs: a reader that comes too late for
-the events still learns the outcome.
+Runs are remembered in storage, longer than their logs: a reader that comes too late for the
+events still learns the outcome. A run that a crash interrupted goes on from its last stored
+turn, in a new epoch.
 """
 
 import asyncio
 import hashlib
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
-from agent import StreamingAgent, Turns
-from conversations import Conversation, Conversations, Run, Work, context
-from errors import (
-    Conflict,
-    Invalid,
-    NotFound,
-    ParleyError,
-    RunTimeout,
-    TooMany,
-    Unavailable,
-)
-from events import ChatChunk, ChatComplete, ChatStart, Reset, RunError, TerminalEvent, stamped
-from hub import Hub, Log, LogNotFound, Reader, parse_cursor
+import msgspec
+
+from driver import Driver, failure
+from errors import Conflict, Invalid, NotFound, ParleyError, TooMany, Unavailable
+from events import ChatChunk, ChatComplete, ChatStart, Reset, TerminalEvent, stamped
+from hub import Hub, LogNotFound, Reader, parse_cursor
 from hub.fixed import FixedReader
 from llm import Provider
-from models import AgentConfig, AgentInfo, ChatRequest, UserMessage, new_id
+from models import (
+    ChatRequest,
+    EditRequest,
+    Owner,
+    RegenerateRequest,
+    UserMessage,
+    new_id,
+)
+from roster import Roster
+from runs import Agent, Limits, Queue, Queues, Run, RunRequest, Work
+from storage import Begin, StorageUnavailable, StoredRun
+from storage.store import Store
 from tools.tool import Tool
 from tools.workers import Workers
 
-DEFAULT_AGENT = "chat"
+HOUSEKEEPING = 10.0
+"""Seconds between two rounds of what has to be done now and then."""
+
+RETRY = 1.0
+"""Seconds between two attempts to store what the database did not take."""
 
 logger = logging.getLogger("parley.registry")
 
 
-class Limits(NamedTuple):
-    """The bounds that the registry keeps. Durations in seconds."""
-
-    max_message_chars: int
-    max_active_runs: int
-    max_queued_messages: int
-    max_conversations: int
-    conversations_max_bytes: int
-    max_agents: int
-    history_messages: int
-    run_timeout: float
-    run_ttl: float
-    max_runs: int
-    tool_workers: int
-    shutdown_grace: float
-
-
 class AgentRegistry:
-    """All agents and all runs of this process; an async context manager that owns them.
+    """All runs of this process and the agents that they use; an async context manager.
 
     Args:
         provider: answers for every agent.
         hub: keeps the logs.
+        store: keeps everything else. It is open for longer than the registry.
         tools: what agents may use, by name.
         limits: the bounds.
         instructions: the system prompt of agents that bring none.
         allowed_models: the models that an agent may name; empty: any.
+        special: makes agents of another kind, from the provider, the tools and their workers.
     """
 
     def __init__(
@@ -81,36 +76,48 @@ class AgentRegistry:
         *,
         provider: Provider,
         hub: Hub,
+        store: Store,
         tools: Iterable[Tool],
         limits: Limits,
         instructions: str,
         allowed_models: frozenset[str] = frozenset(),
+        special: Callable[[Provider, Mapping[str, Tool], Workers], Iterable[Agent]] | None = None,
     ) -> None:
         self.provider = provider
+        self.store = store
         self.tools: Mapping[str, Tool] = {tool.name: tool for tool in tools}
         self.draining = False
         self._hub = hub
         self._limits = limits
-        self._instructions = instructions
-        self._allowed_models = allowed_models
         self._workers = Workers(limits.tool_workers)
-        self._agents: dict[str, StreamingAgent] = {}
-        self._conversations = Conversations(
-            limits.max_conversations, limits.conversations_max_bytes
+        self.agents = Roster(
+            provider=provider,
+            store=store,
+            tenant=Owner().tenant,
+            tools=self.tools,
+            workers=self._workers,
+            special=special(provider, self.tools, self._workers) if special else (),
+            instructions=instructions,
+            allowed_models=allowed_models,
+            limit=limits.max_agents,
         )
+        self._queues = Queues()
         self._runs: dict[str, Run] = {}
         self._active: set[Run] = set()
         self._finished: deque[tuple[float, str]] = deque()
-        self._keys: dict[str, tuple[bytes, str]] = {}
+        self._keys: dict[tuple[Owner, str], tuple[bytes, str]] = {}
+        self._driver = Driver(store, hub, limits, refuse=self._refuse, leave=self._leave)
         self._stack = AsyncExitStack()
         self._tasks = asyncio.TaskGroup()
-        self._agents[DEFAULT_AGENT] = self._build(DEFAULT_AGENT, AgentConfig())
 
     async def __aenter__(self) -> Self:
+        await self.agents.load()
         await self._stack.enter_async_context(self._workers)
         self._stack.push_async_callback(self.provider.aclose)
         await self._stack.enter_async_context(self._tasks)
+        await self._recover()
         self._warming = self._tasks.create_task(self._warm())
+        self._housekeeping = self._tasks.create_task(self._keep_house())
         return self
 
     async def __aexit__(
@@ -122,6 +129,7 @@ class AgentRegistry:
         self.draining = True
         self.end_all()
         self._warming.cancel()
+        self._housekeeping.cancel()
         await self._stack.__aexit__(kind, error, trace)
 
     async def warmed(self) -> None:
@@ -134,84 +142,7 @@ class AgentRegistry:
         except ParleyError as error:
             logger.warning("The model provider could not be prepared: %s", error.message)
 
-    # Agents
-
-    def agents(self) -> list[AgentInfo]:
-        """Return all agents, by name."""
-        return [self._info(self._agents[name]) for name in sorted(self._agents)]
-
-    def agent(self, name: str) -> AgentInfo:
-        """Return one agent.
-
-        Raises:
-            errors.NotFound: there is none of this name.
-        """
-        return self._info(self._find_agent(name))
-
-    def put_agent(self, name: str, config: AgentConfig) -> bool:
-        """Create an agent, or replace the one of this name; runs under way keep the old one.
-
-        Returns:
-            Whether it is new.
-
-        Raises:
-            errors.Invalid: an unknown tool, or a model outside the allowlist.
-            errors.TooMany: there are as many agents as there may be.
-        """
-        faults = [
-            {"field": "tools", "message": f"There is no tool of the name {tool!r}."}
-            for tool in config.tools or ()
-            if tool not in self.tools
-        ]
-        if config.model and self._allowed_models and config.model not in self._allowed_models:
-            allowed = ", ".join(sorted(self._allowed_models))
-            faults.append({"field": "model", "message": f"Not allowed here; allowed: {allowed}."})
-        if faults:
-            raise Invalid("The agent's configuration is not valid.", errors=faults)
-        new = name not in self._agents
-        if new and len(self._agents) >= self._limits.max_agents:
-            raise TooMany(f"There may be at most {self._limits.max_agents} agents.")
-        self._agents[name] = self._build(name, config)
-        return new
-
-    def delete_agent(self, name: str) -> None:
-        """Delete an agent; runs under way go on.
-
-        Raises:
-            errors.NotFound: there is none of this name.
-            errors.Conflict: it is the default agent.
-        """
-        self._find_agent(name)
-        if name == DEFAULT_AGENT:
-            raise Conflict("The default agent can be replaced, not deleted.")
-        del self._agents[name]
-
-    def _build(self, name: str, config: AgentConfig) -> StreamingAgent:
-        names = self.tools if config.tools is None else config.tools
-        filled = config.model_copy(
-            update={
-                "name": config.name or name,
-                "instructions": config.instructions or self._instructions,
-                "model": config.model or self.provider.default_model,
-                "tools": list(dict.fromkeys(names)),
-            }
-        )
-        tools = [self.tools[tool] for tool in filled.tools or ()]
-        return StreamingAgent(name, filled, self.provider, tools, self._workers)
-
-    def _find_agent(self, name: str) -> StreamingAgent:
-        if name not in self._agents:
-            raise NotFound(f"There is no agent of the name {name!r}.", code="agent_not_found")
-        return self._agents[name]
-
-    def _info(self, agent: StreamingAgent) -> AgentInfo:
-        return AgentInfo(
-            agent_name=agent.name,
-            built_in=agent.name == DEFAULT_AGENT,
-            **agent.config.model_dump(),
-        )
-
-    # Runs
+    # Beginning
 
     @property
     def active_runs(self) -> int:
@@ -220,10 +151,11 @@ class AgentRegistry:
 
     async def start(
         self,
-        request: ChatRequest,
+        request: RunRequest,
         key: str | None = None,
         *,
         conversation_id: str | None = None,
+        ephemeral: bool = False,
     ) -> Run:
         """Start a run, or find the one that the same request started before.
 
@@ -231,6 +163,7 @@ class AgentRegistry:
             key: an idempotency key; the same key with the same request is the same run.
             conversation_id: the conversation of a request that names none; a new one where it
                 is absent too. It is no part of the request that a key stands for.
+            ephemeral: the conversation serves this run only, and is not listed.
 
         Raises:
             errors.NotFound: no such agent.
@@ -238,133 +171,133 @@ class AgentRegistry:
             errors.Conflict: the conversation is busy and `if_busy` is `reject`, or the key was
                 used for another request.
             errors.TooMany: too many messages wait in the conversation.
-            errors.Unavailable: the service is full or stopping.
+            errors.Unavailable: the service is full or stopping, or nothing can be stored now.
         """
         self._expire()
-        said = request.model_dump_json(include=set(ChatRequest.model_fields))
+        owner = owner_of(request)
+        said = request.model_dump_json(include=set(_kind(request).model_fields))
         fingerprint = hashlib.sha256(said.encode()).digest()
-        run = self._known(key, fingerprint) if key is not None else None
+        run = self._known(owner, key, fingerprint) if key is not None else None
         if run is None:
-            run, work = self._admit(request, key, request.conversation_id or conversation_id)
-            if key is not None:
-                self._keys[key] = (fingerprint, run.id)
-            work.task = self._tasks.create_task(self._drive(run, work), name=run.id)
+            queue = self._queues.of(
+                owner, request.conversation_id or conversation_id or new_id("conv")
+            )
+            stored = self._admit(request, said, queue, key, fingerprint)
+            work = Work(
+                request,
+                self.agents.find(request.agent),
+                queue,
+                _begin(request),
+                ephemeral=ephemeral,
+            )
+            run = self._enter(Run(stored, work), work)
         await run.accepted.wait()
+        if run.refusal is not None:
+            raise run.refusal
+        if run.twin is not None:
+            _check_twin(run.twin.fingerprint, fingerprint)
+            return self._runs.get(run.twin.id) or Run.remembered(run.twin)
         return run
 
-    def _known(self, key: str, fingerprint: bytes) -> Run | None:
-        if key not in self._keys:
+    async def edit(self, request: EditRequest, key: str | None = None) -> Run:
+        """Put another message in the place of an earlier one, in a branch of its own.
+
+        The conversation that there was stays as it is; the branch has what stood before the
+        message, and goes on with the new one.
+
+        Raises:
+            errors.NotFound: no such conversation, or no such message of a user in it.
+            Exception: what `start` raises.
+        """
+        branch = new_id("conv")
+        owner = owner_of(request)
+        source = request.conversation_id
+        if not await self.store.branch(owner, source, request.message_id, branch):
+            text = "There is no such message of a user in such a conversation."
+            raise NotFound(text, code="message_not_found")
+        chat = ChatRequest(
+            **request.model_dump(exclude={"conversation_id", "message_id"}), conversation_id=branch
+        )
+        return await self.start(chat, key)
+
+    def _known(self, owner: Owner, key: str, fingerprint: bytes) -> Run | None:
+        if (owner, key) not in self._keys:
             return None
-        before, run_id = self._keys[key]
-        if before != fingerprint:
-            raise Conflict(
-                "This idempotency key was used for another request.", code="idempotency_conflict"
-            )
+        before, run_id = self._keys[owner, key]
+        _check_twin(before, fingerprint)
         return self._runs[run_id]
 
     def _admit(
-        self, request: ChatRequest, key: str | None, conversation_id: str | None
-    ) -> tuple[Run, Work]:
-        """Put a new run into its conversation's queue, or refuse it. Atomic: no await."""
+        self, request: RunRequest, said: str, queue: Queue, key: str | None, fingerprint: bytes
+    ) -> StoredRun:
+        """Refuse a run, or return it as it is to be stored. Without an await, as is `_enter`."""
         limits = self._limits
         if self.draining:
             raise Unavailable("The service is stopping.", retry_after=limits.shutdown_grace)
-        if len(request.message) > limits.max_message_chars:
+        if isinstance(request, ChatRequest) and len(request.message) > limits.max_message_chars:
             fault = f"At most {limits.max_message_chars} characters."
             raise Invalid("The message is too long.", errors=[_fault("message", fault)])
-        agent = self._find_agent(request.agent)
+        agent = self.agents.find(request.agent)
         if len(self._active) >= limits.max_active_runs:
             raise Unavailable("The service is at its limit of runs under way.", retry_after=1)
-        conversation = self._conversations.get_or_create(conversation_id)
-        self._make_way(conversation, request)
+        self._make_way(queue, request)
         run_id = new_id("run")
         start = ChatStart(
-            conversation_id=conversation.id,
+            conversation_id=queue.conversation_id,
             agent=agent.name,
             model=agent.model,
             message_id=new_id("msg"),
         )
-        work = Work(request, agent, conversation)
-        run = Run(run_id, key, stamped(start, run_id, 1), work)
-        self._runs[run_id] = run
-        self._active.add(run)
-        conversation.enter(run)
-        return run, work
+        return StoredRun(
+            id=run_id,
+            owner=queue.owner,
+            conversation_id=queue.conversation_id,
+            agent=agent.name,
+            request=said,
+            start=stamped(start, run_id, 1),
+            status="queued",
+            created_at=datetime.now(UTC),
+            key=key,
+            fingerprint=fingerprint,
+        )
 
-    def _make_way(self, conversation: Conversation, request: ChatRequest) -> None:
-        if not conversation.runs:
+    def _make_way(self, queue: Queue, request: RunRequest) -> None:
+        if not queue.runs:
             return
         if request.if_busy == "reject":
             raise Conflict(
-                f"The conversation has a run under way: {conversation.runs[0].id}.",
+                f"The conversation has a run under way: {queue.runs[0].id}.",
                 code="conversation_busy",
             )
         if request.if_busy == "interrupt":
-            for run in conversation.runs:
+            for run in queue.runs:
                 run.end("cancelled")
-        elif len(conversation.runs) > self._limits.max_queued_messages:
+        elif len(queue.runs) > self._limits.max_queued_messages:
             raise TooMany("Too many messages wait in this conversation.", retry_after=1)
 
-    async def _drive(self, run: Run, work: Work) -> None:
-        """Take a run from its acceptance to its terminal event. Never raises."""
-        terminal: TerminalEvent
-        try:
-            work.began = True
-            work.log = log = await self._hub.create(run.id)
-            run.epoch = log.epoch
-            log.append(run.start)
-            run.accepted.set()
-            if work.ending is not None:
-                raise asyncio.CancelledError
-            await work.floor.wait()
-            run.started_at = datetime.now(UTC)
-            async with asyncio.timeout(self._limits.run_timeout):
-                terminal = await self._answer(run, work, log)
-        except TimeoutError:
-            limit = f"{self._limits.run_timeout:g} s"
-            terminal = _error(RunTimeout(f"The run took longer than its limit of {limit}."))
-        except asyncio.CancelledError:
-            terminal = _ended_early(work)
-        except ParleyError as error:
-            terminal = _error(error)
-        except Exception:  # a mistake of ours must end this run, and only it
-            logger.exception("Run %s failed", run.id)
-            terminal = _error(ParleyError("The service made a mistake; it has been logged."))
-        self._finish(run, work, terminal)
+    def _enter(self, run: Run, work: Work) -> Run:
+        self._runs[run.id] = run
+        self._active.add(run)
+        self._queues.enter(work.queue, run)
+        if run.stored.key is not None:
+            self._keys[run.stored.owner, run.stored.key] = (run.stored.fingerprint, run.id)
+        work.task = self._tasks.create_task(self._driver.drive(run, work), name=run.id)
+        return run
 
-    async def _answer(self, run: Run, work: Work, log: Log) -> ChatComplete:
-        conversation = work.conversation
-        if work.request.reset_history:
-            conversation.clear()
-        conversation.keep([UserMessage(work.request.message)])
-        work.turns = turns = Turns(
-            run_id=run.id,
-            conversation_id=conversation.id,
-            context=context(conversation.messages, self._limits.history_messages),
-            sink=log,
-            message_id=run.start.message_id,
-            parallel_tools=work.request.parallel_tools,
-        )
-        try:
-            return await work.agent.run(turns)
-        finally:
-            conversation.keep(turns.kept)
-
-    def _finish(self, run: Run, work: Work, terminal: TerminalEvent) -> None:
-        if work.log is not None:
-            if not work.log.ended:
-                work.log.append(terminal)
-            run.terminal = stamped(terminal, run.id, work.log.last_seq)
-        else:
-            run.terminal = stamped(terminal, run.id, run.start.seq + 1)
-        run.finished_at = datetime.now(UTC)
-        run.work = None
+    def _refuse(self, run: Run, work: Work, error: ParleyError | None) -> None:
+        """Take back a run that is not stored."""
+        run.refusal = error
+        self._forget(run.id)
+        self._leave(run, work)
         run.accepted.set()
-        work.conversation.leave(run)
-        self._conversations.count(work.conversation)
+
+    def _leave(self, run: Run, work: Work) -> None:
+        run.work = None
+        self._queues.leave(work.queue, run)
         self._active.discard(run)
-        deadline = asyncio.get_running_loop().time() + self._limits.run_ttl
-        self._finished.append((deadline, run.id))
+        if run.refusal is None and run.terminal is not None:
+            deadline = asyncio.get_running_loop().time() + self._limits.run_ttl
+            self._finished.append((deadline, run.id))
 
     def _expire(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -373,20 +306,86 @@ class AgentRegistry:
             if deadline > now and len(self._finished) <= self._limits.max_runs:
                 return
             self._finished.popleft()
-            run = self._runs.pop(run_id)
-            if run.key is not None:
-                self._keys.pop(run.key, None)
+            self._forget(run_id)
 
-    def run(self, run_id: str) -> Run:
+    def _forget(self, run_id: str) -> None:
+        run = self._runs.pop(run_id, None)
+        if run is not None and run.stored.key is not None:
+            self._keys.pop((run.stored.owner, run.stored.key), None)
+
+    # Recovering
+
+    async def _recover(self) -> None:
+        """Take up the runs that nobody works on any more."""
+        for stored in await self.store.claim():
+            try:
+                self._resume(stored)
+            except ParleyError as error:
+                await self.store.finish(stored, [], failure(error), None)
+
+    def _resume(self, stored: StoredRun) -> None:
+        if stored.id in self._runs:
+            self._forget(stored.id)
+        request = _decoded(stored.request)
+        work = Work(
+            request,
+            self.agents.find(stored.agent),
+            self._queues.of(stored.owner, stored.conversation_id),
+            _begin(request),
+            resumed=True,
+            begun=stored.status == "running",
+        )
+        self._enter(Run(stored, work), work)
+
+    async def _keep_house(self) -> None:
+        """Do what has to be done now and then, until the registry ends."""
+        due = 0.0
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                await self._driver.store_unsaved()
+                if loop.time() >= due:
+                    await self._tidy()
+                    due = loop.time() + HOUSEKEEPING
+            except StorageUnavailable as error:
+                logger.warning("Storage cannot be tidied now: %s", error.message)
+            await asyncio.sleep(RETRY if self._driver.has_unsaved else HOUSEKEEPING)
+
+    async def _tidy(self) -> None:
+        await self.store.renew()
+        await self._recover()
+        await self.store.expire(
+            runs_older_than=self._limits.run_ttl,
+            conversations_older_than=self._limits.conversation_ttl,
+        )
+
+    # Following and ending
+
+    async def run(self, run_id: str) -> Run:
         """Return a run.
 
         Raises:
             errors.NotFound: there is none of this id, or it was forgotten.
+            storage.StorageUnavailable: nobody can tell now.
         """
         self._expire()
-        if run_id not in self._runs:
+        if run_id in self._runs:
+            return self._runs[run_id]
+        stored = await self.store.run(Owner().tenant, run_id)
+        if stored is None or self._is_old(stored):
             raise NotFound("There is no run of this id.", code="run_not_found")
-        return self._runs[run_id]
+        return Run.remembered(stored)
+
+    def _is_old(self, stored: StoredRun) -> bool:
+        if stored.finished_at is None:
+            return False
+        age = datetime.now(UTC) - stored.finished_at
+        return age.total_seconds() > self._limits.run_ttl
+
+    def active_run(self, owner: Owner, conversation_id: str) -> Run | None:
+        """Return the run that has the floor in a conversation, if there is one."""
+        queue = self._queues.of(owner, conversation_id)
+        return queue.runs[0] if queue.runs else None
 
     async def read(self, run_id: str, after: str | None = None) -> Reader:
         """Follow a run's events; see `hub.Hub.read`.
@@ -394,35 +393,51 @@ class AgentRegistry:
         Where the log has expired and the run is remembered, the reader gets a `reset` and
         the run's state: its start, its answer as one piece, and its end.
         """
+        known = self._runs.get(run_id)
+        if known is not None:
+            await known.accepted.wait()
         try:
             return await self._hub.read(run_id, after)
         except LogNotFound:
-            run = self.run(run_id)
+            run = await self.run(run_id)
             if run.terminal is None:
                 raise
             return _remains(run, run.terminal, after)
 
-    def cancel(self, run_id: str) -> Run:
+    async def cancel(self, run_id: str) -> Run:
         """Cancel a run; one that has ended stays as it is.
 
         Raises:
             errors.NotFound: no such run.
         """
-        run = self.run(run_id)
+        run = await self.run(run_id)
         run.end("cancelled")
         return run
 
-    def cancel_tool(self, run_id: str, tool_call_id: str) -> None:
+    async def cancel_tool(self, run_id: str, tool_call_id: str) -> None:
         """Cancel one tool call of a run; its siblings and the run go on.
 
         Raises:
             errors.NotFound: no such run, or the call is not under way.
         """
-        work = self.run(run_id).work
+        work = (await self.run(run_id)).work
         task = work.turns.calls.get(tool_call_id) if work and work.turns else None
         if task is None or task.done():
             raise NotFound("This call is not under way.", code="tool_call_not_found")
         task.cancel()
+
+    async def quiet(self, owner: Owner, conversation_id: str, patience: float) -> None:
+        """Cancel all runs of a conversation, and wait until they have ended.
+
+        Raises:
+            errors.Conflict: they have not, within `patience` seconds.
+        """
+        runs = [*self._queues.of(owner, conversation_id).runs]
+        for run in runs:
+            run.end("cancelled")
+        tasks = [run.work.task for run in runs if run.work and run.work.task]
+        if tasks and (await asyncio.wait(tasks, timeout=patience))[1]:
+            raise Conflict("A run of this conversation does not end.", code="conversation_busy")
 
     def drain(self) -> None:
         """Refuse new runs from now on."""
@@ -434,17 +449,33 @@ class AgentRegistry:
             run.end("shutting_down")
 
 
-def _ended_early(work: Work) -> TerminalEvent:
-    if work.ending == "cancelled":
-        text, usage = (work.turns.text, work.turns.usage) if work.turns else ("", None)
-        return ChatComplete(final_response=text, finish_reason="cancelled", usage=usage)
-    return _error(
-        Unavailable("The service stopped before the answer was done.", code="shutting_down")
-    )
+def owner_of(request: RunRequest | EditRequest) -> Owner:
+    """Return whose conversation a request is about."""
+    return Owner(user=request.user_id) if request.user_id else Owner()
 
 
-def _error(error: ParleyError) -> RunError:
-    return RunError(code=error.code, message=error.message, retryable=error.retryable)
+def _begin(request: RunRequest) -> Begin:
+    if isinstance(request, ChatRequest):
+        return Begin(message=UserMessage(request.message), reset=request.reset_history)
+    return Begin(regenerate=True)
+
+
+def _kind(request: RunRequest) -> type[RunRequest]:
+    """Return the kind that a request is a part of: a surface may have added fields of its own."""
+    return ChatRequest if isinstance(request, ChatRequest) else RegenerateRequest
+
+
+def _decoded(said: str) -> RunRequest:
+    """Return a stored request."""
+    kind = ChatRequest if "message" in msgspec.json.decode(said) else RegenerateRequest
+    return kind.model_validate_json(said)
+
+
+def _check_twin(before: bytes, fingerprint: bytes) -> None:
+    if before != fingerprint:
+        raise Conflict(
+            "This idempotency key was used for another request.", code="idempotency_conflict"
+        )
 
 
 def _fault(field: str, message: str) -> dict[str, str]:
@@ -452,8 +483,9 @@ def _fault(field: str, message: str) -> dict[str, str]:
 
 
 def _remains(run: Run, terminal: TerminalEvent, after: str | None) -> FixedReader:
+    epoch = run.stored.epoch
     if after is not None and parse_cursor(after, run.id)[1] >= terminal.seq:
-        return FixedReader([], run.epoch)
+        return FixedReader([], epoch)
     text = terminal.final_response if isinstance(terminal, ChatComplete) else ""
     piece = ChatChunk(
         run_id=run.id,
@@ -462,6 +494,6 @@ def _remains(run: Run, terminal: TerminalEvent, after: str | None) -> FixedReade
         message_id=run.start.message_id,
         content=text,
     )
-    reset = Reset(run_id=run.id, epoch=run.epoch, reason="log_expired")
+    reset = Reset(run_id=run.id, epoch=epoch, reason="log_expired")
     middle = [piece] if text else []
-    return FixedReader([reset, run.start, *middle, terminal], run.epoch)
+    return FixedReader([reset, run.start, *middle, terminal], epoch)

@@ -19,6 +19,7 @@ Names = Annotated[tuple[str, ...], NoDecode]
 FRIENDLI_BASE_URL = "https://api.friendli.ai/serverless/v1"
 FRIENDLI_MODEL = "Qwen/Qwen3-235B-A22B-Instruct-2507"
 OPENAI_MODEL = "gpt-4.1-mini"
+ANTHROPIC_MODEL = "claude-sonnet-5-5"
 
 
 class BadSettings(Exception):
@@ -45,9 +46,19 @@ class Settings(BaseSettings):
     openai_max_retries: int = Field(3, ge=0, le=10)
     openai_timeout: float = Field(60.0, gt=0)
     friendli_token: SecretStr | None = None
+    anthropic_api_key: SecretStr | None = None
+    anthropic_base_url: str | None = Field(None, pattern=r"^https?://[^\s]+$")
+    anthropic_model: str = Field(ANTHROPIC_MODEL, min_length=1)
     allowed_models: Names = ()
     system_prompt: str = Field("You are a helpful assistant.", min_length=1)
     demo_tokens_per_second: float = Field(40.0, ge=0)
+
+    # Where conversations, agents and runs are kept
+    database_url: SecretStr | None = None
+    session_db_path: Path | None = None
+    storage_timeout: float = Field(5.0, gt=0)
+    enable_sessions: bool = True
+    conversation_ttl: float | None = Field(None, gt=0)
 
     # The service
     app_name: str = Field("Parley", min_length=1)
@@ -63,6 +74,9 @@ class Settings(BaseSettings):
     websocket_origins: Names = ()
     allowed_hosts: Names = ()
 
+    # What /chat/stream speaks where the request does not say
+    chat_stream_protocol: Literal["events", "tokens", "chunks", "agents-sdk"] = "events"
+
     # Limits
     max_body_bytes: int = Field(1_048_576, ge=1024)
     max_message_chars: int = Field(32_000, ge=1, le=100_000)
@@ -70,10 +84,9 @@ class Settings(BaseSettings):
     websocket_max_chats: int = Field(32, ge=1)
     max_active_runs: int = Field(1000, ge=1)
     max_queued_messages: int = Field(16, ge=0)
-    max_conversations: int = Field(10_000, ge=1)
-    conversations_max_bytes: int = Field(268_435_456, ge=1024)
     max_agents: int = Field(1000, ge=1)
     history_messages: int = Field(20, ge=1)
+    history_tokens: int = Field(32_000, ge=100)
     run_timeout: float = Field(600.0, gt=0)
     run_ttl: float = Field(86_400.0, gt=0)
     max_runs: int = Field(10_000, ge=1)
@@ -106,11 +119,21 @@ class Settings(BaseSettings):
         return value.upper() if isinstance(value, str) else value
 
     @property
-    def provider(self) -> Literal["openai", "demo"]:
-        """The provider that the credentials and addresses ask for."""
-        if self.openai_api_key or self.openai_base_url or self.friendli_token:
+    def provider(self) -> Literal["openai", "friendli", "anthropic", "demo"]:
+        """The provider that answers where an agent's model names none."""
+        if self.openai_api_key or self.openai_base_url:
             return "openai"
-        return "demo"
+        if self.friendli_token:
+            return "friendli"
+        return "anthropic" if self.anthropic_api_key else "demo"
+
+    @property
+    def storage_url(self) -> str:
+        """The database: `DATABASE_URL`, or else a file of SQLite."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        path = self.session_db_path or self.data_dir / "parley.db"
+        return f"sqlite:///{path}"
 
     @property
     def listens_on_loopback(self) -> bool:

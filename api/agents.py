@@ -16,13 +16,13 @@ AgentName = Annotated[str, Path(pattern=NAME_PATTERN, examples=["my_custom_agent
 @router.get("/agents")
 async def list_agents(registry: Registry) -> AgentList:
     """List all agents, by name."""
-    return AgentList(agents=registry.agents())
+    return AgentList(agents=registry.agents.all())
 
 
 @router.get("/agents/{agent_name}")
 async def get_agent(agent_name: AgentName, registry: Registry) -> AgentInfo:
     """Show one agent."""
-    return registry.agent(agent_name)
+    return registry.agents.info(agent_name)
 
 
 @router.post("/agents/{agent_name}", status_code=201, responses={200: {"model": AgentInfo}})
@@ -30,12 +30,12 @@ async def put_agent(
     agent_name: AgentName, config: AgentConfig, registry: Registry, response: Response
 ) -> AgentInfo:
     """Create an agent, or replace the one of this name (200). Runs under way keep the old one."""
-    if not registry.put_agent(agent_name, config):
+    if not await registry.agents.put(agent_name, config):
         response.status_code = 200
-    return registry.agent(agent_name)
+    return registry.agents.info(agent_name)
 
 
 @router.delete("/agents/{agent_name}", status_code=204)
 async def delete_agent(agent_name: AgentName, registry: Registry) -> None:
     """Delete an agent. Runs under way go on."""
-    registry.delete_agent(agent_name)
+    await registry.agents.delete(agent_name)

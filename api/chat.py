@@ -2,44 +2,60 @@
 
 Going away ends the reading and not the run: `GET /runs/{run_id}/events` goes on with it, and
 `POST /runs/{run_id}/cancel` ends it.
+
+`/chat/stream` has two bodies: one with `message`, and one with `input`, which is that of every
+agent's `/stream` and answered as there.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter
+from pydantic import Discriminator, Tag
 from starlette.responses import Response
 
 from api.documents import EVENT_STREAM, PROBLEMS
-from api.problems import run_failed
-from api.services import Protocol, Registry, StreamSettings
+from api.keys import IdempotencyKey
+from api.services import (
+    Protocol,
+    Registry,
+    RemembersSessions,
+    StreamSettings,
+    whole_answer,
+)
+from api.sessions import InputRequest, start_input
 from models import ChatRequest, ChatResponse
-from protocols.answer import WholeAnswer
 
 router = APIRouter(tags=["chat"])
 
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        min_length=1,
-        max_length=255,
-        description="The same key with the same body is the same run; with another body, 409.",
-    ),
+
+def _kind(body: Any) -> str:
+    has_input = isinstance(body, dict) and "input" in body and "message" not in body
+    return "<input>" if has_input else "<message>"
+
+
+ChatBody = Annotated[
+    Annotated[ChatRequest, Tag("<message>")] | Annotated[InputRequest, Tag("<input>")],
+    Discriminator(_kind),
 ]
 
 
 @router.post("/chat/stream", response_class=Response, responses=EVENT_STREAM | PROBLEMS)
 async def stream_chat(
-    chat: ChatRequest,
+    chat: ChatBody,
     registry: Registry,
     streaming: StreamSettings,
+    remembers: RemembersSessions,
     protocol: Protocol,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Send a message and get the answer as server-sent events."""
-    run = await registry.start(chat, idempotency_key)
-    reader = await registry.read(run.id)
-    return streaming.response(run.id, reader, protocol)
+    if isinstance(chat, InputRequest):
+        run = await start_input(registry, "chat", chat, idempotency_key, remembers)
+        default = "agents-sdk"
+    else:
+        run = await registry.start(chat, idempotency_key)
+        default = streaming.chat_protocol
+    return streaming.response(run.id, await registry.read(run.id), protocol or default)
 
 
 @router.post("/chat", response_model=ChatResponse, responses=PROBLEMS)
@@ -47,15 +63,4 @@ async def chat(
     chat: ChatRequest, registry: Registry, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Send a message and get the whole answer."""
-    run = await registry.start(chat, idempotency_key)
-    reader = await registry.read(run.id)
-    answer = WholeAnswer()
-    while not reader.ended:
-        for event in await reader.read():
-            answer.add(event)
-    headers = {"X-Run-Id": run.id}
-    if isinstance(answer.result, ChatResponse):
-        return JSONResponse(answer.result.model_dump(mode="json"), headers=headers)
-    if answer.result is None:
-        raise RuntimeError("a run's log ended without a terminal event")
-    return run_failed(answer.result, headers)
+    return await whole_answer(registry, await registry.start(chat, idempotency_key))

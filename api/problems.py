@@ -22,7 +22,7 @@ logger = logging.getLogger("parley.api")
 _CODES = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
-_PLACES = ("body", "path", "query", "header")
+_PLACES = ("body", "path", "query", "header", "<message>", "<input>")
 
 MAX_FAULTS = 50
 """How many faults of one request are listed."""
@@ -71,8 +71,10 @@ class Failure(Protocol):
 
 def run_failed(failure: Failure, headers: dict[str, str]) -> ProblemResponse:
     """Return the problem for a run that failed; whose fault it was follows from the code."""
-    if failure.code == "shutting_down":
+    if failure.code in ("shutting_down", "storage_unavailable", "run_taken_over"):
         status = 503
+    elif failure.code == "nothing_to_answer":
+        status = 409
     elif failure.code in ("run_timeout", "upstream_timeout"):
         status = 504
     else:

@@ -20,7 +20,7 @@ RunId = Annotated[str, Path(pattern=ID_PATTERN)]
 @router.get("")
 async def get_run(run_id: RunId, registry: Registry) -> RunInfo:
     """Show a run's state."""
-    return registry.run(run_id).info()
+    return (await registry.run(run_id)).info()
 
 
 @router.get("/events", response_class=Response, responses=EVENT_STREAM)
@@ -38,13 +38,13 @@ async def read_run(
     """Follow a run's events from its start, or from a cursor."""
     # An EventSource repeats the address it began with, and says in the header how far it came.
     reader = await registry.read(run_id, last_event_id or after)
-    return streaming.response(run_id, reader, protocol)
+    return streaming.response(run_id, reader, protocol or "events")
 
 
 @router.post("/cancel")
 async def cancel_run(run_id: RunId, registry: Registry) -> RunInfo:
     """Cancel a run; one that has ended stays as it is. Answers when it has ended."""
-    run = registry.cancel(run_id)
+    run = await registry.cancel(run_id)
     await run.wait(CANCEL_PATIENCE)
     return run.info()
 
@@ -54,4 +54,4 @@ async def cancel_tool_call(
     run_id: RunId, tool_call_id: Annotated[str, Path(max_length=200)], registry: Registry
 ) -> None:
     """Cancel one tool call; its siblings and the run go on."""
-    registry.cancel_tool(run_id, tool_call_id)
+    await registry.cancel_tool(run_id, tool_call_id)

@@ -4,19 +4,29 @@ from typing import Annotated, NamedTuple
 
 from fastapi import Depends, Query
 from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse, Response
 
+from api.problems import run_failed
 from api.streams import EventStream
 from errors import ClientError
+from events import RunError
 from hub import Reader
+from models import USER_PATTERN, ChatResponse, Owner
 from protocols import ENCODERS
+from protocols.answer import WholeAnswer
 from registry import AgentRegistry
+from runs import Run
 
 
 class Streaming(NamedTuple):
-    """How this server streams: `heartbeat` and `patience` in seconds; see `api.streams`."""
+    """How this server streams: `heartbeat` and `patience` in seconds; see `api.streams`.
+
+    `chat_protocol`: what `/chat/stream` speaks where the request does not say.
+    """
 
     heartbeat: float
     patience: float
+    chat_protocol: str
 
     def response(self, run_id: str, reader: Reader, protocol: str) -> EventStream:
         """Return a run's events in a protocol."""
@@ -41,13 +51,13 @@ def _streaming(connection: HTTPConnection) -> Streaming:
 
 def _protocol(
     protocol: Annotated[
-        str,
+        str | None,
         Query(
             description="The wire protocol of the stream.", json_schema_extra={"enum": [*ENCODERS]}
         ),
-    ] = "events",
-) -> str:
-    if protocol not in ENCODERS:
+    ] = None,
+) -> str | None:
+    if protocol is not None and protocol not in ENCODERS:
         known = ", ".join(ENCODERS)
         raise ClientError(f"There is no protocol of this name; there are: {known}.")
     return protocol
@@ -55,4 +65,42 @@ def _protocol(
 
 Registry = Annotated[AgentRegistry, Depends(_registry)]
 StreamSettings = Annotated[Streaming, Depends(_streaming)]
-Protocol = Annotated[str, Depends(_protocol)]
+Protocol = Annotated[str | None, Depends(_protocol)]
+
+
+def _owner(
+    user_id: Annotated[
+        str | None, Query(pattern=USER_PATTERN, description="Whose; the default user's if absent.")
+    ] = None,
+) -> Owner:
+    return Owner(user=user_id) if user_id else Owner()
+
+
+def _remembers_sessions(connection: HTTPConnection) -> bool:
+    remembers: bool = connection.app.state.remembers_sessions
+    return remembers
+
+
+RemembersSessions = Annotated[bool, Depends(_remembers_sessions)]
+OwnerOfQuery = Annotated[Owner, Depends(_owner)]
+
+
+async def run_to_its_end(registry: AgentRegistry, run: Run) -> ChatResponse | RunError:
+    """Wait for a run's end, and return its answer or how it failed."""
+    reader = await registry.read(run.id)
+    answer = WholeAnswer()
+    while not reader.ended:
+        for event in await reader.read():
+            answer.add(event)
+    if answer.result is None:
+        raise RuntimeError("a run's log ended without a terminal event")
+    return answer.result
+
+
+async def whole_answer(registry: AgentRegistry, run: Run) -> Response:
+    """Return a run's answer, or its failure, as one response."""
+    headers = {"X-Run-Id": run.id}
+    result = await run_to_its_end(registry, run)
+    if isinstance(result, ChatResponse):
+        return JSONResponse(result.model_dump(mode="json"), headers=headers)
+    return run_failed(result, headers)

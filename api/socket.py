@@ -25,9 +25,9 @@ from api.streams import Patience, cut_off, offer_of
 from errors import ClientError, Conflict, Invalid, NotFound, ParleyError, TooLarge, TooMany
 from events import ReaderEvent
 from hub import Reader
-from models import ChatRequest, Identifier, new_id
+from models import ChatRequest, EditRequest, Identifier, RegenerateRequest, new_id
 from protocols.native import WebSocketEncoder
-from registry import AgentRegistry
+from registry import AgentRegistry, owner_of
 
 logger = logging.getLogger("parley.api")
 
@@ -40,6 +40,18 @@ router = APIRouter(tags=["websocket"])
 
 class SocketChat(ChatRequest):
     """`chat`: as over HTTP, with the idempotency key in the message."""
+
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+
+
+class SocketRegeneration(RegenerateRequest):
+    """`regenerate`: likewise."""
+
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+
+
+class SocketEdit(EditRequest):
+    """`edit`: likewise."""
 
     idempotency_key: Annotated[str, Field(min_length=1, max_length=255)] | None = None
 
@@ -91,6 +103,8 @@ class Socket:
         self._following: dict[asyncio.Task[None], tuple[str, str | None]] = {}
         self._handlers: dict[str, Callable[[Any, str | None], Awaitable[None]]] = {
             "chat": self._chat,
+            "regenerate": self._regenerate,
+            "edit": self._edit,
             "cancel": self._cancel,
             "cancel_tool": self._cancel_tool,
             "subscribe": self._subscribe,
@@ -175,6 +189,21 @@ class Socket:
         self._conversation_id = own
         self._follow(run.id, await self._registry.read(run.id), request_id)
 
+    async def _regenerate(self, data: Any, request_id: str | None) -> None:
+        wish = SocketRegeneration.model_validate(data)
+        self._check_room()
+        owner = owner_of(wish)
+        if await self._registry.store.conversation(owner, wish.conversation_id) is None:
+            raise NotFound("There is no conversation of this id.", code="conversation_not_found")
+        run = await self._registry.start(wish, wish.idempotency_key)
+        self._follow(run.id, await self._registry.read(run.id), request_id)
+
+    async def _edit(self, data: Any, request_id: str | None) -> None:
+        edit = SocketEdit.model_validate(data)
+        self._check_room()
+        run = await self._registry.edit(edit, edit.idempotency_key)
+        self._follow(run.id, await self._registry.read(run.id), request_id)
+
     async def _subscribe(self, data: Any, request_id: str | None) -> None:
         wish = Subscription.model_validate(data)
         self._check_room()
@@ -198,12 +227,12 @@ class Socket:
 
     async def _cancel(self, data: Any, request_id: str | None) -> None:
         run_id = RunReference.model_validate(data).run_id
-        self._registry.cancel(run_id)
+        await self._registry.cancel(run_id)
         await self._send("ack", request_id, {"type": "cancel", "run_id": run_id})
 
     async def _cancel_tool(self, data: Any, request_id: str | None) -> None:
         call = ToolCallReference.model_validate(data)
-        self._registry.cancel_tool(call.run_id, call.tool_call_id)
+        await self._registry.cancel_tool(call.run_id, call.tool_call_id)
         await self._send("ack", request_id, {"type": "cancel_tool", **call.model_dump()})
 
     async def _ping(self, data: Any, request_id: str | None) -> None:

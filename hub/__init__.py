@@ -99,8 +99,8 @@ class Reader(Protocol):
 class Hub(Protocol):
     """All run logs."""
 
-    async def create(self, run_id: str) -> Log:
-        """Begin the log of a run; for a run that had one, a new epoch."""
+    async def create(self, run_id: str, epoch: int = 1) -> Log:
+        """Begin the log of a run, or of a new epoch of it: what was there before is over."""
         ...
 
     async def read(self, run_id: str, after: str | None) -> Reader:

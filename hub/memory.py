@@ -165,12 +165,11 @@ class MemoryHub:
         self._finished: OrderedDict[str, tuple[float, int]] = OrderedDict()
         self._finished_bytes = 0
 
-    async def create(self, run_id: str) -> MemoryLog:
-        """Begin the log of a run; for a run that had one, a new epoch."""
+    async def create(self, run_id: str, epoch: int = 1) -> MemoryLog:
+        """Begin the log of a run, or of a new epoch of it."""
         self._expire()
-        before = self._logs.get(run_id)
         self._forget(run_id)
-        log = MemoryLog(run_id, before.epoch + 1 if before else 1, self)
+        log = MemoryLog(run_id, epoch, self)
         self._logs[run_id] = log
         return log
 

@@ -7,6 +7,7 @@ cut to 500 characters and without anything that looks like a key.
 """
 
 import email.utils
+import math
 import re
 import time
 from typing import Any
@@ -101,7 +102,7 @@ class Failures:
         body = getattr(error, "body", None)
         kind = f"{_field(body, 'type')} {_field(body, 'code')}"
         headers = getattr(getattr(error, "response", None), "headers", {})
-        return self._of_answer(status, body, kind, _retry_after(headers))
+        return self._of_answer(status, body, kind, retry_after(headers))
 
     def _of_answer(
         self, status: int, body: Any, kind: str, retry_after: float | None
@@ -189,12 +190,16 @@ def _cannot_be_decoded(error: Exception) -> bool:
     return isinstance(error, DecodingError)
 
 
-def _retry_after(headers: Any) -> float | None:
+def retry_after(headers: Any) -> float | None:
     """Return the seconds of `retry-after-ms` or `retry-after`, which may be a date."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
-            return max(0.0, float(headers.get(name)) * unit)
+            seconds = float(headers.get(name)) * unit
         except (TypeError, ValueError):
             continue
-    date = email.utils.parsedate_tz(headers.get("retry-after") or "")
-    return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else None
+        return max(0.0, seconds) if math.isfinite(seconds) else None
+    try:
+        date = email.utils.parsedate_to_datetime(headers.get("retry-after") or "")
+        return max(0.0, date.timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None

@@ -10,7 +10,10 @@ from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 from events import ReaderEvent
+from protocols.agents_sdk import AgentsSdkEncoder
+from protocols.chunks import ChunksEncoder
 from protocols.native import EventsEncoder
+from protocols.tokens import TokensEncoder
 
 
 class Encoder(Protocol):
@@ -28,5 +31,10 @@ class Encoder(Protocol):
         ...
 
 
-ENCODERS: dict[str, Callable[[int], Encoder]] = {"events": EventsEncoder}
+ENCODERS: dict[str, Callable[[int], Encoder]] = {
+    "events": EventsEncoder,
+    "tokens": TokensEncoder,
+    "chunks": ChunksEncoder,
+    "agents-sdk": AgentsSdkEncoder,
+}
 """Protocol name to encoder; the argument is the epoch of the log that is read."""

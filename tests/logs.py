@@ -114,8 +114,10 @@ def logs(draw: st.DrawFn) -> list[Event]:
     """A whole log, not yet numbered: a start, anything that may happen in between, an end."""
     lanes = [draw(_calls(number)) for number in range(draw(st.integers(0, 3)))]
     middle: list[Event] = []
-    for choice in draw(st.lists(st.integers(0, 5), max_size=20)):
-        if choice == 0:
+    for choice in draw(st.lists(st.integers(-1, 5), max_size=20)):
+        if choice == -1:
+            middle.append(RunProgress(stage="search", message=draw(_texts), done=2, total=3))
+        elif choice == 0:
             middle.append(AgentUpdated(message_id="msg_1", agent="other", previous_agent="chat"))
         elif choice <= 3:
             middle.append(draw(_pieces))

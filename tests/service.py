@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
@@ -80,9 +81,12 @@ async def running(
     if upstream is not None:
         settings = {"openai_base_url": upstream, "openai_api_key": "sk-test"} | settings
     defaults: dict[str, Any] = {"demo_tokens_per_second": 0, "log_level": "WARNING"}
-    chosen = Settings(_env_file=None, **(defaults | settings))
-    app = create_app(chosen, tools)
-    with server.listen(chosen.host, 0) as listening:
+    with (
+        TemporaryDirectory() as directory,
+        server.listen(settings.get("host", "127.0.0.1"), 0) as listening,
+    ):
+        chosen = Settings(_env_file=None, **(defaults | {"data_dir": directory} | settings))
+        app = create_app(chosen, tools)
         host, port = listening.getsockname()[:2]
         process = uvicorn.Server(server.configuration(app, chosen))
         serving = asyncio.create_task(process.serve(sockets=[listening]))

@@ -1,6 +1,7 @@
 """Conversations: who has the floor, what is kept, and what a model gets to see."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -8,27 +9,45 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import StreamingAgent
-from conversations import KEPT_BYTES, KEPT_MESSAGES, Conversation, Conversations, Run, Work, context
-from errors import Unavailable
+from conversations import title_of, tokens_of, window
 from events import ChatComplete, RunError, Usage
 from models import (
     AgentConfig,
     AssistantMessage,
     ChatRequest,
     Message,
+    Owner,
     ToolCall,
     ToolMessage,
     UserMessage,
 )
+from runs import Queue, Queues, Run, Work
+from storage import Begin, StoredRun
 from tests.logs import DONE, FAILED, START, unhurried
 from tests.scripted import ScriptedProvider
 from tools.workers import Workers
 
+MANY = 100_000
 
-def make_run(conversation: Conversation, name: str = "run_1") -> Run:
+
+def make_queue() -> Queue:
+    return Queue(Owner(), "conv_1")
+
+
+def make_run(queue: Queue, name: str = "run_1") -> Run:
     agent = StreamingAgent("chat", AgentConfig(), ScriptedProvider(), (), Workers(1))
-    work = Work(ChatRequest(message="Hi."), agent, conversation)
-    return Run(name, None, START, work)
+    work = Work(ChatRequest(message="Hi."), agent, queue, Begin())
+    stored = StoredRun(
+        id=name,
+        owner=queue.owner,
+        conversation_id=queue.conversation_id,
+        agent="chat",
+        request="{}",
+        start=START,
+        status="queued",
+        created_at=datetime.now(UTC),
+    )
+    return Run(stored, work)
 
 
 def has_floor(run: Run) -> bool:
@@ -71,7 +90,7 @@ def check_whole(messages: Sequence[Message]) -> None:
 def test_a_model_sees_the_newest_messages_and_never_a_call_without_its_result(
     messages: list[Message], limit: int
 ) -> None:
-    seen = context(messages, limit)
+    seen = window(messages, limit, MANY)
     check_whole(seen)
     assert seen == tuple(messages[len(messages) - len(seen) :])
     if not messages:
@@ -87,40 +106,25 @@ def test_a_model_sees_the_newest_messages_and_never_a_call_without_its_result(
 
 
 def test_a_history_without_a_question_shows_nothing() -> None:
-    assert context([AssistantMessage("left over")], 5) == ()
+    assert window([AssistantMessage("left over")], 5, MANY) == ()
 
 
 def test_messages_before_the_first_question_are_not_shown() -> None:
-    assert context([AssistantMessage("left over"), *turn(1)], 5) == tuple(turn(1))
+    assert window([AssistantMessage("left over"), *turn(1)], 5, MANY) == tuple(turn(1))
 
 
 @pytest.mark.parametrize(("limit", "turns"), [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 3)])
 def test_whole_turns_are_shown_and_at_least_the_last(limit: int, turns: int) -> None:
     messages = [*turn(1), *turn(2), *turn(3)]
-    assert len(context(messages, limit)) == 2 * turns
+    assert len(window(messages, limit, MANY)) == 2 * turns
 
 
 def test_a_turn_that_is_longer_than_the_limit_is_shown_whole() -> None:
-    assert context([*turn(1), *turn(2, calls=10)], 3) == tuple(turn(2, calls=10))
-
-
-@unhurried
-@given(st.lists(histories, max_size=4))
-def test_what_is_kept_is_bounded_and_whole(parts: list[list[Message]]) -> None:
-    conversation = Conversation("conv_1")
-    for number in range(KEPT_MESSAGES // 4):
-        conversation.keep(turn(number, calls=1))
-    for part in parts:
-        conversation.keep(part)
-        assert len(conversation.messages) <= KEPT_MESSAGES
-        assert isinstance(conversation.messages[0], UserMessage)
-        check_whole(conversation.messages)
-    added = [message for part in parts for message in part]
-    assert conversation.messages[len(conversation.messages) - len(added) :] == added
+    assert window([*turn(1), *turn(2, calls=10)], 3, MANY) == tuple(turn(2, calls=10))
 
 
 async def test_the_first_run_has_the_floor_and_the_others_get_it_in_turn() -> None:
-    conversation = Conversation("conv_1")
+    conversation = make_queue()
     runs = [make_run(conversation, name) for name in "abc"]
     for run in runs:
         conversation.enter(run)
@@ -136,7 +140,7 @@ async def test_the_first_run_has_the_floor_and_the_others_get_it_in_turn() -> No
 
 
 async def test_a_run_that_gives_up_waiting_does_not_give_away_the_floor() -> None:
-    conversation = Conversation("conv_1")
+    conversation = make_queue()
     runs = [make_run(conversation, name) for name in "abc"]
     for run in runs:
         conversation.enter(run)
@@ -147,41 +151,52 @@ async def test_a_run_that_gives_up_waiting_does_not_give_away_the_floor() -> Non
     assert has_floor(runs[2])
 
 
-def test_a_conversation_is_found_again() -> None:
-    conversations = Conversations(10)
-    first = conversations.get_or_create("a")
-    assert conversations.get_or_create("a") is first
-    assert conversations.get_or_create("b") is not first
-    new = conversations.get_or_create(None)
-    assert conversations.get_or_create(new.id) is new
-    assert conversations.get_or_create(None) is not new
+def test_a_conversation_is_there_while_it_has_runs() -> None:
+    queues, owner = Queues(), Owner()
+    queue = queues.of(owner, "a")
+    run = make_run(queue)
+    queues.enter(queue, run)
+    assert queues.of(owner, "a") is queue
+    for other in ((owner, "b"), (Owner(user="else"), "a"), (Owner("else"), "a")):
+        assert queues.of(*other) is not queue
+    queues.leave(queue, run)
+    assert queues.of(owner, "a") is not queue
 
 
-def test_the_conversation_unused_for_the_longest_time_is_forgotten_first() -> None:
-    conversations = Conversations(2)
-    a, b = conversations.get_or_create("a"), conversations.get_or_create("b")
-    assert conversations.get_or_create("a") is a
-    conversations.get_or_create("c")
-    assert conversations.get_or_create("a") is a
-    assert conversations.get_or_create("b") is not b
+@unhurried
+@given(histories, st.integers(1, 30), st.integers(1, 300))
+def test_what_a_model_sees_stays_within_its_tokens_or_is_one_turn(
+    messages: list[Message], limit: int, tokens: int
+) -> None:
+    seen = window(messages, limit, tokens)
+    check_whole(seen)
+    users = [message for message in seen if isinstance(message, UserMessage)]
+    assert sum(map(tokens_of, seen)) <= tokens or len(users) == 1
+    assert set(seen) <= set(window(messages, limit, tokens + 100))
 
 
-async def test_a_conversation_with_a_run_is_never_forgotten() -> None:
-    conversations = Conversations(2)
-    a, b = conversations.get_or_create("a"), conversations.get_or_create("b")
-    runs = make_run(a), make_run(b)
-    a.enter(runs[0])
-    conversations.get_or_create("c")
-    assert conversations.get_or_create("a") is a
-    c = conversations.get_or_create("c")
-    c.enter(make_run(c))
-    with pytest.raises(Unavailable) as caught:
-        conversations.get_or_create("d")
-    assert caught.value.retryable
-    assert conversations.get_or_create("a") is a
-    a.leave(runs[0])
-    conversations.get_or_create("d")
-    assert conversations.get_or_create("c") is c
+def test_a_message_takes_about_a_token_for_four_bytes() -> None:
+    assert tokens_of(UserMessage("x" * 400)) == 104
+    assert tokens_of(UserMessage("é" * 400)) == 204
+    call = AssistantMessage("", (ToolCall("c1", "add", "x" * 397),))
+    assert tokens_of(call) == 104
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ("What's the weather in Tokyo?", "What's the weather in Tokyo?"),
+        ("Hello there. How are you?", "Hello there"),
+        ("  A\n\ttitle  of two\nlines ", "A title of two lines"),
+        ("word " * 30, "word word word word word word word word word word word word…"),
+        ("x" * 100, "x" * 60 + "…"),
+        ("?", "?"),
+        (".", "."),
+        ("你好" * 5, "你好" * 5),
+    ],
+)
+def test_a_title_is_the_first_sentence_or_its_beginning(text: str, title: str) -> None:
+    assert title_of(text) == title
 
 
 @pytest.mark.parametrize(
@@ -195,7 +210,7 @@ async def test_a_conversation_with_a_run_is_never_forgotten() -> None:
     ],
 )
 async def test_the_status_of_a_run_follows_from_its_end(terminal: Any, status: str) -> None:
-    run = make_run(Conversation("conv_1"))
+    run = make_run(make_queue())
     run.terminal = terminal
     info = run.info()
     assert run.status == info.status == status
@@ -204,7 +219,7 @@ async def test_the_status_of_a_run_follows_from_its_end(terminal: Any, status: s
 
 
 async def test_a_run_tells_its_answer_its_usage_or_its_failure() -> None:
-    run = make_run(Conversation("conv_1"))
+    run = make_run(make_queue())
     run.terminal = ChatComplete(final_response="42", finish_reason="stop", usage=Usage(1, 2, 3))
     done = run.info().model_dump()
     assert (done["final_response"], done["finish_reason"]) == ("42", "stop")
@@ -215,26 +230,3 @@ async def test_a_run_tells_its_answer_its_usage_or_its_failure() -> None:
         "message": "It broke.",
         "retryable": True,
     }
-
-
-def test_a_long_conversation_is_bounded_in_bytes_and_loses_whole_turns() -> None:
-    conversation = Conversation("c")
-    for number in range(400):
-        conversation.keep([UserMessage(f"{number}" + "x" * 10_000), AssistantMessage("yes")])
-        assert conversation.size <= KEPT_BYTES
-    assert isinstance(conversation.messages[0], UserMessage)
-    assert conversation.messages[-1] == AssistantMessage("yes")
-    newest = conversation.messages[-2]
-    assert isinstance(newest, UserMessage)
-    assert newest.content.startswith("399x")
-
-
-def test_the_oldest_idle_conversations_go_where_all_are_too_large() -> None:
-    conversations = Conversations(100, max_bytes=50_000)
-    for number in range(10):
-        conversation = conversations.get_or_create(f"c{number}")
-        conversation.keep([UserMessage("x" * 10_000)])
-        conversations.count(conversation)
-    assert conversations.get_or_create("c9").messages
-    assert conversations.get_or_create("c6").messages
-    assert not conversations.get_or_create("c0").messages

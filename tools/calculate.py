@@ -31,6 +31,7 @@ from typing import NamedTuple, NoReturn, TypeAlias
 import msgspec
 
 from errors import ToolError
+from tools.tool import idempotent
 
 MAX_CHARS = 256
 MAX_DEPTH = 50
@@ -52,6 +53,7 @@ class Calculation(msgspec.Struct, frozen=True):
     result: int | float | str
 
 
+@idempotent
 def calculate(expression: str) -> Calculation:
     """Evaluate an arithmetic expression exactly as written, and return the number.
 

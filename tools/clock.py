@@ -27,6 +27,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from errors import ToolError
+from tools.tool import idempotent
 
 MAX_CHARS = 100
 
@@ -126,6 +127,7 @@ class LocalTime(msgspec.Struct, frozen=True):
     text: str
 
 
+@idempotent
 def get_time(timezone: str) -> LocalTime:
     """Return the current date and time in a time zone, city or country.
 

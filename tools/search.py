@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from errors import ToolError
+from tools.tool import idempotent
 
 if TYPE_CHECKING:
     from ddgs.base import BaseSearchEngine
@@ -61,6 +62,7 @@ class Search:
         self._url = url
         self._timeout = timeout
 
+    @idempotent
     def search_web(self, query: str) -> SearchResults:
         """Search the web and return the titles, addresses and snippets of the best pages.
 

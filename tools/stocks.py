@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import msgspec
 
 from errors import ToolError
+from tools.tool import idempotent
 
 MAX_BODY = 1024 * 1024
 
@@ -76,6 +77,7 @@ class Stocks:
         self._url = url
         self._timeout = timeout
 
+    @idempotent
     def get_stock_price(self, symbol: str) -> StockPrice:
         """Return the latest price of a stock, index, currency pair or cryptocurrency.
 

@@ -27,7 +27,7 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 from pydantic import ValidationError
@@ -56,6 +56,10 @@ PROGRESS_INTERVAL = 0.05
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"')
+
+_IDEMPOTENT = "__parley_idempotent__"
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 _logger = logging.getLogger("parley.tools")
 
@@ -167,6 +171,7 @@ class Tool:
         validate: returns the keyword arguments for the model's; its errors, of any type, are
             the model's fault.
         context_name: the function's parameter for the `ToolContext`, if it has one.
+        idempotent: see the function of this name.
     """
 
     def __init__(
@@ -175,8 +180,10 @@ class Tool:
         function: Callable[..., Any],
         validate: Callable[[dict[str, Any]], dict[str, Any]],
         context_name: str | None = None,
+        idempotent: bool = False,
     ) -> None:
         self.spec = spec
+        self.idempotent = idempotent
         self._function = function
         self._validate = validate
         self._context_name = context_name
@@ -281,7 +288,18 @@ def tool_from(function: Callable[..., Any], *, name: str | None = None) -> Tool:
         raise TypeError(f"{name!r} cannot be a tool's name: it must match {_NAME.pattern}")
     signature = Signature(function, name, ToolContext)
     spec = ToolSpec(name, signature.description, signature.parameters)
-    return Tool(spec, function, signature.validated, signature.context_name)
+    harmless = bool(getattr(function, _IDEMPOTENT, False))
+    return Tool(spec, function, signature.validated, signature.context_name, harmless)
+
+
+def idempotent(function: _F) -> _F:
+    """Declare that a tool does no harm when one call of it is executed twice.
+
+    A crash of the service may interrupt a call. Such a tool is then called again; of every other
+    one the model is told that the outcome is not known.
+    """
+    setattr(function, _IDEMPOTENT, True)
+    return function
 
 
 def _decoded(text: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import msgspec
 
 from errors import ToolError
+from tools.tool import idempotent
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -143,6 +144,7 @@ class Weather:
         self._forecast = forecast_url.rstrip("/") + "/v1/forecast"
         self._timeout = timeout
 
+    @idempotent
     async def get_weather(self, city: str) -> CurrentWeather:
         """Return the current weather in a city: temperature, humidity, wind and conditions.
 

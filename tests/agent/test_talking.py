@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from agent import Turns
 from errors import UpstreamError
 from events import (
     ChatChunk,
@@ -44,6 +43,7 @@ from tests.scripted import (
     types,
 )
 from tools.workers import Workers
+from turns import Turns
 
 # Talking.
 
@@ -247,7 +247,7 @@ async def test_a_provider_that_forgets_its_end_is_a_mistake_and_no_answer(
     assert types(bench.sink.events) == ["chat_chunk"]
 
 
-@pytest.mark.parametrize("limit", range(1, 6))
+@pytest.mark.parametrize("limit", range(1, 5))
 async def test_a_log_that_is_full_loses_nothing_that_it_holds(workers: Workers, limit: int) -> None:
     full = LogFull("Full.")
     call = asks(("add", {"a": 1, "b": 2}), ("nothing", {}), text="Well:")

@@ -15,12 +15,15 @@ async def test_the_default_agent_is_there_with_every_default_filled_in() -> None
     async with running(tools=[add, fail]) as service:
         listed = await service.json("GET", "/agents")
         shown = await service.json("GET", "/agents/chat")
-    assert listed == {"agents": [shown]}
+    assert [agent["agent_name"] for agent in listed["agents"]] == ["assistant", "chat"]
+    assert listed["agents"][1] == shown
     assert shown == {
         "agent_name": "chat",
         "name": "chat",
         "instructions": "You are a helpful assistant.",
         "model": "demo",
+        "fallback_models": [],
+        "handoffs": [],
         "temperature": None,
         "max_tokens": None,
         "tools": ["add", "fail"],
@@ -49,7 +52,11 @@ async def test_an_agent_is_created_replaced_and_deleted() -> None:
         replaced = await service.json("POST", path, expect=200, json={"tools": []})
         assert (replaced["name"], replaced["tools"]) == ("my_custom_agent", [])
         listed = await service.json("GET", "/agents")
-        assert [agent["agent_name"] for agent in listed["agents"]] == ["chat", "my_custom_agent"]
+        assert [agent["agent_name"] for agent in listed["agents"]] == [
+            "assistant",
+            "chat",
+            "my_custom_agent",
+        ]
         await service.json("DELETE", path, expect=204)
         await refused(service, "GET", path, 404, "agent_not_found")
         await refused(service, "DELETE", path, 404, "agent_not_found")
@@ -159,7 +166,7 @@ async def test_the_default_agent_can_be_replaced_and_not_deleted() -> None:
 
 
 async def test_there_are_at_most_so_many_agents() -> None:
-    async with running(max_agents=2) as service:
+    async with running(max_agents=3) as service:
         await service.json("POST", "/agents/a", expect=201, json={})
         await refused(service, "POST", "/agents/b", 429, "too_many_requests", json={})
         await service.json("POST", "/agents/a", expect=200, json={})

@@ -98,9 +98,11 @@ async def expired(hub: Hub, run_id: str) -> None:
 LOG = numbered([START, piece("a"), piece("b"), DONE])
 
 
-async def fill(hub: Hub, events: Sequence[Event] = (START, piece("a"), piece("b"), DONE)) -> None:
+async def fill(
+    hub: Hub, events: Sequence[Event] = (START, piece("a"), piece("b"), DONE), epoch: int = 1
+) -> None:
     """Begin the log of run_1 and append to it."""
-    log = await hub.create("run_1")
+    log = await hub.create("run_1", epoch)
     for event in events:
         log.append(event)
     await log.drain()
@@ -346,7 +348,7 @@ async def test_a_cursor_of_an_epoch_that_is_over_gives_a_reset_and_then_everythi
     hub: Hub, seq: int
 ) -> None:
     await fill(hub, [START, piece("lost")])
-    log = await hub.create("run_1")
+    log = await hub.create("run_1", 2)
     assert (log.epoch, log.last_seq, log.ended) == (2, 0, False)
     for event in (START, piece("a"), piece("b"), DONE):
         log.append(event)
@@ -358,7 +360,7 @@ async def test_a_cursor_of_an_epoch_that_is_over_gives_a_reset_and_then_everythi
 
 async def test_a_reset_comes_before_the_new_epoch_has_an_event(hub: Hub) -> None:
     await fill(hub, [START])
-    log = await hub.create("run_1")
+    log = await hub.create("run_1", 2)
     reader = await hub.read("run_1", "run_1:1:1")
     assert await read(reader) == [Reset(run_id="run_1", epoch=2, reason="epoch_changed")]
     read_under_way = await waiting(reader)
@@ -371,12 +373,12 @@ async def test_without_an_old_cursor_a_new_epoch_needs_no_reset(
     hub: Hub, after: str | None
 ) -> None:
     await fill(hub, [START, piece("lost"), piece("too")])
-    await fill(hub)
+    await fill(hub, epoch=2)
     assert await rest(await hub.read("run_1", after)) == LOG
 
 
-async def test_epochs_count_on(hub: Hub) -> None:
-    assert [(await hub.create("run_1")).epoch for _ in range(3)] == [1, 2, 3]
+async def test_a_log_has_the_epoch_that_it_was_begun_with(hub: Hub) -> None:
+    assert [(await hub.create("run_1", epoch)).epoch for epoch in (1, 2, 5)] == [1, 2, 5]
     assert (await hub.create("run_2")).epoch == 1
 
 

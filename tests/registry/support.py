@@ -4,20 +4,25 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from conversations import Conversation, Run
 from errors import UpstreamError
 from events import TERMINAL, ChatComplete, ReaderEvent, Reset
 from hub.memory import MemoryHub
 from models import (
     ChatRequest,
     EndPart,
+    Message,
     ModelRequest,
+    Owner,
     TextPart,
     UserMessage,
 )
-from registry import AgentRegistry, Limits
+from registry import AgentRegistry
+from runs import Limits, Run
+from storage.store import Store
 from tests.agent.support import add, check_calls, fail, hang, until
 from tests.scripted import DEADLINE, Gate, Script, ScriptedProvider, asks, says, types
 from tools.tool import tool_from
@@ -26,13 +31,13 @@ LIMITS = Limits(
     max_message_chars=1000,
     max_active_runs=50,
     max_queued_messages=3,
-    max_conversations=100,
-    conversations_max_bytes=2**20,
     max_agents=5,
     history_messages=20,
+    history_tokens=10_000,
     run_timeout=60,
     run_ttl=600,
     max_runs=100,
+    conversation_ttl=None,
     tool_workers=16,
     shutdown_grace=10,
 )
@@ -49,18 +54,25 @@ async def opened(
     log_ttl: float = 600,
     log_max_events: int = 10_000,
     allowed_models: frozenset[str] = frozenset(),
+    path: Path | None = None,
     **limits: Any,
 ) -> AsyncIterator[AgentRegistry]:
-    registry = AgentRegistry(
-        provider=provider or ScriptedProvider(reply_to=echo),
-        hub=MemoryHub(ttl=log_ttl, max_events=log_max_events, max_bytes=1 << 30),
-        tools=map(tool_from, tools),
-        limits=LIMITS._replace(**limits),
-        instructions="Be brief.",
-        allowed_models=allowed_models,
-    )
-    async with registry:
-        yield registry
+    """Open a registry; at `path` it finds what one before it left."""
+    with TemporaryDirectory() as directory:
+        url = f"sqlite:///{path or Path(directory) / 'parley.db'}"
+        async with (
+            Store.open(url, instance="test") as store,
+            AgentRegistry(
+                provider=provider or ScriptedProvider(reply_to=echo),
+                hub=MemoryHub(ttl=log_ttl, max_events=log_max_events, max_bytes=1 << 30),
+                store=store,
+                tools=map(tool_from, tools),
+                limits=LIMITS._replace(**limits),
+                instructions="Be brief.",
+                allowed_models=allowed_models,
+            ) as registry,
+        ):
+            yield registry
 
 
 def echo(request: ModelRequest) -> Script:
@@ -112,9 +124,9 @@ def is_over(run: Run) -> bool:
     return run.terminal is not None
 
 
-def history(registry: AgentRegistry, run: Run) -> Conversation:
-    """Return the conversation of a run."""
-    return registry._conversations.get_or_create(run.start.conversation_id)
+async def history(registry: AgentRegistry, run: Run) -> list[Message]:
+    """Return what was said in the conversation of a run."""
+    return await registry.store.context(Owner(), run.start.conversation_id, 1000)
 
 
 async def ended(registry: AgentRegistry, *runs: Run) -> None:

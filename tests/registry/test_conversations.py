@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from conversations import Run
 from errors import (
     Conflict,
     NotFound,
@@ -14,6 +13,7 @@ from errors import (
 from models import (
     AgentConfig,
 )
+from runs import Run
 from tests.registry.support import (
     SUM,
     Paused,
@@ -92,7 +92,7 @@ async def test_an_interrupt_cancels_all_that_wait_and_then_answers() -> None:
         await ended(registry, *before, run)
         assert [other.status for other in before] == ["cancelled"] * 3
         assert run.status == "completed"
-        said = [message.content for message in history(registry, run).messages]
+        said = [message.content for message in await history(registry, run)]
         assert said == ["Hi.", "a", "Stop!", "ab"]
 
 
@@ -114,11 +114,11 @@ async def test_as_many_messages_wait_as_may_and_no_more() -> None:
             await started(registry, conversation_id="c")
         assert caught.value.retryable
         other = await started(registry, conversation_id="other")
-        registry.cancel(runs[2].id)
+        await registry.cancel(runs[2].id)
         await ended(registry, runs[2])
         last = await started(registry, conversation_id="c")
         for run in (*runs, other, last):
-            registry.cancel(run.id)
+            await registry.cancel(run.id)
         await ended(registry, *runs, other, last)
 
 
@@ -154,7 +154,7 @@ async def test_a_history_grows_by_whole_turns_and_can_be_reset() -> None:
             "Be brief.",
             "three",
         ]
-        assert [message.content for message in history(registry, run).messages] == ["three", "New."]
+        assert [message.content for message in await history(registry, run)] == ["three", "New."]
 
 
 async def test_a_reset_that_waits_forgets_only_when_its_turn_comes() -> None:
@@ -166,7 +166,7 @@ async def test_a_reset_that_waits_forgets_only_when_its_turn_comes() -> None:
         await ended(registry, first)
         (await paused.reached(2)).open()
         await ended(registry, second)
-        said = [message.content for message in history(registry, first).messages]
+        said = [message.content for message in await history(registry, first)]
         assert said == ["two", "ab"]
 
 
@@ -177,14 +177,6 @@ async def test_a_model_sees_no_more_of_a_long_history_than_configured() -> None:
         assert isinstance(registry.provider, ScriptedProvider)
         seen = [message.content for message in registry.provider.requests[-1].messages]
         assert seen == ["Be brief.", "3", "You said: 3", "4"]
-
-
-async def test_the_conversation_unused_for_the_longest_time_is_forgotten() -> None:
-    async with opened(max_conversations=2) as registry:
-        for conversation_id in "abca":
-            await answered(registry, conversation_id=conversation_id)
-        assert isinstance(registry.provider, ScriptedProvider)
-        assert len(registry.provider.requests[-1].messages) == 2
 
 
 # The same request twice.
@@ -239,7 +231,7 @@ async def test_a_request_that_was_refused_does_not_use_up_its_key() -> None:
     async with opened() as registry:
         with pytest.raises(NotFound):
             await started(registry, "key", agent="later")
-        registry.put_agent("later", AgentConfig())
+        await registry.agents.put("later", AgentConfig())
         await ended(registry, await started(registry, "key", agent="later"))
 
 

@@ -14,6 +14,7 @@ from events import ChatComplete, ReaderEvent, RunError, stamped
 from models import (
     AgentConfig,
     AssistantMessage,
+    Owner,
     TextPart,
     ToolMessage,
     UserMessage,
@@ -67,21 +68,21 @@ async def test_every_run_has_exactly_one_end_whatever_happens_and_wherever_it_is
     for cancel_at in itertools.count():
         provider = ScriptedProvider(*script(asks(*BEHAVIOURS[behaviour]), fault), says("Next."))
         async with opened(provider) as registry:
-            registry.put_agent("quick", AgentConfig(tool_call_timeout=0.02))
+            await registry.agents.put("quick", AgentConfig(tool_call_timeout=0.02))
             run = await started(registry, conversation_id="c", agent="quick")
             reader = await registry.read(run.id)
             events: list[ReaderEvent] = []
             async with asyncio.timeout(DEADLINE):
                 while not reader.ended:
                     if len(events) >= cancel_at:
-                        registry.cancel(run.id)
+                        await registry.cancel(run.id)
                     events += await reader.read()
             await until(partial(is_over, run))
             check_log(run, events)
             assert run.terminal == events[-1]
-            check_history(history(registry, run).messages)
+            check_history(await history(registry, run))
             assert registry.active_runs == 0
-            assert not history(registry, run).runs
+            assert registry.active_run(Owner(), run.start.conversation_id) is None
             if isinstance(run.terminal, RunError):
                 codes = {FAULT.code} if error is FAULT else {"internal_error"}
                 assert run.terminal.code in codes
@@ -158,12 +159,12 @@ async def test_a_time_out_during_a_cancel_leaves_one_end_and_no_open_call() -> N
     async with opened(provider, tools=[held.held], run_timeout=0.15) as registry:
         run = await started(registry, conversation_id="c")
         await until(held.entered.is_set)
-        registry.cancel(run.id)
+        await registry.cancel(run.id)
         await ended(registry, run)
         held.released.set()
         assert run.status == "cancelled"
-        check_history(history(registry, run).messages)
-        assert [type(message) for message in history(registry, run).messages] == [
+        check_history(await history(registry, run))
+        assert [type(message) for message in await history(registry, run)] == [
             UserMessage,
             AssistantMessage,
             ToolMessage,
@@ -178,11 +179,11 @@ async def test_a_cancel_keeps_what_was_said_and_closes_the_stream() -> None:
     async with opened(paused.provider) as registry:
         run = await started(registry, conversation_id="c")
         await paused.reached(1)
-        assert registry.cancel(run.id) is run
+        assert await registry.cancel(run.id) is run
         await ended(registry, run)
         assert isinstance(run.terminal, ChatComplete)
         assert (run.terminal.final_response, run.terminal.finish_reason) == ("a", "cancelled")
-        assert history(registry, run).messages == [UserMessage("Hi."), AssistantMessage("a")]
+        assert await history(registry, run) == [UserMessage("Hi."), AssistantMessage("a")]
         assert paused.provider.open_streams == 0
 
 
@@ -220,7 +221,7 @@ async def test_a_run_that_waits_can_be_cancelled_and_leaves_no_trace() -> None:
         second = await started(registry, conversation_id="c", message="two")
         third = await started(registry, conversation_id="c", message="three")
         (await paused.reached(1)).open()
-        registry.cancel(second.id)
+        await registry.cancel(second.id)
         await ended(registry, second, first)
         (await paused.reached(2)).open()
         await ended(registry, third)
@@ -229,7 +230,7 @@ async def test_a_run_that_waits_can_be_cancelled_and_leaves_no_trace() -> None:
             "cancelled",
             "completed",
         ]
-        said = [message.content for message in history(registry, first).messages]
+        said = [message.content for message in await history(registry, first)]
         assert said == ["one", "ab", "three", "ab"]
 
 
@@ -238,9 +239,9 @@ async def test_a_second_cancel_and_a_cancel_behind_the_end_change_nothing() -> N
         run = await started(registry)
         await ended(registry, run)
         before = run.terminal
-        assert registry.cancel(run.id).terminal is before
+        assert (await registry.cancel(run.id)).terminal is before
         with pytest.raises(NotFound):
-            registry.cancel("run_unknown")
+            await registry.cancel("run_unknown")
 
 
 async def test_one_tool_call_is_cancelled_and_the_run_goes_on() -> None:
@@ -249,11 +250,11 @@ async def test_one_tool_call_is_cancelled_and_the_run_goes_on() -> None:
         run = await started(registry)
         await until(lambda: run.work and run.work.log and run.work.log.last_seq >= 4)
         with pytest.raises(NotFound) as caught:
-            registry.cancel_tool(run.id, "c1")
+            await registry.cancel_tool(run.id, "c1")
         assert caught.value.code == "tool_call_not_found"
-        registry.cancel_tool(run.id, "c0")
+        await registry.cancel_tool(run.id, "c0")
         await ended(registry, run)
         assert run.status == "completed"
         for run_id, call_id in ((run.id, "c0"), (run.id, "other"), ("run_unknown", "c0")):
             with pytest.raises(NotFound):
-                registry.cancel_tool(run_id, call_id)
+                await registry.cancel_tool(run_id, call_id)

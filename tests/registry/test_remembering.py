@@ -1,9 +1,13 @@
 """The registry's bounds, and what it remembers."""
 
+import asyncio
+import contextlib
+
 import pytest
 
 import hub.memory
 from errors import (
+    Conflict,
     Invalid,
     NotFound,
     ParleyError,
@@ -14,9 +18,10 @@ from hub import InvalidCursor
 from models import (
     TextPart,
 )
-from tests.agent.support import until
+from registry import AgentRegistry
+from runs import Run
 from tests.registry.support import FAULT, SUM, Paused, answered, ended, everything, opened, started
-from tests.scripted import ScriptedProvider, says, types
+from tests.scripted import DEADLINE, ScriptedProvider, says, types
 
 # Bounds.
 
@@ -46,7 +51,7 @@ async def test_no_more_runs_are_under_way_than_may() -> None:
 
 
 async def test_what_is_refused_leaves_nothing_behind() -> None:
-    async with opened(max_conversations=1) as registry:
+    async with opened() as registry:
         for fields in ({"agent": "unknown"}, {"message": "x" * 2000}):
             with pytest.raises(ParleyError):
                 await started(registry, **fields)
@@ -57,34 +62,36 @@ async def test_what_is_refused_leaves_nothing_behind() -> None:
 # What is remembered.
 
 
-async def test_a_run_is_found_until_it_is_forgotten() -> None:
-    async with opened(max_runs=2) as registry:
-        runs = []
-        for _ in range(4):
-            run = await started(registry)
-            await ended(registry, run)
-            runs.append(run)
-        for run in runs[:2]:
-            for look in (registry.run, registry.cancel):
-                with pytest.raises(NotFound) as caught:
-                    look(run.id)
-                assert caught.value.code == "run_not_found"
-        assert [registry.run(run.id) for run in runs[2:]] == runs[2:]
+async def test_a_run_that_left_memory_is_found_in_storage() -> None:
+    async with opened(max_runs=1) as registry:
+        first = await started(registry, "key")
+        await ended(registry, first)
+        for _ in range(2):
+            await ended(registry, await started(registry))
+        found = await registry.run(first.id)
+        assert found is not first
+        assert found.terminal == first.terminal
+        assert found.info().status == "completed"
+        assert (await registry.cancel(first.id)).status == "completed"
+        assert (await started(registry, "key")).id == first.id
+        with pytest.raises(Conflict):
+            await started(registry, "key", message="Another.")
 
 
-async def test_a_run_is_forgotten_when_its_time_is_over() -> None:
+async def until_forgotten(registry: AgentRegistry, run: Run) -> None:
+    with contextlib.suppress(NotFound):
+        while await registry.run(run.id):  # noqa: ASYNC110 - only asking tells
+            await asyncio.sleep(0.001)
+
+
+async def test_a_run_is_forgotten_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry.HOUSEKEEPING", 0.01)
     async with opened(run_ttl=0.05) as registry:
         run = await started(registry)
         await ended(registry, run)
 
-        def is_forgotten() -> bool:
-            try:
-                registry.run(run.id)
-            except NotFound:
-                return True
-            return False
-
-        await until(is_forgotten)
+        async with asyncio.timeout(DEADLINE):
+            await until_forgotten(registry, run)
 
 
 async def test_a_run_tells_where_it_stands() -> None:

@@ -1,6 +1,7 @@
 """Stopping the registry, and its agents."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -53,7 +54,9 @@ async def test_a_service_that_drains_refuses_new_runs_and_finishes_the_others() 
         assert (first.status, second.status) == ("completed", "completed")
 
 
-async def test_leaving_ends_all_runs_with_an_error_that_says_so_and_is_quick() -> None:
+async def test_leaving_ends_all_runs_with_an_error_that_says_so_and_is_quick(
+    tmp_path: Path,
+) -> None:
     held = Held()
     turns: list[Script] = [
         asks(("held", {}), text="A"),
@@ -62,7 +65,7 @@ async def test_leaving_ends_all_runs_with_an_error_that_says_so_and_is_quick() -
     provider = ScriptedProvider(*turns)
     begin = asyncio.get_running_loop().time()
     async with asyncio.timeout(DEADLINE):
-        async with opened(provider, tools=[held.held]) as registry:
+        async with opened(provider, tools=[held.held], path=tmp_path / "p.db") as registry:
             runs = [await started(registry, conversation_id=name) for name in "aba"]
             await until(held.entered.is_set)
             await until(lambda: provider.open_streams == 1)
@@ -77,7 +80,10 @@ async def test_leaving_ends_all_runs_with_an_error_that_says_so_and_is_quick() -
         check_log(run, got)
         assert isinstance(run.terminal, RunError)
         assert (run.terminal.code, run.terminal.retryable) == ("shutting_down", True)
-        check_history(history(registry, run).messages)
+    async with opened(path=tmp_path / "p.db") as registry:
+        for run in runs:
+            check_history(await history(registry, run))
+            assert (await registry.run(run.id)).terminal == run.terminal
     assert provider.is_closed
     assert provider.open_streams == 0
 
@@ -118,8 +124,9 @@ async def test_leaving_does_not_wait_for_a_provider_that_is_still_being_prepared
 
 async def test_the_default_agent_is_there_with_every_default_filled_in() -> None:
     async with opened() as registry:
-        [info] = registry.agents()
-        assert registry.agent("chat") == info
+        assistant, info = registry.agents.all()
+        assert registry.agents.info("chat") == info
+        assert assistant.agent_name == "assistant"
         assert (info.agent_name, info.name, info.built_in) == ("chat", "chat", True)
         assert (info.instructions, info.model) == ("Be brief.", "scripted-1")
         assert info.tools == ["add", "hang", "fail"]
@@ -127,21 +134,24 @@ async def test_the_default_agent_is_there_with_every_default_filled_in() -> None
 
 async def test_an_agent_is_created_replaced_and_deleted() -> None:
     async with opened() as registry:
-        assert registry.put_agent("b", AgentConfig(instructions="Rhyme.", tools=["add", "add"]))
-        assert registry.agent("b").tools == ["add"]
-        assert not registry.agent("b").built_in
-        assert not registry.put_agent("b", AgentConfig(tools=[], model="big-1", name="Bee"))
-        info = registry.agent("b")
+        assert await registry.agents.put(
+            "b", AgentConfig(instructions="Rhyme.", tools=["add", "add"])
+        )
+        assert registry.agents.info("b").tools == ["add"]
+        assert not registry.agents.info("b").built_in
+        assert not await registry.agents.put("b", AgentConfig(tools=[], model="big-1", name="Bee"))
+        info = registry.agents.info("b")
         assert (info.name, info.instructions, info.tools) == ("Bee", "Be brief.", [])
-        assert [agent.agent_name for agent in registry.agents()] == ["b", "chat"]
+        assert [agent.agent_name for agent in registry.agents.all()] == ["assistant", "b", "chat"]
         run = await started(registry, agent="b")
         await ended(registry, run)
         assert (run.start.agent, run.start.model) == ("b", "big-1")
-        registry.delete_agent("b")
-        for look in (registry.agent, registry.delete_agent):
-            with pytest.raises(NotFound) as caught:
-                look("b")
-            assert caught.value.code == "agent_not_found"
+        await registry.agents.delete("b")
+        with pytest.raises(NotFound) as caught:
+            registry.agents.info("b")
+        assert caught.value.code == "agent_not_found"
+        with pytest.raises(NotFound):
+            await registry.agents.delete("b")
         with pytest.raises(NotFound):
             await started(registry, agent="b")
 
@@ -149,9 +159,9 @@ async def test_an_agent_is_created_replaced_and_deleted() -> None:
 async def test_the_default_agent_can_be_replaced_but_not_deleted() -> None:
     async with opened() as registry:
         with pytest.raises(Conflict):
-            registry.delete_agent("chat")
-        assert not registry.put_agent("chat", AgentConfig(instructions="Rhyme."))
-        assert registry.agent("chat").built_in
+            await registry.agents.delete("chat")
+        assert not await registry.agents.put("chat", AgentConfig(instructions="Rhyme."))
+        assert registry.agents.info("chat").built_in
         await answered(registry)
         assert isinstance(registry.provider, ScriptedProvider)
         assert registry.provider.requests[0].messages[0].content == "Rhyme."
@@ -161,35 +171,35 @@ async def test_a_configuration_with_faults_is_refused_and_every_fault_named() ->
     async with opened(allowed_models=frozenset({"small-1"})) as registry:
         config = AgentConfig(tools=["add", "rm", "mv"], model="big-1")
         with pytest.raises(Invalid) as caught:
-            registry.put_agent("b", config)
+            await registry.agents.put("b", config)
         faults = [fault["field"] for fault in caught.value.errors]
         assert faults == ["tools", "tools", "model"]
         assert "'rm'" in caught.value.errors[0]["message"]
         assert "small-1" in caught.value.errors[2]["message"]
         with pytest.raises(NotFound):
-            registry.agent("b")
-        assert registry.put_agent("b", AgentConfig(model="small-1"))
-        assert registry.put_agent("c", AgentConfig())
+            registry.agents.info("b")
+        assert await registry.agents.put("b", AgentConfig(model="small-1"))
+        assert await registry.agents.put("c", AgentConfig())
 
 
 async def test_there_are_no_more_agents_than_may_be() -> None:
-    async with opened(max_agents=2) as registry:
-        registry.put_agent("b", AgentConfig())
+    async with opened(max_agents=3) as registry:
+        await registry.agents.put("b", AgentConfig())
         with pytest.raises(TooMany):
-            registry.put_agent("c", AgentConfig())
-        assert not registry.put_agent("b", AgentConfig(instructions="Rhyme."))
-        registry.delete_agent("b")
-        assert registry.put_agent("c", AgentConfig())
+            await registry.agents.put("c", AgentConfig())
+        assert not await registry.agents.put("b", AgentConfig(instructions="Rhyme."))
+        await registry.agents.delete("b")
+        assert await registry.agents.put("c", AgentConfig())
 
 
 async def test_a_run_under_way_keeps_the_agent_that_it_began_with() -> None:
     gate = Gate()
     provider = ScriptedProvider([gate, *SUM], says("3."), says("Rhyme."))
     async with opened(provider) as registry:
-        registry.put_agent("b", AgentConfig(instructions="Old.", tools=["add"]))
+        await registry.agents.put("b", AgentConfig(instructions="Old.", tools=["add"]))
         run = await started(registry, agent="b", conversation_id="c")
         await gate.reached()
-        registry.put_agent("b", AgentConfig(instructions="New.", tools=[]))
+        await registry.agents.put("b", AgentConfig(instructions="New.", tools=[]))
         gate.open()
         await ended(registry, run)
         await answered(registry, agent="b", conversation_id="c")
@@ -201,10 +211,10 @@ async def test_a_run_under_way_keeps_the_agent_that_it_began_with() -> None:
 async def test_deleting_an_agent_does_not_end_its_run() -> None:
     paused = Paused()
     async with opened(paused.provider) as registry:
-        registry.put_agent("b", AgentConfig())
+        await registry.agents.put("b", AgentConfig())
         run = await started(registry, agent="b")
         gate = await paused.reached(1)
-        registry.delete_agent("b")
+        await registry.agents.delete("b")
         gate.open()
         await ended(registry, run)
         assert run.status == "completed"

@@ -1,0 +1,134 @@
+"""`POST /research` and `POST /research/stream`: a question becomes a report with its sources.
+
+Both start a run of the agent `research`, which is one like any other: `GET /runs/{run_id}/events`
+goes on with it in every protocol, and `POST /runs/{run_id}/cancel` ends it.
+"""
+
+from typing import Annotated
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from pydantic import AliasChoices, BaseModel, Field
+from starlette.responses import Response
+
+from api.documents import EVENT_STREAM, PROBLEMS
+from api.keys import IdempotencyKey
+from api.problems import run_failed
+from api.services import Protocol, Registry, StreamSettings, run_to_its_end
+from models import (
+    MAX_MESSAGE_CHARS,
+    TEXT,
+    ChatRequest,
+    ChatResponse,
+    Identifier,
+    IfBusy,
+    TokenUsage,
+    UserId,
+)
+from research import NAME
+from research.report import read_report
+
+router = APIRouter(tags=["research"])
+
+PROTOCOL = "agents-sdk"
+"""What the stream speaks where the request does not say."""
+
+
+class ResearchRequest(BaseModel):
+    """A question to research. Unknown fields are ignored, as clients expect."""
+
+    query: Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE_CHARS), TEXT] = Field(
+        validation_alias=AliasChoices("query", "input", "message", "question"),
+        description="The question; the first of `query`, `input`, `message`, `question` counts.",
+        examples=["How do heat pumps work in cold winters?"],
+    )
+    conversation_id: Identifier | None = Field(
+        None,
+        validation_alias=AliasChoices("conversation_id", "session_id"),
+        description="The conversation to go on with, also as `session_id`; a new one where it is "
+        "absent.",
+    )
+    user_id: UserId | None = Field(
+        None, description="Whose conversation it is, within what the caller may see."
+    )
+    if_busy: IfBusy = Field(
+        "enqueue", description="What to do while the conversation has a run under way."
+    )
+
+    def chat(self) -> ChatRequest:
+        """Return the message to the agent that this is."""
+        rest = self.model_dump(exclude={"query"})
+        return ChatRequest(message=self.query, agent=NAME, **rest)
+
+
+class ResearchSource(BaseModel):
+    """A page that a search found."""
+
+    title: str
+    url: str
+
+
+class ResearchResponse(BaseModel):
+    """A whole report.
+
+    `report` and `final_output` are the same text. `sources` and `follow_up_questions` are what
+    stands at its end, `summary` is its first paragraph. A run that failed is a problem instead.
+    """
+
+    report: str
+    summary: str
+    sources: list[ResearchSource]
+    follow_up_questions: list[str]
+    final_output: str
+    success: bool
+    error: str | None
+    finish_reason: str
+    run_id: str
+    conversation_id: str
+    session_id: str
+    usage: TokenUsage | None
+
+
+@router.post("/research/stream", response_class=Response, responses=EVENT_STREAM | PROBLEMS)
+async def stream_research(
+    question: ResearchRequest,
+    registry: Registry,
+    streaming: StreamSettings,
+    protocol: Protocol,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Research a question and get the report as server-sent events."""
+    run = await registry.start(question.chat(), idempotency_key)
+    reader = await registry.read(run.id)
+    return streaming.response(run.id, reader, protocol or PROTOCOL)
+
+
+@router.post("/research", response_model=ResearchResponse, responses=PROBLEMS)
+async def research(
+    question: ResearchRequest, registry: Registry, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Research a question and get the whole report."""
+    run = await registry.start(question.chat(), idempotency_key)
+    headers = {"X-Run-Id": run.id}
+    result = await run_to_its_end(registry, run)
+    if not isinstance(result, ChatResponse):
+        return run_failed(result, headers)
+    return JSONResponse(_response(result).model_dump(mode="json"), headers=headers)
+
+
+def _response(answer: ChatResponse) -> ResearchResponse:
+    report = read_report(answer.response)
+    return ResearchResponse(
+        report=answer.response,
+        summary=report.summary,
+        sources=[ResearchSource(title=each.title, url=each.url) for each in report.sources],
+        follow_up_questions=report.follow_up_questions,
+        final_output=answer.response,
+        success=True,
+        error=None,
+        finish_reason=answer.finish_reason,
+        run_id=answer.run_id,
+        conversation_id=answer.conversation_id,
+        session_id=answer.conversation_id,
+        usage=answer.usage,
+    )

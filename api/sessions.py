@@ -1,0 +1,286 @@
+"""Agents with sessions: `/run`, `/stream`, `/info` and `/session/{id}` of each agent.
+
+Under `/assistant` and `/chat` for the two that come with the service, under `/agents/{name}` for
+every one. A session is a conversation whose id the client chose; without one a call has no
+memory. The stream's own protocol is `agents-sdk`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Path, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from api.documents import EVENT_STREAM, PROBLEMS
+from api.keys import IdempotencyKey
+from api.problems import run_failed
+from api.services import (
+    Protocol,
+    Registry,
+    RemembersSessions,
+    StreamSettings,
+    run_to_its_end,
+)
+from errors import Invalid, NotFound
+from events import RunError
+from models import (
+    ID_PATTERN,
+    MAX_MESSAGE_CHARS,
+    NAME_PATTERN,
+    TEXT,
+    ChatRequest,
+    Identifier,
+    Owner,
+    PriorMessage,
+    RunOptions,
+    TokenUsage,
+)
+from registry import AgentRegistry
+from roster import BUILT_IN
+from runs import Run
+
+QUIET_PATIENCE = 5.0
+
+
+class ContentPart(BaseModel):
+    """A piece of an item's content; only text is taken."""
+
+    type: Literal["input_text", "output_text", "text"]
+    text: Annotated[str, Field(max_length=MAX_MESSAGE_CHARS), TEXT]
+
+
+class InputItem(BaseModel):
+    """A message of the input, its content a text or a list of texts."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str, Field(max_length=MAX_MESSAGE_CHARS), TEXT] | list[ContentPart]
+
+    def prior(self) -> PriorMessage:
+        """Return it with one text."""
+        content = self.content
+        text = content if isinstance(content, str) else "".join(part.text for part in content)
+        return PriorMessage(role=self.role, content=text)
+
+
+class InputRequest(RunOptions):
+    """What an agent is to answer: a text, or messages of which the last is the user's."""
+
+    input: (
+        Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE_CHARS), TEXT]
+        | Annotated[list[InputItem], Field(min_length=1, max_length=1000)]
+    )
+    session_id: Identifier | None = Field(
+        None, description="The conversation that the agent remembers; none where it is absent."
+    )
+
+
+class RunResult(BaseModel):
+    """A whole answer: `final_output`, or `error`."""
+
+    final_output: str | None
+    success: bool
+    error: str | None
+    usage: TokenUsage | None
+    response_id: str
+    session_id: str | None
+
+
+class SessionConfig(BaseModel):
+    """What sessions are here."""
+
+    sessions_enabled: bool
+    storage: str
+
+
+class AgentDescription(BaseModel):
+    """An agent and where it answers."""
+
+    name: str
+    agent_name: str
+    instructions: str
+    model: str
+    tools_count: int
+    handoffs_count: int
+    endpoints: dict[str, str]
+    session_config: SessionConfig
+
+
+class Session(BaseModel):
+    """What was said in a session, oldest first."""
+
+    session_id: str
+    messages: list[dict[str, Any]]
+    message_count: int
+    success: bool = True
+    error: str | None = None
+
+
+class Cleared(BaseModel):
+    """A session that was forgotten."""
+
+    session_id: str
+    success: bool = True
+    message: str = "The session's history was cleared."
+
+
+SessionId = Annotated[str, Path(pattern=ID_PATTERN)]
+
+
+async def start_input(
+    registry: AgentRegistry, agent: str, request: InputRequest, key: str | None, remembers: bool
+) -> Run:
+    """Start a run from a text or from messages.
+
+    Args:
+        remembers: whether the server has sessions.
+    """
+    *before, last = _items(request)
+    if last.role != "user":
+        fault = {"field": "input", "message": "The last message must be the user's."}
+        raise Invalid("The last message must be the user's.", errors=[fault])
+    wanted = request.session_id or request.conversation_id
+    chat = ChatRequest(
+        message=last.content,
+        history=before,
+        agent=agent,
+        conversation_id=wanted if remembers else None,
+        user_id=request.user_id,
+        parallel_tools=request.parallel_tools,
+        if_busy=request.if_busy,
+    )
+    return await registry.start(chat, key, ephemeral=chat.conversation_id is None)
+
+
+def _items(request: InputRequest) -> list[PriorMessage]:
+    if isinstance(request.input, str):
+        return [PriorMessage(role="user", content=request.input)]
+    return [item.prior() for item in request.input]
+
+
+async def _run(
+    agent: str, request: InputRequest, registry: AgentRegistry, key: str | None, remembers: bool
+) -> Response:
+    run = await start_input(registry, agent, request, key, remembers)
+    result = await run_to_its_end(registry, run)
+    failed = isinstance(result, RunError)
+    body = RunResult(
+        final_output=None if isinstance(result, RunError) else result.response,
+        success=not failed,
+        error=result.message if isinstance(result, RunError) else None,
+        usage=None if isinstance(result, RunError) else result.usage,
+        response_id=run.id,
+        session_id=request.session_id if remembers else None,
+    )
+    headers = {"X-Run-Id": run.id}
+    status = run_failed(result, {}).status_code if isinstance(result, RunError) else 200
+    return JSONResponse(body.model_dump(mode="json"), status, headers)
+
+
+def _describe(
+    agent: str, prefix: str, registry: AgentRegistry, remembers: bool
+) -> AgentDescription:
+    info = registry.agents.info(agent)
+    return AgentDescription(
+        name=info.name,
+        agent_name=agent,
+        instructions=info.instructions,
+        model=info.model,
+        tools_count=len(info.tools),
+        handoffs_count=len(info.handoffs),
+        endpoints={
+            "run": f"{prefix}/run",
+            "stream": f"{prefix}/stream",
+            "info": f"{prefix}/info",
+            "session": f"{prefix}/session/{{session_id}}",
+        },
+        session_config=SessionConfig(sessions_enabled=remembers, storage=registry.store.kind),
+    )
+
+
+def _need_sessions(remembers: RemembersSessions) -> None:
+    if not remembers:
+        raise NotFound("Sessions are turned off here (ENABLE_SESSIONS).", code="sessions_disabled")
+
+
+async def _session(registry: AgentRegistry, session_id: str) -> Session:
+    found = await registry.store.messages(Owner(), session_id)
+    messages = [
+        {"role": str(stored.message.__struct_config__.tag), "content": stored.message.content}
+        for stored in found
+    ]
+    return Session(session_id=session_id, messages=messages, message_count=len(messages))
+
+
+async def _clear(registry: AgentRegistry, session_id: str) -> Cleared:
+    await registry.quiet(Owner(), session_id, QUIET_PATIENCE)
+    await registry.store.clear(Owner(), session_id)
+    return Cleared(session_id=session_id)
+
+
+def router_for(name: str | None) -> APIRouter:
+    """Return the routes of one agent at the root, or, without a name, of all of them."""
+    prefix = f"/{name}" if name else "/agents/{agent_name}"
+    tags: list[Any] = [name or "agents"]
+    router = APIRouter(prefix=prefix, tags=tags, responses=PROBLEMS)
+
+    def fixed() -> str:
+        return name or ""
+
+    def named(agent_name: Annotated[str, Path(pattern=NAME_PATTERN)]) -> str:
+        return agent_name
+
+    Agent = Annotated[str, Depends(fixed if name else named)]
+
+    @router.post("/run", response_model=RunResult)
+    async def run(
+        agent: Agent,
+        request: InputRequest,
+        registry: Registry,
+        remembers: RemembersSessions,
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response:
+        """Let the agent answer, and return the whole answer."""
+        return await _run(agent, request, registry, idempotency_key, remembers)
+
+    if name != "chat":  # that one has two bodies: see api.chat
+
+        @router.post("/stream", response_class=Response, responses=EVENT_STREAM)
+        async def stream(
+            agent: Agent,
+            request: InputRequest,
+            registry: Registry,
+            remembers: RemembersSessions,
+            streaming: StreamSettings,
+            protocol: Protocol,
+            idempotency_key: IdempotencyKey = None,
+        ) -> Response:
+            """Let the agent answer, and follow it."""
+            started = await start_input(registry, agent, request, idempotency_key, remembers)
+            reader = await registry.read(started.id)
+            return streaming.response(started.id, reader, protocol or "agents-sdk")
+
+    @router.get("/info")
+    async def info(
+        agent: Agent, request: Request, registry: Registry, remembers: RemembersSessions
+    ) -> AgentDescription:
+        """Show the agent and where it answers."""
+        prefix = request.url.path.removesuffix("/info")
+        return _describe(agent, prefix, registry, remembers)
+
+    @router.get("/session/{session_id}", dependencies=[Depends(_need_sessions)])
+    async def session(agent: Agent, session_id: SessionId, registry: Registry) -> Session:
+        """Show what was said in a session."""
+        registry.agents.info(agent)
+        return await _session(registry, session_id)
+
+    @router.delete("/session/{session_id}", dependencies=[Depends(_need_sessions)])
+    async def clear(agent: Agent, session_id: SessionId, registry: Registry) -> Cleared:
+        """Forget what was said in a session; a run in it is cancelled."""
+        registry.agents.info(agent)
+        return await _clear(registry, session_id)
+
+    return router
+
+
+routers = [router_for(name) for name in (*BUILT_IN, None)]

@@ -1,0 +1,237 @@
+"""`/api`: one conversation for each user, for the simplest of clients.
+
+A user is a name that the client chose. What is said here is the user's conversation `default`,
+which is also one of `GET /conversations?user_id=…`. The stream's own protocol is `chunks`.
+"""
+
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from api.documents import EVENT_STREAM, PROBLEMS
+from api.keys import IdempotencyKey
+from api.problems import run_failed
+from api.services import Protocol, Registry, StreamSettings, run_to_its_end
+from errors import Unavailable
+from events import RunError
+from models import (
+    MAX_MESSAGE_CHARS,
+    TEXT,
+    USER_PATTERN,
+    AssistantMessage,
+    ChatRequest,
+    Owner,
+    UserId,
+    UserMessage,
+)
+from storage import StoredMessage
+
+router = APIRouter(prefix="/api", tags=["users"], responses=PROBLEMS)
+
+CONVERSATION = "default"
+QUIET_PATIENCE = 5.0
+
+_STARTED = time.monotonic()
+
+_PACKAGES = ("fastapi", "uvicorn", "pydantic", "sqlalchemy", "openai", "anthropic")
+
+UserIdInPath = Annotated[str, Path(pattern=USER_PATTERN)]
+
+
+class UserMessageRequest(BaseModel):
+    """What a user says."""
+
+    user_id: UserId
+    message: Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE_CHARS), TEXT]
+
+    def chat(self) -> ChatRequest:
+        """Return it as a message into the user's conversation."""
+        return ChatRequest(message=self.message, user_id=self.user_id, conversation_id=CONVERSATION)
+
+
+class SimpleAnswer(BaseModel):
+    """A whole answer."""
+
+    user_id: str
+    message: str
+    response: str
+    timestamp: datetime
+
+
+class Exchange(BaseModel):
+    """A message and the answer to it; null where there is none."""
+
+    timestamp: datetime
+    user_message: str
+    assistant_response: str | None
+
+
+class UserHistory(BaseModel):
+    """All exchanges, oldest first."""
+
+    user_id: str
+    history: list[Exchange]
+    count: int
+
+
+class Component(BaseModel):
+    """A part of the service: `healthy` or not, and what there is to know of it."""
+
+    status: str
+    details: dict[str, Any]
+
+
+class DetailedHealth(BaseModel):
+    """The server's state in detail. Sizes in bytes, times in seconds."""
+
+    status: str
+    service: str
+    timestamp: datetime
+    uptime: float
+    versions: dict[str, str]
+    components: dict[str, Component]
+
+
+@router.post("/chat", response_class=Response, responses=EVENT_STREAM)
+async def stream_chat(
+    said: UserMessageRequest,
+    registry: Registry,
+    streaming: StreamSettings,
+    protocol: Protocol,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Send a message into the user's conversation, and follow the answer."""
+    run = await registry.start(said.chat(), idempotency_key)
+    return streaming.response(run.id, await registry.read(run.id), protocol or "chunks")
+
+
+@router.post("/chat/simple", response_model=SimpleAnswer)
+async def simple_chat(
+    said: UserMessageRequest, registry: Registry, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Send a message into the user's conversation, and get the whole answer."""
+    run = await registry.start(said.chat(), idempotency_key)
+    result = await run_to_its_end(registry, run)
+    headers = {"X-Run-Id": run.id}
+    if isinstance(result, RunError):
+        return run_failed(result, headers)
+    answer = SimpleAnswer(
+        user_id=said.user_id,
+        message=said.message,
+        response=result.response,
+        timestamp=datetime.now(UTC),
+    )
+    return JSONResponse(answer.model_dump(mode="json"), headers=headers)
+
+
+@router.get("/chat/history/{user_id}")
+async def get_history(user_id: UserIdInPath, registry: Registry) -> UserHistory:
+    """Show what was said in the user's conversation."""
+    found = await registry.store.messages(Owner(user=user_id), CONVERSATION)
+    history = _exchanges(found)
+    return UserHistory(user_id=user_id, history=history, count=len(history))
+
+
+@router.delete("/chat/history/{user_id}")
+async def clear_history(user_id: UserIdInPath, registry: Registry) -> dict[str, str]:
+    """Forget what was said in the user's conversation; a run in it is cancelled."""
+    owner = Owner(user=user_id)
+    await registry.quiet(owner, CONVERSATION, QUIET_PATIENCE)
+    await registry.store.clear(owner, CONVERSATION)
+    return {"user_id": user_id, "message": "The conversation's history was cleared."}
+
+
+@router.get("/health")
+async def health(request: Request) -> dict[str, str]:
+    """Say that the service is there."""
+    return {
+        "status": "healthy",
+        "service": request.app.title,
+        "timestamp": datetime.now(UTC).isoformat(),
+    }
+
+
+@router.get("/health/detailed", responses={503: {"model": DetailedHealth}})
+async def detailed_health(
+    request: Request, response: Response, registry: Registry
+) -> DetailedHealth:
+    """Tell the state of each part. It holds no secret and asks no model."""
+    components = {
+        "database": await _database(registry),
+        "model_provider": Component(
+            status="healthy",
+            details={"name": registry.provider.name, "model": registry.provider.default_model},
+        ),
+        "memory": Component(status="healthy", details={"resident_peak": _peak_memory()}),
+        "load": Component(
+            status="draining" if registry.draining else "healthy",
+            details={
+                "active_runs": registry.active_runs,
+                "load_average": [round(each, 2) for each in os.getloadavg()],
+                "processors": os.cpu_count(),
+            },
+        ),
+    }
+    healthy = all(component.status == "healthy" for component in components.values())
+    response.status_code = 200 if healthy else 503
+    return DetailedHealth(
+        status="healthy" if healthy else "degraded",
+        service=request.app.title,
+        timestamp=datetime.now(UTC),
+        uptime=round(time.monotonic() - _STARTED, 1),
+        versions={
+            "parley": request.app.version,
+            "python": platform.python_version(),
+            **{package: version(package) for package in _PACKAGES},
+        },
+        components=components,
+    )
+
+
+async def _database(registry: Registry) -> Component:
+    began = time.perf_counter()
+    try:
+        await registry.store.ping()
+    except Unavailable as error:
+        return Component(
+            status="unavailable", details={"kind": registry.store.kind, "error": error.message}
+        )
+    milliseconds = round((time.perf_counter() - began) * 1000, 2)
+    return Component(
+        status="healthy", details={"kind": registry.store.kind, "latency_ms": milliseconds}
+    )
+
+
+def _peak_memory() -> int:
+    """Return the most memory that the process had resident, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _exchanges(found: Sequence[StoredMessage]) -> list[Exchange]:
+    """Pair each message of the user with the last text of the answer to it."""
+    exchanges: list[Exchange] = []
+    for stored in found:
+        message = stored.message
+        if isinstance(message, UserMessage):
+            exchanges.append(
+                Exchange(
+                    timestamp=stored.created_at,
+                    user_message=message.content,
+                    assistant_response=None,
+                )
+            )
+        elif isinstance(message, AssistantMessage) and message.content and exchanges:
+            exchanges[-1].assistant_response = message.content
+    return exchanges

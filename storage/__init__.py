@@ -1,0 +1,116 @@
+"""What outlives the process: runs, conversations with their messages, agents.
+
+`storage.store` holds the one `Store`; this module says what goes in and comes out. Rules:
+
+* Every row belongs to an `Owner`, and every question names it: what belongs to somebody else is
+  not there. Only housekeeping (`claim`, `renew`, `expire`) looks across owners.
+* A method is one transaction. What it has returned is on the disk; what it did not return from
+  has happened wholly or not at all, also where its caller was cancelled.
+* A run belongs to the `Store` that accepted or claimed it last, by its `epoch`. Who writes with
+  an older epoch, or to a run that has ended, is told so (False) and has changed nothing.
+* The database's trouble (locked, full, gone) is `StorageUnavailable`; once that is over, the same
+  `Store` works again. One case leaves open whether something has happened: the way to a server
+  broke during the commit.
+"""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from errors import ClientError, Unavailable
+from events import ChatStart, TerminalEvent
+from models import AssistantMessage, Message, Owner, RunStatus, UserMessage
+
+
+class StorageUnavailable(Unavailable):
+    """The database cannot be written or read now: locked, full, or not reachable."""
+
+    code = "storage_unavailable"
+
+
+class InvalidPage(ClientError):
+    """The text is not the cursor of a page of conversations."""
+
+    code = "invalid_cursor"
+
+
+class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run as it is kept. Times are UTC.
+
+    Args:
+        id: unique in the tenant.
+        request: what was asked for, as JSON; opaque here.
+        start: the first event of the run's log.
+        epoch: how many stores have had the run; 1 for the one that accepted it.
+        key: the caller's name for the request; one run for each key of an owner.
+        fingerprint: what the key was used for, to compare.
+        pending: a turn whose calls are being executed.
+    """
+
+    id: str
+    owner: Owner
+    conversation_id: str
+    agent: str
+    request: str
+    start: ChatStart
+    status: RunStatus
+    epoch: int = 1
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    terminal: TerminalEvent | None = None
+    key: str | None = None
+    fingerprint: bytes = b""
+    pending: AssistantMessage | None = None
+
+
+class Begin(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run does to its conversation when it gets the floor.
+
+    Args:
+        message: what the user said, to be appended; None where an answer is made anew.
+        reset: the messages that are there are deleted first.
+        regenerate: the messages behind the last user's message are deleted first.
+    """
+
+    message: UserMessage | None = None
+    reset: bool = False
+    regenerate: bool = False
+
+
+class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message in its conversation. `id` is unique there and stays; `run_id` made it."""
+
+    id: str
+    message: Message
+    run_id: str | None
+    created_at: datetime
+
+
+class ConversationRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation without its messages.
+
+    Args:
+        updated_at: when something was last said in it, or forgotten; a new title is no change.
+        branched_from: the conversation and the message before which it was branched off.
+    """
+
+    id: str
+    title: str | None
+    metadata: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+    message_count: int
+    branched_from: tuple[str, str] | None
+
+
+class Hit(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a search found its words; without message and role it was in the title."""
+
+    conversation_id: str
+    title: str | None
+    message_id: str | None
+    role: str | None
+    snippet: str
+    created_at: datetime

@@ -1,0 +1,34 @@
+"""Agents that were configured at run time. Each function is part of one transaction."""
+
+from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy.dialects import postgresql
+
+from storage.tables import agents
+
+_put = postgresql.insert(agents)
+_PUT = _put.on_conflict_do_update(
+    index_elements=["tenant", "name"], set_={"config": _put.excluded.config}
+)
+_ALL = (
+    select(agents.c.name, agents.c.config)
+    .where(agents.c.tenant == bindparam("of_tenant"))
+    .order_by(agents.c.name)
+)
+_DELETE = delete(agents).where(
+    agents.c.tenant == bindparam("of_tenant"), agents.c.name == bindparam("of_name")
+)
+
+
+def every(db: Connection, tenant: str) -> dict[str, str]:
+    """Return the configurations of a tenant's agents, by name."""
+    return {row.name: row.config for row in db.execute(_ALL, {"of_tenant": tenant})}
+
+
+def put(db: Connection, tenant: str, name: str, config: str) -> None:
+    """Create an agent, or replace the one of this name."""
+    db.execute(_PUT, {"tenant": tenant, "name": name, "config": config})
+
+
+def remove(db: Connection, tenant: str, name: str) -> bool:
+    """Delete an agent; False: there is none of this name."""
+    return db.execute(_DELETE, {"of_tenant": tenant, "of_name": name}).rowcount == 1

@@ -1,0 +1,265 @@
+"""Conversations and their messages. Each function is part of one transaction.
+
+Pages of conversations go by (`updated_at`, `id`), newest first. A page's cursor holds both of the
+last row, so rows of one time are neither left out nor repeated, and a conversation that is
+updated in between is at most seen again at the top.
+"""
+
+import base64
+import binascii
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    Connection,
+    Integer,
+    Row,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    false,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
+
+from models import Message, Owner
+from storage import ConversationRecord, InvalidPage, StoredMessage
+from storage.tables import Utc, conversations, messages, runs
+
+_ALL = 2**31 - 1  # as many as a limit can say
+
+_OWN = and_(
+    conversations.c.tenant == bindparam("of_tenant"),
+    conversations.c.user_id == bindparam("of_user"),
+)
+_ONE = and_(_OWN, conversations.c.id == bindparam("of_conversation"))
+_WITHIN = and_(
+    messages.c.tenant == bindparam("of_tenant"),
+    messages.c.user_id == bindparam("of_user"),
+    messages.c.conversation_id == bindparam("of_conversation"),
+)
+_count = (
+    select(func.count())
+    .select_from(messages)
+    .where(
+        messages.c.tenant == conversations.c.tenant,
+        messages.c.user_id == conversations.c.user_id,
+        messages.c.conversation_id == conversations.c.id,
+    )
+    .scalar_subquery()
+)
+_RECORDS = select(conversations, _count.label("message_count"))
+_RECORD = _RECORDS.where(_ONE)
+_FIRST_PAGE = (
+    _RECORDS.where(_OWN, conversations.c.ephemeral == false())
+    .order_by(conversations.c.updated_at.desc(), conversations.c.id.desc())
+    .limit(bindparam("count", type_=Integer()))
+)
+_NEXT_PAGE = _FIRST_PAGE.where(
+    tuple_(conversations.c.updated_at, conversations.c.id)
+    < tuple_(bindparam("at", type_=Utc()), bindparam("id", type_=Text()))
+)
+
+_CONTEXT = (
+    select(messages.c.message)
+    .where(_WITHIN)
+    .order_by(messages.c.seq.desc())
+    .limit(bindparam("count", type_=Integer()))
+)
+_place = (
+    select(messages.c.seq)
+    .where(_WITHIN, messages.c.id == bindparam("of_message"))
+    .scalar_subquery()
+)
+_NEWEST = (
+    select(messages.c.id, messages.c.message, messages.c.run_id, messages.c.created_at)
+    .where(_WITHIN)
+    .order_by(messages.c.seq.desc())
+    .limit(bindparam("count", type_=Integer()))
+)
+_BEFORE = _NEWEST.where(messages.c.seq < _place)
+
+_UPDATE = (
+    update(conversations)
+    .where(_ONE)
+    .values(
+        title=func.coalesce(bindparam("new_title", type_=Text()), conversations.c.title),
+        metadata=func.coalesce(
+            bindparam("new_metadata", type_=conversations.c.metadata.type),
+            conversations.c.metadata,
+        ),
+    )
+)
+_TOUCH = update(conversations).where(_ONE).values(updated_at=bindparam("at", type_=Utc()))
+_CLEAR = delete(messages).where(_WITHIN)
+_DELETE = delete(conversations).where(_ONE)
+_DELETE_RUNS = delete(runs).where(
+    runs.c.tenant == bindparam("of_tenant"),
+    runs.c.user_id == bindparam("of_user"),
+    runs.c.conversation_id == bindparam("of_conversation"),
+    runs.c.finished_at.is_not(None),
+)
+_IS_USERS = select(messages.c.seq).where(
+    _WITHIN, messages.c.id == bindparam("of_message"), messages.c.role == "user"
+)
+_BRANCH = insert(conversations).from_select(
+    [
+        "tenant",
+        "user_id",
+        "id",
+        "title",
+        "metadata",
+        "ephemeral",
+        "created_at",
+        "updated_at",
+        "branched_conversation",
+        "branched_message",
+    ],
+    select(
+        conversations.c.tenant,
+        conversations.c.user_id,
+        bindparam("new", type_=Text()),
+        conversations.c.title,
+        conversations.c.metadata,
+        false(),
+        bindparam("at", type_=Utc()),
+        bindparam("at", type_=Utc()),
+        conversations.c.id,
+        bindparam("of_message", type_=Text()),
+    ).where(_ONE),
+)
+_COPIED = ["tenant", "user_id", "id", "role", "message", "run_id", "created_at"]
+_COPY = insert(messages).from_select(
+    ["conversation_id", *_COPIED],
+    select(bindparam("new", type_=Text()), *(messages.c[name] for name in _COPIED))
+    .where(_WITHIN, messages.c.seq < bindparam("end"))
+    .order_by(messages.c.seq),
+)
+
+
+def context(db: Connection, owner: Owner, conversation_id: str, limit: int) -> list[Message]:
+    """Return the newest `limit` messages, oldest first."""
+    found = db.execute(_CONTEXT, _where(owner, conversation_id) | {"count": limit}).scalars().all()
+    return list(reversed(found))
+
+
+def page(
+    db: Connection, owner: Owner, limit: int, before: tuple[datetime, str] | None
+) -> tuple[list[ConversationRecord], str | None]:
+    """Return a page of conversations, newest first, and the cursor of the next one."""
+    values: dict[str, Any] = {"of_tenant": owner.tenant, "of_user": owner.user, "count": limit + 1}
+    if before is None:
+        rows = db.execute(_FIRST_PAGE, values).all()
+    else:
+        rows = db.execute(_NEXT_PAGE, values | {"at": before[0], "id": before[1]}).all()
+    records = [_record(row) for row in rows[:limit]]
+    return records, _page_cursor(records[-1]) if len(rows) > limit else None
+
+
+def find(db: Connection, owner: Owner, conversation_id: str) -> ConversationRecord | None:
+    """Return a conversation."""
+    row = db.execute(_RECORD, _where(owner, conversation_id)).one_or_none()
+    return None if row is None else _record(row)
+
+
+def said(
+    db: Connection, owner: Owner, conversation_id: str, limit: int | None, before: str | None
+) -> list[StoredMessage]:
+    """Return messages, oldest first: the newest `limit`, or those before one of them."""
+    values = _where(owner, conversation_id) | {"count": _ALL if limit is None else limit}
+    if before is None:
+        rows = db.execute(_NEWEST, values).all()
+    else:
+        rows = db.execute(_BEFORE, values | {"of_message": before}).all()
+    return [StoredMessage(**row._mapping) for row in reversed(rows)]
+
+
+def change(
+    db: Connection,
+    owner: Owner,
+    conversation_id: str,
+    title: str | None,
+    metadata: dict[str, Any] | None,
+) -> ConversationRecord | None:
+    """Set title and metadata; None leaves as it is."""
+    values = {"new_title": title, "new_metadata": metadata}
+    db.execute(_UPDATE, _where(owner, conversation_id) | values)
+    return find(db, owner, conversation_id)
+
+
+def remove(db: Connection, owner: Owner, conversation_id: str) -> bool:
+    """Delete a conversation with its messages and its finished runs; False: there is none."""
+    where = _where(owner, conversation_id)
+    if db.execute(_DELETE, where).rowcount == 0:
+        return False
+    db.execute(_DELETE_RUNS, where)
+    return True
+
+
+def clear(db: Connection, owner: Owner, conversation_id: str) -> bool:
+    """Delete the messages of a conversation; False: there is none."""
+    where = _where(owner, conversation_id)
+    if db.execute(_TOUCH, where | {"at": datetime.now(UTC)}).rowcount == 0:
+        return False
+    db.execute(_CLEAR, where)
+    return True
+
+
+def branch(
+    db: Connection, owner: Owner, conversation_id: str, message_id: str, new_id: str
+) -> bool:
+    """Begin a conversation with the messages before a user's one; False: there is none such."""
+    where = _where(owner, conversation_id) | {"of_message": message_id}
+    end = db.execute(_IS_USERS, where).scalar_one_or_none()
+    if end is None:
+        return False
+    values = where | {"new": new_id, "end": end, "at": datetime.now(UTC)}
+    db.execute(_BRANCH, values)
+    db.execute(_COPY, values)
+    return True
+
+
+def parse_page(text: str) -> tuple[datetime, str]:
+    """Return the place in the list that a cursor names.
+
+    Raises:
+        InvalidPage: it is none.
+    """
+    try:
+        raw = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
+        at, conversation_id = msgspec.json.decode(raw, type=tuple[datetime, str])
+    except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
+        raise InvalidPage("This is no cursor of a list of conversations.") from error
+    if at.tzinfo is None:
+        raise InvalidPage("This is no cursor of a list of conversations.")
+    return at, conversation_id
+
+
+def _page_cursor(record: ConversationRecord) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode((record.updated_at, record.id))).decode()
+
+
+def _where(owner: Owner, conversation_id: str) -> dict[str, Any]:
+    return {
+        "of_tenant": owner.tenant,
+        "of_user": owner.user,
+        "of_conversation": conversation_id,
+    }
+
+
+def _record(row: Row[Any]) -> ConversationRecord:
+    branched = row.branched_conversation and (row.branched_conversation, row.branched_message)
+    return ConversationRecord(
+        id=row.id,
+        title=row.title,
+        metadata=row.metadata,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        message_count=row.message_count,
+        branched_from=branched or None,
+    )

@@ -1,0 +1,335 @@
+"""One database, two ways to it. A unit of work is a plain function of a `Connection`.
+
+**SQLite**: units run on threads of this module, whole: a transaction is one hop to a thread, where
+an asyncio driver makes one for every statement and every fetch. One thread writes, so that writers
+of this process queue in order instead of fighting for the file's lock; a few read, which WAL
+allows at any time. A write begins with `BEGIN IMMEDIATE`: it has the lock before it looks at
+anything, so it cannot fail half-way because another process wrote. `synchronous=FULL`, because WAL
+with NORMAL can lose commits at a power cut.
+
+**PostgreSQL**: units run on SQLAlchemy's asyncio engine. The driver is asyncpg: its wheel brings
+everything it needs (psycopg wants libpq on the machine or a second wheel), and it prepares and
+keeps the few statements that there are.
+
+A unit that has begun is never cancelled: the caller's cancellation reaches the caller at once,
+and the unit ends in its own task or thread, committed or rolled back. So a unit has no half.
+
+Trouble of the database becomes `StorageUnavailable`; a mistake of ours (a statement that is
+wrong, a constraint that is violated) stays what it is. After trouble the connection is closed
+and the next unit opens another. A PostgreSQL connection that was lost before the commit was sent
+is replaced and the unit done again, once: a server that was restarted costs nobody an error.
+One that was lost while the commit was under way leaves open whether it happened; that is
+`StorageUnavailable`, too.
+"""
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
+
+from sqlalchemy import URL, Connection, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from storage import StorageUnavailable
+
+READERS: Final = 4
+"""Threads that read from SQLite, and connections that they hold."""
+
+CONNECTIONS: Final = 10
+"""Connections to PostgreSQL that a process holds at most."""
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+Unit = Callable[Concatenate[Connection, _P], _T]
+
+
+class Database(Protocol):
+    """Does units of work, each in one transaction.
+
+    `shared`: other processes may be at work on it at the same time.
+    """
+
+    shared: bool
+
+    async def read(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Do a unit that changes nothing.
+
+        Raises:
+            StorageUnavailable: the database cannot do it now.
+        """
+        ...
+
+    async def write(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Do a unit and commit it; a unit that raises is rolled back.
+
+        Raises:
+            StorageUnavailable: the database cannot do it now.
+        """
+        ...
+
+    async def migrate(self, unit: Callable[[Connection], None]) -> None:
+        """Do a unit that changes the schema; a statement may take as long as it needs.
+
+        Raises:
+            StorageUnavailable: the database cannot do it now.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let the units under way end, and close every connection."""
+        ...
+
+
+def connect(url: str, timeout: float) -> Database:
+    """Return the database at `url`; nothing is opened yet.
+
+    Args:
+        url: `sqlite:///<path>` or `postgresql://<user>:<password>@<host>/<database>`.
+        timeout: seconds that a unit waits for a lock, a connection or an answer.
+
+    Raises:
+        ValueError: neither of these.
+    """
+    parsed = make_url(url)
+    match parsed.get_backend_name():
+        case "sqlite":
+            if not parsed.database or parsed.database == ":memory:":
+                raise ValueError("SQLite needs a file: sqlite:///<path>.")
+            return SqliteDatabase(parsed, timeout)
+        case "postgresql":
+            return PostgresDatabase(parsed, timeout)
+        case other:
+            raise ValueError(f"There is no storage on {other!r}; use sqlite or postgresql.")
+
+
+class _Own(threading.local):
+    """The connection of a thread."""
+
+    connection: Connection | None = None
+
+
+class SqliteDatabase:
+    """A file, one thread that writes and some that read, each with a connection.
+
+    Args:
+        url: `sqlite:///<path>`; the folder has to be there.
+        timeout: seconds that a unit waits for its turn at most, and then for the file's lock.
+    """
+
+    shared = False
+
+    def __init__(self, url: URL, timeout: float) -> None:
+        self._timeout = timeout
+        self._engine = create_engine(
+            url.set(drivername="sqlite+pysqlite"),
+            poolclass=NullPool,
+            connect_args={"isolation_level": None, "timeout": timeout, "check_same_thread": False},
+        )
+        event.listen(self._engine, "connect", _prepare)
+        self._own = _Own()
+        self._connections: set[Connection] = set()
+        self._writer = ThreadPoolExecutor(1, "storage-writer")
+        self._readers = ThreadPoolExecutor(READERS, "storage-reader")
+
+    async def read(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Do a unit that changes nothing."""
+        return await self._on(self._readers, "BEGIN", lambda db: unit(db, *args, **kwargs))
+
+    async def write(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Do a unit and commit it."""
+        return await self._on(self._writer, "BEGIN IMMEDIATE", lambda db: unit(db, *args, **kwargs))
+
+    async def migrate(self, unit: Callable[[Connection], None]) -> None:
+        """Do a unit that changes the schema.
+
+        Foreign keys are off: SQLite's way to change a table is to copy and to drop it, and the
+        drop would take along the rows that refer to it.
+        """
+        await asyncio.get_running_loop().run_in_executor(self._writer, self._migrate, unit)
+
+    async def aclose(self) -> None:
+        """Let the units under way end, and close every connection."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._readers.shutdown()
+        self._writer.shutdown()
+        for connection in self._connections:
+            connection.close()
+        self._engine.dispose()
+
+    async def _on(
+        self, threads: ThreadPoolExecutor, begin: str, unit: Callable[[Connection], _T]
+    ) -> _T:
+        deadline = time.monotonic() + self._timeout
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(threads, self._transact, begin, unit, deadline)
+
+    def _transact(self, begin: str, unit: Callable[[Connection], _T], deadline: float) -> _T:
+        if time.monotonic() > deadline:
+            raise StorageUnavailable("The database is too busy.", retry_after=1)
+        try:
+            return _in_transaction(self._connection(), begin, unit)
+        except DBAPIError as error:
+            if _is_sqlite_trouble(error):
+                self._drop_connection()
+                raise _unavailable(error) from error
+            raise
+
+    def _migrate(self, unit: Callable[[Connection], None]) -> None:
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+                connection.commit()
+                _in_transaction(connection, "BEGIN IMMEDIATE", unit)
+        except DBAPIError as error:
+            if _is_sqlite_trouble(error):
+                raise _unavailable(error) from error
+            raise
+
+    def _connection(self) -> Connection:
+        """Return this thread's connection, opened where there is none."""
+        connection = self._own.connection
+        if connection is None:
+            connection = self._own.connection = self._engine.connect()
+            self._connections.add(connection)
+        return connection
+
+    def _drop_connection(self) -> None:
+        connection, self._own.connection = self._own.connection, None
+        if connection is not None:
+            self._connections.discard(connection)
+            with suppress(DBAPIError):
+                connection.close()
+
+
+def _in_transaction(connection: Connection, begin: str, unit: Callable[[Connection], _T]) -> _T:
+    with connection.begin():
+        connection.exec_driver_sql(begin)
+        return unit(connection)
+
+
+def _prepare(connection: sqlite3.Connection, _record: object) -> None:
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+_SQLITE_TROUBLE = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+)
+
+
+def _is_sqlite_trouble(error: DBAPIError) -> bool:
+    return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _SQLITE_TROUBLE
+
+
+class PostgresDatabase:
+    """A server, and a pool of connections to it.
+
+    Args:
+        url: `postgresql://…`.
+        timeout: seconds that a unit waits for a connection, and each statement for its answer.
+    """
+
+    shared = True
+
+    def __init__(self, url: URL, timeout: float) -> None:
+        self._url = url.set(drivername="postgresql+asyncpg")
+        self._timeout = timeout
+        self._engine = create_async_engine(
+            self._url,
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+            pool_timeout=timeout,
+            connect_args={"timeout": timeout, "command_timeout": timeout},
+        )
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def read(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Do a unit that changes nothing."""
+        return await self.write(unit, *args, **kwargs)
+
+    async def write(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Do a unit and commit it."""
+        return await self._shielded(self._engine, lambda db: unit(db, *args, **kwargs))
+
+    async def migrate(self, unit: Callable[[Connection], None]) -> None:
+        """Do a unit that changes the schema, on a connection without a time-out."""
+        connecting = {"timeout": self._timeout}
+        engine = create_async_engine(self._url, poolclass=NullPool, connect_args=connecting)
+        await self._shielded(engine, unit)
+
+    async def aclose(self) -> None:
+        """Let the units under way end, and close every connection."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._engine.dispose()
+
+    async def _shielded(self, engine: AsyncEngine, unit: Callable[[Connection], _T]) -> _T:
+        task = asyncio.create_task(_transact(engine, unit))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+
+async def _transact(engine: AsyncEngine, unit: Callable[[Connection], _T]) -> _T:
+    try:
+        try:
+            return await _once(engine, unit)
+        except _LostEarly:
+            return await _once(engine, unit)
+    except (SQLAlchemyError, OSError) as error:
+        if _is_postgres_trouble(error):
+            raise _unavailable(error) from error
+        raise
+
+
+async def _once(engine: AsyncEngine, unit: Callable[[Connection], _T]) -> _T:
+    async with engine.connect() as connection:
+        try:
+            result = await connection.run_sync(unit)
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise _LostEarly from error
+            raise
+        await connection.commit()
+        return result
+
+
+class _LostEarly(DisconnectionError):
+    """The connection was lost before the commit was sent: nothing has happened."""
+
+
+_POSTGRES_TROUBLE = ("08", "40", "53", "55P03", "57", "58")
+"""Classes of SQLSTATE: connection, serialization, resources, a lock, operator, system."""
+
+
+def _is_postgres_trouble(error: BaseException) -> bool:
+    """Tell the database's trouble from a mistake of ours, which has another SQLSTATE."""
+    cause = getattr(error, "orig", error)
+    state = getattr(cause, "sqlstate", None)
+    if state is not None:
+        return str(state).startswith(_POSTGRES_TROUBLE)
+    lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    return lost or isinstance(cause, OSError | PoolTimeout | DisconnectionError)
+
+
+def _unavailable(error: BaseException) -> StorageUnavailable:
+    cause = getattr(error, "orig", error.__cause__) or error
+    text = f"The database cannot do this now ({type(cause).__name__})."
+    return StorageUnavailable(text, retry_after=1)

@@ -1,0 +1,65 @@
+"""What is no longer kept. Each function is part of one transaction and deletes a bounded batch.
+
+So that a large clean-up holds up nobody: other writers get their turn between two batches.
+
+A condition on `updated_at` stands outside the subquery as well: PostgreSQL looks at it again when
+it had to wait for a row, and a conversation that was just written in stays.
+"""
+
+from datetime import datetime
+
+from sqlalchemy import Connection, Integer, and_, bindparam, delete, exists, select, true
+
+from storage.tables import Utc, conversations, runs
+
+BATCH = 500
+"""How many rows one transaction deletes."""
+
+_batch = bindparam("batch", type_=Integer())
+_before = bindparam("before", type_=Utc())
+_runs_here = and_(
+    runs.c.tenant == conversations.c.tenant,
+    runs.c.user_id == conversations.c.user_id,
+    runs.c.conversation_id == conversations.c.id,
+)
+_OLD_RUNS = delete(runs).where(
+    runs.c.seq.in_(select(runs.c.seq).where(runs.c.finished_at < _before).limit(_batch))
+)
+_FORSAKEN = delete(conversations).where(
+    conversations.c.updated_at < _before,
+    conversations.c.seq.in_(
+        select(conversations.c.seq)
+        .where(
+            conversations.c.ephemeral == true(),
+            conversations.c.updated_at < _before,
+            ~exists(select(runs.c.seq).where(_runs_here)),
+        )
+        .limit(_batch)
+    ),
+)
+_OLD_CONVERSATIONS = delete(conversations).where(
+    conversations.c.updated_at < _before,
+    conversations.c.seq.in_(
+        select(conversations.c.seq)
+        .where(
+            conversations.c.updated_at < _before,
+            ~exists(select(runs.c.seq).where(_runs_here, runs.c.finished_at.is_(None))),
+        )
+        .limit(_batch)
+    ),
+)
+
+
+def old_runs(db: Connection, before: datetime) -> int:
+    """Delete runs that finished before a time; return how many."""
+    return db.execute(_OLD_RUNS, {"before": before, "batch": BATCH}).rowcount
+
+
+def forsaken(db: Connection, before: datetime) -> int:
+    """Delete ephemeral conversations whose runs, all ended before a time, are gone."""
+    return db.execute(_FORSAKEN, {"before": before, "batch": BATCH}).rowcount
+
+
+def old_conversations(db: Connection, before: datetime) -> int:
+    """Delete conversations last updated before a time, without a run under way."""
+    return db.execute(_OLD_CONVERSATIONS, {"before": before, "batch": BATCH}).rowcount

@@ -1,0 +1,64 @@
+"""The way from one schema to the next, with Alembic.
+
+`upgrade` is what a store does when it opens; it is what `alembic upgrade head` would do. Processes
+that open a database at once do it one after another: on SQLite the transaction has the file's
+lock, on PostgreSQL it takes an advisory one. All migrations of an upgrade are one transaction.
+
+To add one, change `storage/tables.py` and let this write a draft to `versions/`:
+
+    python -m storage.migrations "what the change is"
+
+It compares the tables with what the migrations make so far. Read the draft: Alembic does not see
+a rename, and objects of the full text search are yours to write. A migration that is released
+is never changed again. It must run on both databases (`op.batch_alter_table` for SQLite) and must
+not name `storage.tables`, whose present state is not that of the migration.
+"""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+_LOCK = 0x7061726C6579  # "parley": the key of the advisory lock
+
+_HERE = Path(__file__).parent
+
+
+def upgrade(db: Connection) -> None:
+    """Bring a database to the newest schema; part of one transaction."""
+    if db.dialect.name == "postgresql":
+        db.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    settings = config(db)
+    newest = ScriptDirectory.from_config(settings).get_heads()
+    if set(MigrationContext.configure(db).get_current_heads()) != set(newest):
+        command.upgrade(settings, "head")
+
+
+def revise(db: Connection, message: str, folder: Path | None = None) -> None:
+    """Write a draft of the migration from a database at the newest schema to the tables.
+
+    Args:
+        folder: where the draft goes; the project's own versions where it is absent.
+    """
+    number = 1 + len(list((_HERE / "versions").glob("0*.py")))
+    command.revision(
+        config(db, folder),
+        message,
+        autogenerate=True,
+        rev_id=f"{number:04}",
+        version_path=None if folder is None else str(folder),
+    )
+
+
+def config(db: Connection, *more: Path | None) -> Config:
+    """Return Alembic's configuration for a connection; `more` folders of versions."""
+    settings = Config()
+    folders = [_HERE / "versions", *filter(None, more)]
+    settings.set_main_option("script_location", str(_HERE))
+    settings.set_main_option("path_separator", "newline")
+    settings.set_main_option("version_locations", "\n".join(map(str, folders)))
+    settings.attributes["connection"] = db
+    return settings

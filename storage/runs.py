@@ -1,0 +1,329 @@
+"""Runs: accepted, begun, written, ended, taken over. Each function is part of one transaction.
+
+Who writes touches the conversation's row first and the run's row second, always in this order:
+on PostgreSQL these two locks make the writers of a conversation queue, and never deadlock.
+
+A write names the run's epoch and finds only a run that has not ended. Where it finds none (another
+store has claimed the run, or it has ended) the whole transaction is undone by `Undone`.
+
+A conversation that was deleted under a run stays deleted: the run goes on, its messages do not
+come back.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Float,
+    Row,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from events import ChatComplete, RunError, TerminalEvent
+from models import AssistantMessage, Message, Owner, RunStatus, new_id
+from storage import Begin, StoredRun
+from storage.tables import Utc, conversations, messages, runs
+
+
+class Undone(Exception):
+    """Ends a unit whose transaction is to be rolled back. `run` is what there is instead."""
+
+    def __init__(self, run: StoredRun | None = None) -> None:
+        super().__init__("undone")
+        self.run = run
+
+
+class seconds_from_now(FunctionElement[datetime]):
+    """The database's own time, moved by so many seconds."""
+
+    type = Utc()
+    inherit_cache = True
+
+
+@compiles(seconds_from_now, "sqlite")
+def _on_sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
+    seconds = compiler.process(element.clauses, **kwargs)
+    return f"strftime('%Y-%m-%d %H:%M:%f', 'now', {seconds} || ' seconds')"
+
+
+@compiles(seconds_from_now, "postgresql")
+def _on_postgres(element: Any, compiler: Any, **kwargs: Any) -> str:
+    return f"(now() + make_interval(secs => {compiler.process(element.clauses, **kwargs)}))"
+
+
+_LEASE = seconds_from_now(bindparam("lease", type_=Float()))
+
+# SQLite took its upsert from PostgreSQL: the one construct compiles for both.
+_upsert = postgresql.insert(conversations).inline()
+_ENTER = _upsert.on_conflict_do_update(
+    index_elements=["tenant", "user_id", "id"],
+    set_={
+        "updated_at": _upsert.excluded.updated_at,
+        "ephemeral": and_(conversations.c.ephemeral, _upsert.excluded.ephemeral),
+    },
+)
+_ACCEPT = (
+    postgresql.insert(runs)
+    .inline()
+    .values(lease_until=_LEASE)
+    .on_conflict_do_nothing(index_elements=["tenant", "user_id", "key"])
+)
+_APPEND = insert(messages).inline()
+
+_OF_RUN = and_(runs.c.tenant == bindparam("of_tenant"), runs.c.id == bindparam("of_run"))
+_HELD = and_(
+    _OF_RUN,
+    runs.c.user_id == bindparam("of_user"),
+    runs.c.epoch == bindparam("of_epoch"),
+    runs.c.finished_at.is_(None),
+)
+_BEGIN = update(runs).where(_HELD)
+_TOUCH = (
+    update(conversations)
+    .where(
+        conversations.c.tenant == bindparam("of_tenant"),
+        conversations.c.user_id == bindparam("of_user"),
+        conversations.c.id == bindparam("of_conversation"),
+    )
+    .values(
+        updated_at=bindparam("at", type_=Utc()),
+        title=func.coalesce(conversations.c.title, bindparam("new_title", type_=Text())),
+    )
+)
+_IN_CONVERSATION = and_(
+    messages.c.tenant == bindparam("of_tenant"),
+    messages.c.user_id == bindparam("of_user"),
+    messages.c.conversation_id == bindparam("of_conversation"),
+)
+_LAST_OF_USER = (
+    select(func.max(messages.c.seq))
+    .where(_IN_CONVERSATION, messages.c.role == "user")
+    .scalar_subquery()
+)
+_RESET = delete(messages).where(_IN_CONVERSATION)
+_REGENERATE = delete(messages).where(_IN_CONVERSATION, messages.c.seq > _LAST_OF_USER)
+
+_COLUMNS = [column for column in runs.c if column.name not in ("seq", "instance", "lease_until")]
+_BY_ID = select(*_COLUMNS).where(_OF_RUN)
+_BY_KEY = select(*_COLUMNS).where(
+    runs.c.tenant == bindparam("of_tenant"),
+    runs.c.user_id == bindparam("of_user"),
+    runs.c.key == bindparam("of_key"),
+)
+_MADE = (
+    select(messages.c.message)
+    .where(_IN_CONVERSATION, messages.c.run_id == bindparam("of_run"))
+    .order_by(messages.c.seq)
+)
+
+_unfinished = select(runs.c.seq).where(runs.c.finished_at.is_(None)).order_by(runs.c.seq)
+_CLAIM = (
+    update(runs)
+    .values(epoch=runs.c.epoch + 1, instance=bindparam("me"), lease_until=_LEASE)
+    .returning(runs.c.seq, *_COLUMNS)
+)
+CLAIM_ALL = _CLAIM.where(runs.c.seq.in_(_unfinished.where(runs.c.instance != bindparam("me"))))
+CLAIM_ABANDONED = _CLAIM.where(
+    runs.c.seq.in_(
+        _unfinished.where(
+            runs.c.instance != bindparam("me"),
+            runs.c.lease_until < seconds_from_now(bindparam("zero", 0.0, type_=Float())),
+        ).with_for_update(skip_locked=True)
+    )
+)
+_RENEW = (
+    update(runs)
+    .where(runs.c.finished_at.is_(None), runs.c.instance == bindparam("me"))
+    .values(lease_until=_LEASE)
+)
+
+
+def accept(
+    db: Connection, run: StoredRun, begin: Begin | None, ephemeral: bool, me: str, lease: float
+) -> None:
+    """Insert a run and its conversation, and begin it where it has the floor.
+
+    Raises:
+        Undone: the run's key is taken; by which run, it says.
+    """
+    db.execute(
+        _ENTER,
+        {
+            "tenant": run.owner.tenant,
+            "user_id": run.owner.user,
+            "id": run.conversation_id,
+            "metadata": {},
+            "ephemeral": ephemeral,
+            "created_at": run.created_at,
+            "updated_at": run.created_at,
+        },
+    )
+    row = _row(run) | {"instance": me, "lease": lease}
+    if begin is not None:
+        row |= {"status": "running", "started_at": run.started_at or run.created_at}
+    if db.execute(_ACCEPT, row).rowcount == 0:
+        there = db.execute(_BY_KEY, _where(run) | {"of_key": run.key}).one()
+        raise Undone(_run(there))
+    if begin is not None:
+        _take_floor(db, run, begin, run.created_at)
+
+
+def begin(db: Connection, run: StoredRun, begin: Begin) -> None:
+    """Give a queued run the floor.
+
+    Raises:
+        Undone: the run is not held.
+    """
+    now = datetime.now(UTC)
+    there = _touch(db, run, now, None)
+    _change(db, run, {"status": "running", "started_at": now})
+    if there:
+        _take_floor(db, run, begin, now)
+
+
+def save_turn(
+    db: Connection, run: StoredRun, said: Sequence[Message], pending: AssistantMessage | None
+) -> None:
+    """Append messages, and note the turn whose calls are being executed.
+
+    Raises:
+        Undone: the run is not held.
+    """
+    now = datetime.now(UTC)
+    there = _touch(db, run, now, None)
+    _change(db, run, {"pending": pending})
+    if there:
+        _append(db, run, said, now)
+
+
+def finish(
+    db: Connection,
+    run: StoredRun,
+    said: Sequence[Message],
+    terminal: TerminalEvent,
+    title: str | None,
+) -> None:
+    """Append messages and end a run; name its conversation where it has no title.
+
+    Raises:
+        Undone: the run is not held.
+    """
+    now = datetime.now(UTC)
+    there = _touch(db, run, now, title)
+    status = status_of(terminal)
+    changes = {"status": status, "terminal": terminal, "finished_at": now, "pending": None}
+    _change(db, run, changes)
+    if there:
+        _append(db, run, said, now)
+
+
+def status_of(terminal: TerminalEvent) -> RunStatus:
+    """Return what a run is that ended so."""
+    match terminal:
+        case RunError():
+            return "failed"
+        case ChatComplete(finish_reason="cancelled"):
+            return "cancelled"
+        case ChatComplete():
+            return "completed"
+
+
+def find(db: Connection, tenant: str, run_id: str) -> StoredRun | None:
+    """Return a run of a tenant."""
+    row = db.execute(_BY_ID, {"of_tenant": tenant, "of_run": run_id}).one_or_none()
+    return None if row is None else _run(row)
+
+
+def made(db: Connection, run: StoredRun) -> list[Message]:
+    """Return the messages that a run has appended, in order."""
+    return list(db.execute(_MADE, _where(run)).scalars())
+
+
+def claim(db: Connection, abandoned_only: bool, me: str, lease: float) -> list[StoredRun]:
+    """Take over unfinished runs, oldest first."""
+    statement = CLAIM_ABANDONED if abandoned_only else CLAIM_ALL
+    rows = db.execute(statement, {"me": me, "lease": lease}).all()
+    return [_run(row) for row in sorted(rows, key=lambda row: int(row.seq))]
+
+
+def renew(db: Connection, me: str, lease: float) -> None:
+    """Extend the lease of the unfinished runs that a store holds."""
+    db.execute(_RENEW, {"me": me, "lease": lease})
+
+
+def _take_floor(db: Connection, run: StoredRun, begin: Begin, now: datetime) -> None:
+    if begin.reset:
+        db.execute(_RESET, _where(run))
+    elif begin.regenerate:
+        db.execute(_REGENERATE, _where(run))
+    if begin.message is not None:
+        _append(db, run, [begin.message], now)
+
+
+def _touch(db: Connection, run: StoredRun, now: datetime, title: str | None) -> bool:
+    """Mark the conversation as changed; return whether there still is one."""
+    values = _where(run) | {"at": now, "new_title": title}
+    return db.execute(_TOUCH, values).rowcount == 1
+
+
+def _change(db: Connection, run: StoredRun, changes: dict[str, Any]) -> None:
+    if db.execute(_BEGIN, _where(run) | changes).rowcount == 0:
+        raise Undone
+
+
+def _append(db: Connection, run: StoredRun, said: Sequence[Message], now: datetime) -> None:
+    if not said:
+        return
+    rows = [
+        {
+            "tenant": run.owner.tenant,
+            "user_id": run.owner.user,
+            "conversation_id": run.conversation_id,
+            "id": new_id("msg"),
+            "role": role_of(message),
+            "message": message,
+            "run_id": run.id,
+            "created_at": now,
+        }
+        for message in said
+    ]
+    db.execute(_APPEND, rows)
+
+
+def role_of(message: Message) -> str:
+    """Return the name of a message's role."""
+    return str(message.__struct_config__.tag)
+
+
+def _where(run: StoredRun) -> dict[str, Any]:
+    return {
+        "of_tenant": run.owner.tenant,
+        "of_user": run.owner.user,
+        "of_conversation": run.conversation_id,
+        "of_run": run.id,
+        "of_epoch": run.epoch,
+    }
+
+
+def _row(run: StoredRun) -> dict[str, Any]:
+    row = {name: getattr(run, name) for name in run.__struct_fields__ if name != "owner"}
+    return row | {"tenant": run.owner.tenant, "user_id": run.owner.user}
+
+
+def _run(row: Row[Any]) -> StoredRun:
+    values = dict(row._mapping)
+    values.pop("seq", None)
+    owner = Owner(values.pop("tenant"), values.pop("user_id"))
+    return StoredRun(owner=owner, **values)

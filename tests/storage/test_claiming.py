@@ -1,0 +1,100 @@
+"""A run whose store is gone is taken over by one other, and by its epoch nobody else writes."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import msgspec
+
+from models import AssistantMessage
+from storage.store import Store
+from tests.storage.support import ANN, CALL, DONE, a_run, chat, says, texts
+
+
+async def test_sqlite_claims_what_another_store_has_left(sqlite_url: str) -> None:
+    queued, running = a_run("b"), a_run("a")
+    async with Store.open(sqlite_url, instance="same") as store:
+        await store.accept(queued, begin=None)
+        await chat(store, "Hi", "Hello.")
+        await store.accept(running, begin=says("Hi"))
+        await store.save_turn(running, [], CALL)
+        assert await store.claim() == []
+    async with Store.open(sqlite_url, instance="same") as store:
+        first, second = await store.claim()
+        assert first == msgspec.structs.replace(queued, epoch=2)
+        assert (second.id, second.epoch, second.pending) == (running.id, 2, CALL)
+        assert await store.claim() == []
+        assert await store.run("acme", running.id) == second
+
+
+async def test_who_has_lost_a_run_writes_no_more(url: str) -> None:
+    async with AsyncExitStack() as stack:
+        old = await stack.enter_async_context(Store.open(url, instance="old", lease=-1))
+        new = await stack.enter_async_context(Store.open(url, instance="new"))
+        run, queued = a_run(), a_run()
+        await old.accept(run, begin=says("Hi"))
+        await old.accept(queued, begin=None)
+        mine, _ = await new.claim()
+        assert not await old.save_turn(run, [CALL], CALL)
+        assert not await old.finish(run, [AssistantMessage("Old.")], DONE, "Old")
+        assert not await old.begin(queued, says("Old"))
+        assert await new.finish(mine, [AssistantMessage("New.")], DONE)
+        assert await texts(new) == ["Hi", "New."]
+        assert [message.content for message in await new.run_messages(mine)] == ["Hi", "New."]
+        record = await new.conversation(ANN, "conv")
+        assert record is not None
+        assert record.title is None
+
+
+async def test_postgres_claims_only_what_has_outlived_its_lease(postgres_url: str) -> None:
+    async with AsyncExitStack() as stack:
+        slow = await stack.enter_async_context(Store.open(postgres_url, instance="a", lease=-1))
+        good = await stack.enter_async_context(Store.open(postgres_url, instance="b", lease=60))
+        late, held = a_run("late"), a_run("held")
+        await slow.accept(late, begin=None)
+        await good.accept(held, begin=None)
+        assert [run.id for run in await good.claim()] == [late.id]
+        assert await slow.claim() == []
+
+
+async def test_postgres_leases_are_renewed(postgres_url: str) -> None:
+    async with AsyncExitStack() as stack:
+        one = await stack.enter_async_context(Store.open(postgres_url, instance="a", lease=-1))
+        other = await stack.enter_async_context(Store.open(postgres_url, instance="b"))
+        run = a_run()
+        await one.accept(run, begin=None)
+        one._lease = 60
+        await one.renew()
+        assert await other.claim() == []
+
+
+async def test_postgres_gives_each_run_to_one_of_those_who_claim_at_once(
+    postgres_url: str,
+) -> None:
+    async with AsyncExitStack() as stack:
+        gone, *stores = [
+            await stack.enter_async_context(Store.open(postgres_url, instance=name, lease=lease))
+            for name, lease in (("gone", -1), ("a", 60), ("b", 60), ("c", 60))
+        ]
+        ids = []
+        for number in range(20):
+            run = a_run(f"conv_{number}")
+            await gone.accept(run, begin=None)
+            ids.append(run.id)
+        claimed = await asyncio.gather(*(store.claim() for store in stores for _ in range(3)))
+        assert sorted(run.id for runs in claimed for run in runs) == sorted(ids)
+        assert {run.epoch for runs in claimed for run in runs} == {2}
+
+
+async def test_one_key_at_two_stores_is_one_run(url: str) -> None:
+    async with AsyncExitStack() as stack:
+        stores = [
+            await stack.enter_async_context(Store.open(url, instance=name)) for name in ("a", "b")
+        ]
+        runs = [a_run(f"conv_{number}", key="once") for number in range(8)]
+        there = await asyncio.gather(
+            *(stores[number % 2].accept(run, begin=says("Hi")) for number, run in enumerate(runs))
+        )
+        winners = {run.id for run, other in zip(runs, there, strict=True) if other is None}
+        assert len(winners) == 1
+        assert {other.id for other in there if other is not None} == winners
+        assert len((await stores[0].conversations(ANN, limit=99))[0]) == 1

@@ -1,0 +1,166 @@
+"""Conversations are listed in pages, read back, renamed, cleared, branched and deleted."""
+
+import base64
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from models import SystemMessage
+from storage import ConversationRecord, InvalidPage
+from storage.store import Store
+from tests.storage.support import ANN, CALL, DONE, RESULT, a_run, chat, says, texts
+
+
+async def record(store: Store, conversation_id: str = "conv") -> ConversationRecord:
+    found = await store.conversation(ANN, conversation_id)
+    assert found is not None
+    return found
+
+
+async def test_the_context_is_the_newest_messages_oldest_first(store: Store) -> None:
+    await chat(store, "One", "Two")
+    await chat(store, "Three", "Four")
+    found = await store.context(ANN, "conv", 3)
+    assert [message.content for message in found] == ["Two", "Three", "Four"]
+
+
+async def test_a_conversation_is_described(store: Store) -> None:
+    before = datetime.now(UTC)
+    await chat(store, "Hi", "Hello.", title="Greetings")
+    found = await record(store)
+    assert before <= found.created_at <= found.updated_at <= datetime.now(UTC)
+    assert (found.id, found.title, found.metadata) == ("conv", "Greetings", {})
+    assert (found.message_count, found.branched_from) == (2, None)
+
+
+async def test_a_message_keeps_its_id(store: Store) -> None:
+    run = await chat(store, "Hi", "Hello.")
+    first = await store.messages(ANN, "conv")
+    await chat(store, "And?", "Well.")
+    again = await store.messages(ANN, "conv")
+    assert again[:2] == first
+    assert len({message.id for message in again}) == 4
+    assert [message.run_id for message in first] == [run.id, run.id]
+    assert all(message.id.startswith("msg_") for message in again)
+
+
+async def test_messages_are_paged_back(store: Store) -> None:
+    for number in range(3):
+        await chat(store, f"{number}?", f"{number}!")
+    newest = await store.messages(ANN, "conv", limit=4)
+    assert [each.message.content for each in newest] == ["1?", "1!", "2?", "2!"]
+    rest = await store.messages(ANN, "conv", limit=4, before=newest[0].id)
+    assert [each.message.content for each in rest] == ["0?", "0!"]
+    assert await store.messages(ANN, "conv", before="msg_none") == []
+
+
+async def test_pages_of_conversations_are_stable_under_ties(store: Store) -> None:
+    now = datetime.now(UTC)
+    for number in range(7):
+        at = now - timedelta(seconds=number // 3)
+        await store.accept(a_run(f"conv_{number}", created_at=at), begin=None)
+    whole, end = await store.conversations(ANN, limit=7)
+    assert end is None
+    assert [each.id for each in whole] == [f"conv_{number}" for number in (2, 1, 0, 5, 4, 3, 6)]
+    paged, before = await store.conversations(ANN, limit=2)
+    while before is not None:
+        page, before = await store.conversations(ANN, limit=2, before=before)
+        paged += page
+    assert paged == whole
+
+
+async def test_what_was_used_last_comes_first(store: Store) -> None:
+    for conversation_id in ("a", "b", "a"):
+        await chat(store, "Hi", "Hello.", conversation_id=conversation_id)
+    found, _ = await store.conversations(ANN, limit=9)
+    assert [(each.id, each.message_count) for each in found] == [("a", 4), ("b", 2)]
+
+
+async def test_an_ephemeral_conversation_is_not_listed(store: Store) -> None:
+    await chat(store, "Hi", "Hello.", ephemeral=True)
+    assert await store.conversations(ANN, limit=9) == ([], None)
+    assert await texts(store) == ["Hi", "Hello."]
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        "nonsense",
+        "é",
+        "====",
+        base64.b64encode(b"[]").decode(),
+        base64.b64encode(b"\xff").decode(),
+        base64.b64encode(b'["2026-01-01T00:00:00", "conv"]').decode(),
+    ],
+)
+async def test_nonsense_is_no_cursor(store: Store, before: str) -> None:
+    with pytest.raises(InvalidPage):
+        await store.conversations(ANN, limit=9, before=before)
+
+
+async def test_title_and_metadata_are_set_apart(store: Store) -> None:
+    await chat(store, "Hi", "Hello.")
+    before = await record(store)
+    titled = await store.update(ANN, "conv", title="New")
+    assert titled is not None
+    assert (titled.title, titled.metadata) == ("New", {})
+    both = await store.update(ANN, "conv", metadata={"pinned": True, "tags": ["é", 1.5, None]})
+    assert both == await record(store)
+    assert (both.title, both.metadata) == ("New", {"pinned": True, "tags": ["é", 1.5, None]})
+    assert both.updated_at == before.updated_at
+    assert await store.update(ANN, "none", title="New") is None
+
+
+async def test_a_cleared_conversation_stays_without_messages(store: Store) -> None:
+    await chat(store, "Hi", "Hello.", title="Greetings")
+    await chat(store, "Hi", "Hello.", conversation_id="other")
+    assert await store.clear(ANN, "conv")
+    assert (await record(store)).message_count == 0
+    assert (await record(store)).title == "Greetings"
+    assert await texts(store, "other") == ["Hi", "Hello."]
+    assert not await store.clear(ANN, "none")
+
+
+async def test_a_deleted_conversation_takes_messages_and_finished_runs_along(
+    store: Store,
+) -> None:
+    done = await chat(store, "Hi", "Hello.")
+    other = await chat(store, "Hi", "Hello.", conversation_id="other")
+    busy = a_run()
+    await store.accept(busy, begin=says("More"))
+    assert await store.delete(ANN, "conv")
+    assert not await store.delete(ANN, "conv")
+    assert await store.conversation(ANN, "conv") is None
+    assert await store.messages(ANN, "conv") == []
+    assert await store.run("acme", done.id) is None
+    assert await store.run("acme", busy.id) is not None
+    assert await store.run("acme", other.id) is not None
+    assert await texts(store, "other") == ["Hi", "Hello."]
+
+
+async def test_a_branch_begins_with_what_was_said_before(store: Store) -> None:
+    run = a_run()
+    await store.accept(run, begin=says("One"))
+    await store.finish(run, [CALL, RESULT, SystemMessage("Be brief.")], DONE, "Numbers")
+    await store.update(ANN, "conv", metadata={"pinned": True})
+    await chat(store, "Two", "Second")
+    original = await store.messages(ANN, "conv")
+    assert await store.branch(ANN, "conv", original[4].id, "branch")
+    found = await record(store, "branch")
+    assert (found.title, found.metadata) == ("Numbers", {"pinned": True})
+    assert found.branched_from == ("conv", original[4].id)
+    copied = await store.messages(ANN, "branch")
+    assert [each.message for each in copied] == [each.message for each in original[:4]]
+    await chat(store, "Three", "Third", conversation_id="branch")
+    assert await texts(store) == ["One", CALL.content, "noon", "Be brief.", "Two", "Second"]
+    assert len(await store.run_messages(run)) == 4
+
+
+async def test_a_branch_needs_a_message_of_the_user(store: Store) -> None:
+    await chat(store, "One", "First")
+    answer = (await store.messages(ANN, "conv"))[1].id
+    assert not await store.branch(ANN, "conv", answer, "branch")
+    assert not await store.branch(ANN, "conv", "msg_none", "branch")
+    assert not await store.branch(ANN, "none", answer, "branch")
+    assert await store.conversation(ANN, "branch") is None

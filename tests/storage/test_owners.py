@@ -1,0 +1,87 @@
+"""What belongs to somebody else is not there, whatever is asked."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from models import AssistantMessage, Owner
+from storage import Begin, StoredRun
+from storage.store import Store
+from tests.storage.support import ANN, CALL, DONE, a_run, chat, says, texts
+
+BEN = Owner("acme", "ben")
+OTHERS = [BEN, Owner("other", "ann"), Owner("acm", "eann")]
+
+Question = Callable[[Store, Owner, StoredRun, str], Awaitable[Any]]
+
+
+def foreign(run: StoredRun, owner: Owner) -> StoredRun:
+    return a_run(run.conversation_id, owner, id=run.id)
+
+
+QUESTIONS: dict[str, tuple[Question, Any]] = {
+    "begin": (lambda s, o, r, m: s.begin(foreign(r, o), Begin(reset=True)), False),
+    "save_turn": (lambda s, o, r, m: s.save_turn(foreign(r, o), [CALL], CALL), False),
+    "finish": (lambda s, o, r, m: s.finish(foreign(r, o), [CALL], DONE, "Mine"), False),
+    "run_messages": (lambda s, o, r, m: s.run_messages(foreign(r, o)), []),
+    "context": (lambda s, o, r, m: s.context(o, "conv", 9), []),
+    "conversations": (lambda s, o, r, m: s.conversations(o, limit=9), ([], None)),
+    "conversation": (lambda s, o, r, m: s.conversation(o, "conv"), None),
+    "messages": (lambda s, o, r, m: s.messages(o, "conv"), []),
+    "messages before": (lambda s, o, r, m: s.messages(o, "conv", before=m), []),
+    "update": (lambda s, o, r, m: s.update(o, "conv", title="Mine", metadata={"a": 1}), None),
+    "delete": (lambda s, o, r, m: s.delete(o, "conv"), False),
+    "clear": (lambda s, o, r, m: s.clear(o, "conv"), False),
+    "branch": (lambda s, o, r, m: s.branch(o, "conv", m, "branch"), False),
+    "search": (lambda s, o, r, m: s.search(o, "hello", limit=9), []),
+    "search titles": (lambda s, o, r, m: s.search(o, "greetings", limit=9), []),
+}
+
+
+@pytest.mark.parametrize("method", QUESTIONS)
+async def test_nobody_sees_or_changes_what_is_anothers(store: Store, method: str) -> None:
+    await chat(store, "Hello there", "Hello.", title="Greetings")
+    run = a_run()
+    await store.accept(run, begin=says("Go on"))
+    before = await everything(store, run)
+    ask, nothing = QUESTIONS[method]
+    for owner in OTHERS:
+        assert await ask(store, owner, run, before[1][2].id) == nothing
+        assert await everything(store, run) == before
+
+
+async def everything(store: Store, run: StoredRun) -> tuple[Any, ...]:
+    return (
+        await store.conversation(ANN, "conv"),
+        await store.messages(ANN, "conv"),
+        await store.run("acme", run.id),
+        await store.search(ANN, "hello", limit=9),
+    )
+
+
+@pytest.mark.parametrize("owner", OTHERS)
+async def test_owners_may_use_the_same_names(store: Store, owner: Owner) -> None:
+    await chat(store, "Ann's", "Hello Ann.", key="once", title="One")
+    run = a_run(owner=owner, key="once")
+    assert await store.accept(run, begin=Begin(message=says("Mine").message, reset=True)) is None
+    await store.finish(run, [AssistantMessage("Hello.")], DONE, "Two")
+    assert await texts(store) == ["Ann's", "Hello Ann."]
+    assert await texts(store, owner=owner) == ["Mine", "Hello."]
+    assert await store.delete(owner, "conv")
+    assert await texts(store) == ["Ann's", "Hello Ann."]
+
+
+async def test_a_run_is_found_by_its_tenant_only(store: Store) -> None:
+    run = await chat(store, "Hi", "Hello.")
+    assert await store.run("acme", run.id) is not None
+    assert await store.run("other", run.id) is None
+
+
+async def test_agents_belong_to_a_tenant(store: Store) -> None:
+    await store.put_agent("acme", "helper", "{}")
+    await store.put_agent("other", "helper", '{"model": "demo"}')
+    assert await store.agents("acme") == {"helper": "{}"}
+    assert not await store.delete_agent("third", "helper")
+    assert await store.delete_agent("other", "helper")
+    assert await store.agents("acme") == {"helper": "{}"}

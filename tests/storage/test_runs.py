@@ -1,0 +1,221 @@
+"""A run is kept with its conversation, written while it works and ended once."""
+
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+
+from events import ChatComplete, RunError, TerminalEvent
+from models import AssistantMessage, ReasoningBlock, RunStatus, UserMessage
+from storage import Begin, expiry
+from storage.store import Store
+from tests.storage.support import ANN, CALL, DONE, RESULT, a_run, chat, says, texts
+
+
+async def test_an_accepted_run_comes_back_as_it_was(store: Store) -> None:
+    run = a_run(key="once", fingerprint=b"\x00\xff")
+    assert await store.accept(run, begin=None) is None
+    assert await store.run("acme", run.id) == run
+    assert await texts(store) == []
+
+
+async def test_a_run_with_the_floor_begins_as_it_is_accepted(store: Store) -> None:
+    run = a_run()
+    await store.accept(run, begin=says("Hi"))
+    found = await store.run("acme", run.id)
+    assert found == msgspec.structs.replace(run, status="running", started_at=run.created_at)
+    assert await store.run_messages(run) == [UserMessage("Hi")]
+
+
+async def test_a_queued_run_begins_later(store: Store) -> None:
+    run = a_run()
+    await store.accept(run, begin=None)
+    before = datetime.now(UTC)
+    assert await store.begin(run, says("Hi"))
+    found = await store.run("acme", run.id)
+    assert found is not None
+    assert found.status == "running"
+    assert found.started_at is not None
+    assert before <= found.started_at <= datetime.now(UTC)
+    assert await texts(store) == ["Hi"]
+
+
+async def test_a_key_belongs_to_the_first_run(store: Store) -> None:
+    first = await chat(store, "Hi", "Hello.", key="once")
+    second = a_run("other", key="once")
+    there = await store.accept(second, begin=says("Hi"))
+    assert there is not None
+    assert (there.id, there.status, there.terminal) == (first.id, "completed", DONE)
+    assert await store.run("acme", second.id) is None
+    assert await store.conversation(ANN, "other") is None
+
+
+async def test_a_turn_is_kept_with_the_calls_that_are_pending(store: Store) -> None:
+    run = a_run()
+    await store.accept(run, begin=says("Hi"))
+    assert await store.save_turn(run, [], CALL)
+    found = await store.run("acme", run.id)
+    assert found is not None
+    assert found.pending == CALL
+    assert await store.save_turn(run, [CALL, RESULT], None)
+    found = await store.run("acme", run.id)
+    assert found is not None
+    assert found.pending is None
+    assert await store.run_messages(run) == [UserMessage("Hi"), CALL, RESULT]
+
+
+async def test_every_field_of_a_message_comes_back(store: Store) -> None:
+    run = a_run()
+    answer = AssistantMessage("é\u2028\U0001f600\\u0000\x1f", (), (ReasoningBlock("p", '{"a":1}'),))
+    await store.accept(run, begin=None)
+    await store.save_turn(run, [answer, CALL, RESULT], None)
+    assert await store.context(ANN, "conv", 10) == [answer, CALL, RESULT]
+
+
+@pytest.mark.parametrize(
+    ("terminal", "status"),
+    [
+        (DONE, "completed"),
+        (ChatComplete(final_response="", finish_reason="cancelled", usage=None), "cancelled"),
+        (RunError(code="upstream_error", message="No.", retryable=True), "failed"),
+    ],
+)
+async def test_a_run_ends_with_its_last_words(
+    store: Store, terminal: TerminalEvent, status: RunStatus
+) -> None:
+    run = a_run()
+    await store.accept(run, begin=says("Hi"))
+    await store.save_turn(run, [], CALL)
+    assert await store.finish(run, [AssistantMessage("Bye.")], terminal)
+    found = await store.run("acme", run.id)
+    assert found is not None
+    assert (found.status, found.terminal, found.pending) == (status, terminal, None)
+    assert found.finished_at is not None
+    assert await texts(store) == ["Hi", "Bye."]
+
+
+async def test_a_run_ends_once(store: Store) -> None:
+    run = await chat(store, "Hi", "Hello.")
+    error = RunError(code="late", message="Too late.", retryable=False)
+    assert not await store.finish(run, [AssistantMessage("Again.")], error, "Again")
+    assert not await store.save_turn(run, [AssistantMessage("Again.")], CALL)
+    assert not await store.begin(run, Begin(reset=True))
+    found = await store.run("acme", run.id)
+    assert found is not None
+    assert found.terminal == DONE
+    assert await texts(store) == ["Hi", "Hello."]
+    record = await store.conversation(ANN, "conv")
+    assert record is not None
+    assert record.title is None
+
+
+async def test_the_first_title_stays(store: Store) -> None:
+    for title in (None, "One", "Two"):
+        await chat(store, "Hi", "Hello.", title=title)
+    record = await store.conversation(ANN, "conv")
+    assert record is not None
+    assert record.title == "One"
+
+
+async def test_a_run_may_reset_its_conversation(store: Store) -> None:
+    await chat(store, "Old", "Old answer", conversation_id="other")
+    await chat(store, "Old", "Old answer")
+    await store.accept(a_run(), begin=Begin(message=UserMessage("New"), reset=True))
+    assert await texts(store) == ["New"]
+    assert await texts(store, "other") == ["Old", "Old answer"]
+
+
+async def test_a_run_may_make_the_last_answer_anew(store: Store) -> None:
+    await chat(store, "One", "First")
+    await chat(store, "Two", "Second")
+    run = a_run()
+    await store.accept(run, begin=Begin(regenerate=True))
+    assert await texts(store) == ["One", "First", "Two"]
+    await store.finish(run, [AssistantMessage("Better")], DONE)
+    assert await texts(store) == ["One", "First", "Two", "Better"]
+    assert await store.run_messages(run) == [AssistantMessage("Better")]
+
+
+async def test_to_answer_anew_where_no_user_spoke_deletes_nothing(store: Store) -> None:
+    first = a_run()
+    await store.accept(first, begin=None)
+    await store.finish(first, [AssistantMessage("Welcome.")], DONE)
+    await store.accept(a_run(), begin=Begin(regenerate=True))
+    assert await texts(store) == ["Welcome."]
+
+
+async def test_a_deleted_conversation_does_not_come_back_with_its_run(store: Store) -> None:
+    run, queued = a_run(), a_run()
+    await store.accept(run, begin=says("Hi"))
+    await store.accept(queued, begin=None)
+    assert await store.delete(ANN, "conv")
+    assert await store.save_turn(run, [CALL, RESULT], None)
+    assert await store.finish(run, [AssistantMessage("Hello.")], DONE)
+    assert await store.begin(queued, says("Again"))
+    assert await store.conversation(ANN, "conv") is None
+    assert await texts(store) == []
+    found = await store.run("acme", run.id)
+    assert found is not None
+    assert found.status == "completed"
+
+
+async def test_old_runs_expire_and_unfinished_ones_stay(store: Store) -> None:
+    done = await chat(store, "Hi", "Hello.")
+    waiting = a_run("waiting")
+    await store.accept(waiting, begin=None)
+    assert await store.expire(runs_older_than=60) == (0, 0)
+    assert await store.run("acme", done.id) is not None
+    assert await store.expire(runs_older_than=-60) == (1, 0)
+    assert await store.run("acme", done.id) is None
+    assert await store.run("acme", waiting.id) is not None
+    assert await texts(store) == ["Hi", "Hello."]
+
+
+async def test_an_ephemeral_conversation_goes_with_its_last_run(store: Store) -> None:
+    await chat(store, "Hi", "Hello.", ephemeral=True)
+    last = a_run()
+    await store.accept(last, begin=says("And?"), ephemeral=True)
+    assert await store.expire(runs_older_than=-60) == (1, 0)
+    assert await texts(store) == ["Hi", "Hello.", "And?"]
+    await store.finish(last, [], DONE)
+    assert await store.expire(runs_older_than=60) == (0, 0)
+    assert await store.expire(runs_older_than=-60) == (1, 1)
+    assert await texts(store) == []
+
+
+async def test_an_ephemeral_conversation_that_is_used_for_good_stays(store: Store) -> None:
+    await chat(store, "Hi", "Hello.", ephemeral=True)
+    await chat(store, "Stay", "Yes.")
+    await chat(store, "Again", "Yes.", ephemeral=True)
+    assert await store.expire(runs_older_than=-60) == (3, 0)
+    assert [each.id for each in (await store.conversations(ANN, limit=9))[0]] == ["conv"]
+
+
+async def test_old_conversations_expire_when_told_to_but_none_with_a_run(store: Store) -> None:
+    await chat(store, "Hi", "Hello.", conversation_id="old")
+    await store.accept(a_run("busy"), begin=says("Hi"))
+    assert await store.expire(runs_older_than=60, conversations_older_than=60) == (0, 0)
+    assert await store.expire(runs_older_than=60, conversations_older_than=-60) == (0, 1)
+    assert [each.id for each in (await store.conversations(ANN, limit=9))[0]] == ["busy"]
+
+
+async def test_more_than_a_batch_expires(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expiry, "BATCH", 2)
+    for number in range(5):
+        await chat(store, "Hi", "Hello.", conversation_id=f"conv_{number}", ephemeral=True)
+    assert await store.expire(runs_older_than=-60) == (5, 5)
+
+
+async def test_agents_are_kept_by_name(store: Store) -> None:
+    await store.put_agent("acme", "b", "{}")
+    await store.put_agent("acme", "a", "{}")
+    await store.put_agent("acme", "b", '{"model": "demo"}')
+    assert await store.agents("acme") == {"a": "{}", "b": '{"model": "demo"}'}
+    assert list(await store.agents("acme")) == ["a", "b"]
+    assert await store.delete_agent("acme", "a")
+    assert not await store.delete_agent("acme", "a")
+    assert await store.agents("acme") == {"b": '{"model": "demo"}'}
+
+
+async def test_a_store_that_works_answers(store: Store) -> None:
+    await store.ping()
