@@ -11,12 +11,13 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI
 from pydantic import SecretStr
+from sqlalchemy.exc import ArgumentError
 from starlette.middleware.cors import CORSMiddleware
 
 import server
@@ -51,6 +52,8 @@ from settings import (
     Settings,
     load_settings,
 )
+from storage import StorageUnavailable
+from storage.sole import sole_user
 from storage.store import Store
 from tools.builtin import built_in_tools
 from tools.tool import tool_from
@@ -148,9 +151,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logger.info(_greeting(settings))
         async with (
-            Store.open(
-                settings.storage_url, instance="parley", timeout=settings.storage_timeout
-            ) as store,
+            _storage(settings) as store,
             make_registry(settings, store, functions) as registry,
         ):
             app.state.registry = registry
@@ -205,10 +206,41 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
 
 
 def _make_data_dir(settings: Settings) -> None:
-    try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadSettings(f"Bad settings: DATA_DIR: {error.strerror}. See .env.example.") from None
+    folders = {"DATA_DIR": settings.data_dir}
+    if settings.session_db_path is not None:
+        folders["SESSION_DB_PATH"] = settings.session_db_path.parent
+    for name, folder in folders.items():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            text = f"Bad settings: {name}: {error.strerror}. See .env.example."
+            raise BadSettings(text) from None
+
+
+@asynccontextmanager
+async def _storage(settings: Settings) -> AsyncIterator[Store]:
+    """Open the database for this process.
+
+    Raises:
+        BadSettings: it is no database that the service can use.
+        storage.StorageUnavailable: it cannot be opened now.
+    """
+    url = settings.storage_url
+    opening = Store.open(url, instance="parley", timeout=settings.storage_timeout)
+    async with AsyncExitStack() as stack:
+        try:
+            stack.enter_context(sole_user(url))
+            store = await stack.enter_async_context(opening)
+        except (ValueError, ArgumentError):
+            text = "DATABASE_URL: give postgresql://<user>:<password>@<host>/<database>"
+            raise BadSettings(f"Bad settings: {text}. See .env.example.") from None
+        yield store
+
+
+async def _check_storage(settings: Settings) -> None:
+    """Open the database once, so that what is wrong with it is one line before all else."""
+    async with _storage(settings):
+        pass
 
 
 def _built_in(settings: Settings) -> tuple[Callable[..., Any], ...]:
@@ -281,9 +313,13 @@ def main() -> None:
         settings = load_settings()
         logging.basicConfig(level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
         _quiet_libraries(settings)
-        server.run(create_app(settings, owns_process=True), settings)
+        application = create_app(settings, owns_process=True)
+        asyncio.run(_check_storage(settings))
+        server.run(application, settings)
     except BadSettings as error:
         sys.exit(_last_words(str(error)))
+    except StorageUnavailable as error:
+        sys.exit(_last_words(f"The database cannot be used: {error.message}"))
     except OSError as error:
         sys.exit(_last_words(f"Cannot listen on {settings.host}:{settings.port}: {error}"))
 

@@ -154,6 +154,11 @@ class Roster:
             ]
         return faults
 
+    def _may_answer(self, model: str) -> bool:
+        """Tell whether a model is in the allowlist, under whichever of its names."""
+        answering = self._provider.answering
+        return answering(model) in {answering(allowed) for allowed in self._allowed_models}
+
     def _build(self, name: str, config: AgentConfig) -> StreamingAgent:
         names = self._tools if config.tools is None else config.tools
         filled = config.model_copy(

@@ -12,7 +12,7 @@ from errors import ClientError
 from events import RunError
 from hub import Reader
 from models import USER_PATTERN, ChatResponse, Owner
-from protocols import ENCODERS
+from protocols import ENCODERS, Encoder
 from protocols.answer import WholeAnswer
 from registry import AgentRegistry
 from runs import Run
@@ -30,9 +30,13 @@ class Streaming(NamedTuple):
 
     def response(self, run_id: str, reader: Reader, protocol: str) -> EventStream:
         """Return a run's events in a protocol."""
+        return self.response_of(run_id, reader, ENCODERS[protocol](reader.epoch))
+
+    def response_of(self, run_id: str, reader: Reader, encoder: Encoder) -> EventStream:
+        """Return a run's events from an encoder, which may have seen what was before."""
         return EventStream(
             reader,
-            ENCODERS[protocol](reader.epoch),
+            encoder,
             heartbeat=self.heartbeat,
             patience=self.patience,
             headers={"X-Run-Id": run_id},

@@ -75,6 +75,11 @@ class Reader(Protocol):
     epoch: int
 
     @property
+    def seq(self) -> int:
+        """The number of the last event that was read, or that the cursor stood behind."""
+        ...
+
+    @property
     def ended(self) -> bool:
         """Whether the terminal event has been read, or there is nothing left to read."""
         ...

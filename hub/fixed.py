@@ -14,6 +14,11 @@ class FixedReader:
         self._events = list(events)
 
     @property
+    def seq(self) -> int:
+        """The number of the last event that was read: none is known before."""
+        return 0
+
+    @property
     def ended(self) -> bool:
         """Whether the events have been read."""
         return not self._events

@@ -96,6 +96,11 @@ class MemoryReader:
         self._loop = asyncio.get_running_loop()
 
     @property
+    def seq(self) -> int:
+        """The number of the last event that was read."""
+        return self._seq
+
+    @property
     def ended(self) -> bool:
         """Whether the terminal event has been read, or there is nothing left to read."""
         return self._log.ended and self._seq == len(self._log.events)

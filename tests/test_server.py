@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -31,16 +32,24 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-async def start(*command: str, **environment: str) -> asyncio.subprocess.Process:
-    """Start a process with these variables and no other settings."""
+@asynccontextmanager
+async def started(*command: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Start a process with these variables and no other settings, in a folder of its own."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    return await asyncio.create_subprocess_exec(
-        *command,
-        cwd=ROOT,
-        env=kept | environment,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    with TemporaryDirectory() as directory:
+        child = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=ROOT,
+            env=kept | {"DATA_DIR": directory} | environment,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            yield child
+        finally:
+            if child.returncode is None:
+                child.kill()
+            await child.communicate()
 
 
 @dataclass
@@ -89,26 +98,23 @@ async def process(*command: str, **environment: str) -> AsyncIterator[Process]:
     """Run the service in a process; it is up when the body begins."""
     port = str(free_port())
     command = tuple(port if part == "$PORT" else part for part in command or PYTHON)
-    child = await start(*command, PORT=port, **environment)
-    try:
-        async with aiohttp.ClientSession() as session:
-            url = f"http://127.0.0.1:{port}"
-            up = Process(child, url, session)
-            await up.said(url)
-            yield up
-    finally:
-        if child.returncode is None:
-            child.kill()
-        await child.communicate()
+    async with (
+        started(*command, **({"PORT": port} | environment)) as child,
+        aiohttp.ClientSession() as session,
+    ):
+        url = f"http://127.0.0.1:{port}"
+        up = Process(child, url, session)
+        await up.said(url)
+        yield up
 
 
 async def failed(**environment: str) -> tuple[int, list[str]]:
     """Start the service where it cannot start; return its exit status and what it said."""
-    child = await start(*PYTHON, **environment)
-    async with asyncio.timeout(DEADLINE):
-        _, said = await child.communicate()
-    assert child.returncode is not None
-    return child.returncode, said.decode().splitlines()
+    async with started(*PYTHON, **environment) as child:
+        async with asyncio.timeout(DEADLINE):
+            _, said = await child.communicate()
+        assert child.returncode is not None
+        return child.returncode, said.decode().splitlines()
 
 
 @pytest.mark.parametrize(("name", "value"), [("PORT", "eighty"), ("OPENAI_TIMEOUT", "sk-oops")])
@@ -136,19 +142,18 @@ async def test_an_address_that_is_none_is_one_line_and_exit_status_2() -> None:
 async def first_health() -> float:
     """Return the seconds from the start of the process to its first answer."""
     port, began = free_port(), time.perf_counter()
-    child = await start(*PYTHON, PORT=str(port))
-    try:
-        async with aiohttp.ClientSession() as session, asyncio.timeout(DEADLINE):
-            while True:
-                try:
-                    async with session.get(f"http://127.0.0.1:{port}/health") as response:
-                        assert response.status == 200
-                        return time.perf_counter() - began
-                except aiohttp.ClientConnectorError:
-                    await asyncio.sleep(0.02)
-    finally:
-        child.kill()
-        await child.communicate()
+    async with (
+        started(*PYTHON, PORT=str(port)),
+        aiohttp.ClientSession() as session,
+        asyncio.timeout(DEADLINE),
+    ):
+        while True:
+            try:
+                async with session.get(f"http://127.0.0.1:{port}/health") as response:
+                    assert response.status == 200
+                    return time.perf_counter() - began
+            except aiohttp.ClientConnectorError:
+                await asyncio.sleep(0.02)
 
 
 async def test_the_first_answer_comes_within_two_seconds() -> None:
@@ -173,14 +178,11 @@ async def test_the_process_greets_and_keeps_its_secrets() -> None:
 
 
 async def test_the_greeting_says_who_can_connect() -> None:
-    child = await start(*PYTHON, PORT=str(free_port()))
-    assert child.stderr is not None
     line = ""
-    async with asyncio.timeout(DEADLINE):
+    async with started(*PYTHON, PORT=str(free_port())) as child, asyncio.timeout(DEADLINE):
+        assert child.stderr is not None
         while "Parley" not in line:
             line = (await child.stderr.readline()).decode()
-    child.kill()
-    await child.communicate()
     assert "open, without credentials" in line
     assert "only this machine" in line
     assert "demo" in line
@@ -375,3 +377,28 @@ async def test_requests_that_come_together_are_answered_one_after_the_other() ->
         assert answer.count(b'"chat_start"') == answer.count(b'"chat_complete"') == 1
         runs |= {line.split(b":")[1] for line in answer.split(b"\n") if line.startswith(b"id: ")}
     assert len(runs) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("mysql://localhost/x", "Bad settings: DATABASE_URL"),
+        ("nonsense", "Bad settings: DATABASE_URL"),
+        ("postgresql://user:hidden-password@127.0.0.1:1/parley", "The database cannot be used"),
+    ],
+)
+async def test_a_database_that_cannot_be_used_is_one_line_and_exit_status_2(
+    url: str, said: str
+) -> None:
+    status, lines = await failed(DATABASE_URL=url)
+    assert status == 2
+    assert len(lines) == 1
+    assert lines[0].startswith(said)
+    assert "hidden-password" not in lines[0]
+
+
+async def test_a_second_process_on_the_same_file_is_told_so(tmp_path: Path) -> None:
+    async with process(*PYTHON, DATA_DIR=str(tmp_path)):
+        status, lines = await failed(DATA_DIR=str(tmp_path), PORT="0")
+        assert (status, len(lines)) == (2, 1)
+        assert "Another process works with this file" in lines[0]

@@ -250,3 +250,20 @@ async def test_a_call_that_is_not_under_way_is_a_404() -> None:
         found = await service.stream(message="hi")
         path = f"/runs/{found[0]['run_id']}/tool_calls/call_1/cancel"
         await refused(service, "POST", path, 404, "tool_call_not_found")
+
+
+@pytest.mark.parametrize("protocol", ["tokens", "chunks", "agents-sdk"])
+@pytest.mark.parametrize("seq", [2, 3, 4])
+async def test_a_protocol_with_a_memory_goes_on_as_if_it_had_not_been_left(
+    protocol: str, seq: int
+) -> None:
+    async with scripted([text("one ", "two ", "three")]) as (service, _):
+        run_id = (await service.json("POST", "/chat", json={"message": "hi"}))["run_id"]
+        path = f"{service.url}/runs/{run_id}/events?protocol={protocol}"
+        async with service.session.get(path) as response:
+            whole = await response.text()
+        async with service.session.get(f"{path}&after={seq}") as response:
+            rest_of_it = await response.text()
+    assert rest_of_it
+    assert whole.endswith(rest_of_it)
+    assert f":1:{seq}\n" in whole.removesuffix(rest_of_it)

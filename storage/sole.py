@@ -1,0 +1,39 @@
+"""One process at a time for a file of SQLite.
+
+A store takes over every run that it finds there, so a second process would take the first one's.
+The lock is the operating system's: it ends with the process, however that ends.
+"""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import make_url
+
+from storage import StorageUnavailable
+
+
+@contextmanager
+def sole_user(url: str) -> Iterator[None]:
+    """Hold a database for this process alone, where its kind needs that.
+
+    Raises:
+        StorageUnavailable: another process holds it, or its folder cannot be written.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or parsed.database is None:
+        yield
+        return
+    path = Path(f"{parsed.database}.lock")
+    try:
+        with path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+    except BlockingIOError:
+        raise StorageUnavailable(
+            "Another process works with this file of SQLite; for several processes set "
+            "DATABASE_URL to a PostgreSQL."
+        ) from None
+    except PermissionError as error:
+        raise StorageUnavailable(f"{path} cannot be written: {error.strerror}.") from None
