@@ -11,7 +11,12 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from types import FrameType
 from typing import Any
 
@@ -66,7 +71,7 @@ MAKERS = {
     "anthropic": "Anthropic",
 }
 
-ROOMS = (health, chat, conversations, users, agents, runs, socket)
+ROOMS = (chat, health, runs, socket, conversations, users, agents)
 
 logger = logging.getLogger("parley")
 
@@ -133,6 +138,7 @@ def create_app(
     tools: Iterable[Callable[..., Any]] | None = None,
     *,
     owns_process: bool = False,
+    storage: Callable[[Settings], AbstractAsyncContextManager[Store]] | None = None,
 ) -> FastAPI:
     """Return the application.
 
@@ -140,6 +146,7 @@ def create_app(
         tools: functions that agents may call; the built-in five where it is absent.
         owns_process: nothing else of weight runs in the process, so that its garbage collector
             may be set to what this service needs.
+        storage: opens another store than the one that the settings name.
 
     Raises:
         BadSettings: `DATA_DIR` cannot be used.
@@ -151,7 +158,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logger.info(_greeting(settings))
         async with (
-            _storage(settings) as store,
+            (storage or _storage)(settings) as store,
             make_registry(settings, store, functions) as registry,
         ):
             app.state.registry = registry
@@ -177,8 +184,7 @@ def create_app(
     app.state.socket_limits = SocketLimits(
         settings.websocket_max_bytes, settings.websocket_max_chats, settings.slow_reader_timeout
     )
-    # `/agents/{agent_name}` would take the paths of sessions for names.
-    for router in (*sessions.routers, *(room.router for room in ROOMS)):
+    for router in (*(room.router for room in ROOMS), *sessions.routers):
         app.include_router(router)
     problems.install(app)
     documents.install(app)

@@ -15,6 +15,7 @@ from api.documents import EVENT_STREAM, PROBLEMS
 from api.keys import IdempotencyKey
 from api.problems import run_failed
 from api.services import Protocol, Registry, StreamSettings, run_to_its_end
+from events import RunError
 from models import (
     MAX_MESSAGE_CHARS,
     TEXT,
@@ -32,6 +33,9 @@ router = APIRouter(tags=["research"])
 
 PROTOCOL = "agents-sdk"
 """What the stream speaks where the request does not say."""
+
+_WHOLE = ("stop", "length", "content_filter")
+"""The finish reasons of a report whose end is the service's own."""
 
 
 class ResearchRequest(BaseModel):
@@ -69,20 +73,21 @@ class ResearchSource(BaseModel):
 
 
 class ResearchResponse(BaseModel):
-    """A whole report.
+    """A whole report, or `error`.
 
     `report` and `final_output` are the same text. `sources` and `follow_up_questions` are what
-    stands at its end, `summary` is its first paragraph. A run that failed is a problem instead.
+    stands at its end, `summary` is its first paragraph. A report that was cut short has neither
+    sources nor questions.
     """
 
-    report: str
-    summary: str
+    report: str | None
+    summary: str | None
     sources: list[ResearchSource]
     follow_up_questions: list[str]
-    final_output: str
+    final_output: str | None
     success: bool
     error: str | None
-    finish_reason: str
+    finish_reason: str | None
     run_id: str
     conversation_id: str
     session_id: str
@@ -111,18 +116,23 @@ async def research(
     run = await registry.start(question.chat(), idempotency_key)
     headers = {"X-Run-Id": run.id}
     result = await run_to_its_end(registry, run)
-    if not isinstance(result, ChatResponse):
-        return run_failed(result, headers)
-    return JSONResponse(_response(result).model_dump(mode="json"), headers=headers)
+    if isinstance(result, ChatResponse):
+        return JSONResponse(_report(result).model_dump(mode="json"), headers=headers)
+    body = _failure(run.start.conversation_id, result)
+    status = run_failed(result, {}).status_code
+    return JSONResponse(body.model_dump(mode="json"), status, headers)
 
 
-def _response(answer: ChatResponse) -> ResearchResponse:
-    report = read_report(answer.response)
+def _report(answer: ChatResponse) -> ResearchResponse:
+    is_whole = answer.finish_reason in _WHOLE
+    said = read_report(answer.response)
     return ResearchResponse(
         report=answer.response,
-        summary=report.summary,
-        sources=[ResearchSource(title=each.title, url=each.url) for each in report.sources],
-        follow_up_questions=report.follow_up_questions,
+        summary=said.summary,
+        sources=[ResearchSource(title=each.title, url=each.url) for each in said.sources]
+        if is_whole
+        else [],
+        follow_up_questions=said.follow_up_questions if is_whole else [],
         final_output=answer.response,
         success=True,
         error=None,
@@ -131,4 +141,21 @@ def _response(answer: ChatResponse) -> ResearchResponse:
         conversation_id=answer.conversation_id,
         session_id=answer.conversation_id,
         usage=answer.usage,
+    )
+
+
+def _failure(conversation_id: str, error: RunError) -> ResearchResponse:
+    return ResearchResponse(
+        report=None,
+        summary=None,
+        sources=[],
+        follow_up_questions=[],
+        final_output=None,
+        success=False,
+        error=error.message,
+        finish_reason=None,
+        run_id=error.run_id,
+        conversation_id=conversation_id,
+        session_id=conversation_id,
+        usage=None,
     )

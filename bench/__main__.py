@@ -18,8 +18,8 @@ from bench import report, scenarios
 from bench.load import Target
 from bench.measure import Figures, Process, TooFewCores, cores, create_agents, running
 
-SERVICE, PLAIN, RELAY = report.SERVICE, report.PLAIN, report.RELAY
-MODULES = {SERVICE: "service", PLAIN: "plain", RELAY: "relay"}
+SERVICE, UNSTORED, PLAIN, RELAY = report.SERVICE, report.UNSTORED, report.PLAIN, report.RELAY
+MODULES = {SERVICE: "service", UNSTORED: "unstored", PLAIN: "plain", RELAY: "relay"}
 
 
 class Plan(NamedTuple):
@@ -37,7 +37,7 @@ def server(name: str, upstream: Process, core: int) -> Iterator[Process]:
         "OPENAI_API_KEY": "benchmark",
     }
     with running(f"bench.servers.{MODULES[name]}", core, **environment) as process:
-        if name == SERVICE:
+        if name in (SERVICE, UNSTORED):
             create_agents(process.port, scenarios.SCRIPTS)
         yield process
 
@@ -71,11 +71,15 @@ async def measure(plan: Plan, names: list[str]) -> Figures:
             for target in targets(processes):
                 process = processes[target.server]
                 await unpaced(figures, target, direct, process, plan, repetition)
-                if not (plan.quick and target.wire == "WebSocket"):
-                    await scenarios.paced(figures, target, direct, process)
+            for wire in ("SSE", "WebSocket"):
+                at_once = [each for each in targets(processes) if each.wire == wire]
+                await scenarios.paced(figures, at_once, processes)
+            for target in targets(processes):
+                if target.wire == "SSE" and target.server != UNSTORED:
+                    await scenarios.added_busy(figures, target, direct)
     with running("bench.upstream", load_core) as upstream:
         for name in names:
-            if name != RELAY:
+            if name not in (UNSTORED, RELAY):
                 with server(name, upstream, server_core) as process:
                     say(f"memory: {name}")
                     await scenarios.memory(figures, Target(name, process.port, "SSE"), process)
@@ -97,7 +101,7 @@ async def unpaced(
     await scenarios.fixed(figures, target, process)
     if target.wire == "SSE":
         await scenarios.added_alone(figures, target, direct)
-    if target.server != RELAY:
+    if target.server not in (UNSTORED, RELAY):
         await scenarios.tools(figures, target)
 
 

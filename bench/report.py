@@ -12,11 +12,12 @@ from typing import NamedTuple
 from bench import plot, scenarios
 from bench.measure import ROOT, Figures
 
-SERVICE, PLAIN, RELAY = "service", "plain version", "raw relay"
+SERVICE, UNSTORED, PLAIN, RELAY = "service", "nothing stored", "plain version", "raw relay"
 SSE, SOCKET = f"{SERVICE}, SSE", f"{SERVICE}, WebSocket"
 PLAIN_SSE, PLAIN_SOCKET = f"{PLAIN}, SSE", f"{PLAIN}, WebSocket"
 RELAY_SSE = f"{RELAY}, SSE"
-COLUMNS = (SSE, SOCKET, PLAIN_SSE, PLAIN_SOCKET, RELAY_SSE)
+UNSTORED_SSE = f"{UNSTORED}, SSE"
+COLUMNS = (SSE, SOCKET, UNSTORED_SSE, PLAIN_SSE, PLAIN_SOCKET, RELAY_SSE)
 
 PACKAGES = (
     *("fastapi", "starlette", "uvicorn", "uvloop", "httptools", "websockets"),
@@ -57,6 +58,10 @@ def goals(figures: Figures) -> list[Goal]:
         pairs = zip(get(scenario, column), get(scenario, to), strict=False)
         return [own / other for own, other in pairs]
 
+    def more(scenario: str, column: str, than: str) -> list[float]:
+        pairs = zip(get(scenario, column), get(scenario, than), strict=False)
+        return [own - other for own, other in pairs]
+
     fast, pace = "32 streams as fast as they come", "200 paced streams"
     paced, fixed, many = scenarios.PACED, scenarios.FIXED, scenarios.TOOLS_MANY
     slowest = figures.quantile(scenarios.ADDED_BUSY, SSE, 0.99)
@@ -71,7 +76,14 @@ def goals(figures: Figures) -> list[Goal]:
         Goal(f"{pace}, SSE: to the raw relay", ratio(paced, SSE, RELAY_SSE), 2),
         Goal(f"{pace}, WebSocket: to the raw relay (SSE)", ratio(paced, SOCKET, RELAY_SSE), 2),
         Goal("a chat's fixed cost, SSE: CPU", get(fixed, SSE), 8, "ms"),
-        Goal("a chat's fixed cost, SSE: to the plain version", ratio(fixed, SSE, PLAIN_SSE), 2 / 3),
+        Goal(
+            "the same with nothing stored: to the plain version, which stores nothing",
+            ratio(fixed, UNSTORED_SSE, PLAIN_SSE),
+            2 / 3,
+        ),
+        Goal("what storage adds to it", more(fixed, SSE, UNSTORED_SSE), 3, "ms"),
+        Goal(f"{fast}, SSE: to nothing stored", ratio(SINGLE_32, SSE, UNSTORED_SSE), 1.1),
+        Goal(f"{pace}, SSE: to nothing stored", ratio(paced, SSE, UNSTORED_SSE), 1.1),
         Goal("added time to first token, alone", get(scenarios.ADDED_ALONE, SSE), 5, "ms"),
         Goal(f"the same beside {pace}, 99th percentile", busy, 50, "ms"),
         Goal("memory per idle WebSocket", get(scenarios.IDLE, SERVICE), 60, "KiB"),
@@ -120,7 +132,7 @@ def tables(figures: Figures) -> str:
 
     def memory_row(text: str, scenario: str) -> list[str]:
         own, plain = (_number(get(scenario, server)) for server in (SERVICE, PLAIN))
-        return [text, own, "", plain, "", ""]
+        return [text, own, "", "", plain, "", ""]
 
     rows = [
         *(row(f"{case.name}: CPU µs per token", case.name) for case in scenarios.FAST),

@@ -9,6 +9,7 @@ ends.
 import asyncio
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bench import load
@@ -41,7 +42,7 @@ MESSAGES = "messages per token"
 IDLE, OPEN = "memory per idle socket", "memory per open stream"
 
 PACED_STREAMS, RATE = 200, 5
-RAMP, WINDOW = 4.0, 4.0
+RAMP, WINDOW = 4.0, 6.0
 PROBE_SECONDS = 4.0
 FIXED_CHATS, PROBES = 160, 100
 IDLE_SOCKETS, OPEN_STREAMS = 500, 200
@@ -49,7 +50,7 @@ IDLE_SOCKETS, OPEN_STREAMS = 500, 200
 SCRIPTS = (
     "fast-1",
     *dict.fromkeys(fast.script for fast in FAST),
-    *(f"paced-{RATE}-{tokens}" for tokens in (20, 45, 65)),
+    *(f"paced-{RATE}-{tokens}" for tokens in (20, 45, 55)),
     "tools-5",
 )
 
@@ -94,26 +95,42 @@ async def added_alone(figures: Figures, target: Target, direct: Target) -> None:
         figures.add(ADDED_ALONE, target.name, *((took - base) / MILLI for took in through))
 
 
-async def paced(figures: Figures, target: Target, direct: Target, process: Process) -> None:
-    """CPU per token of 200 streams at a real model's pace, in µs; then, while they go on, the
-    added time to first token of further chats, in ms."""
-    probed = target.wire == "SSE"
-    seconds = RAMP + WINDOW + (PROBE_SECONDS if probed else 0)
-    tokens = int(RATE * (seconds + 1))
-    with figures.voiding(PACED, target.name):
+async def paced(
+    figures: Figures, targets: Sequence[Target], processes: Mapping[str, Process]
+) -> None:
+    """CPU per token of 200 streams of each server at a real model's pace, in µs.
+
+    The servers work side by side, so that whatever slows the machine down slows all of them.
+    """
+    tokens = int(RATE * (RAMP + WINDOW + 1))
+    who = ", ".join(target.name for target in targets)
+    with figures.voiding(PACED, who):
         async with asyncio.TaskGroup() as group:
-            streams = []
+            streams: dict[Target, list[asyncio.Task[Record]]] = {each: [] for each in targets}
             for _ in range(PACED_STREAMS):
-                chat = load.chat(target, f"paced-{RATE}-{tokens}", tokens)
-                streams.append(group.create_task(chat))
-                await asyncio.sleep(RAMP / PACED_STREAMS)
-            start, before = time.perf_counter(), process.cpu_seconds()
+                for target in targets:
+                    chat = load.chat(target, f"paced-{RATE}-{tokens}", tokens)
+                    streams[target].append(group.create_task(chat))
+                    await asyncio.sleep(RAMP / PACED_STREAMS / len(targets))
+            start = time.perf_counter()
+            before = {each: processes[each.server].cpu_seconds() for each in targets}
             await asyncio.sleep(WINDOW)
-            end, spent = time.perf_counter(), process.cpu_seconds() - before
-            if probed:
-                await _probe(figures, target, direct)
-        seen = sum(stream.result().tokens_between(start, end) for stream in streams)
-        figures.add(PACED, target.name, spent / seen / MICRO)
+            end = time.perf_counter()
+            spent = {each: processes[each.server].cpu_seconds() - before[each] for each in targets}
+        for target in targets:
+            seen = sum(task.result().tokens_between(start, end) for task in streams[target])
+            figures.add(PACED, target.name, spent[target] / seen / MICRO)
+
+
+async def added_busy(figures: Figures, target: Target, direct: Target) -> None:
+    """Added time to first token of further chats while 200 paced streams go on, in ms."""
+    tokens = int(RATE * (RAMP + PROBE_SECONDS + 1))
+    with figures.voiding(ADDED_BUSY, target.name):
+        async with asyncio.TaskGroup() as group:
+            for _ in range(PACED_STREAMS):
+                group.create_task(load.chat(target, f"paced-{RATE}-{tokens}", tokens))
+                await asyncio.sleep(RAMP / PACED_STREAMS)
+            await _probe(figures, target, direct)
 
 
 async def _probe(figures: Figures, target: Target, direct: Target) -> None:

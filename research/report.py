@@ -26,12 +26,12 @@ _SOURCES = "## Sources"
 _FOLLOW_UP = "## Follow-up questions"
 _NO_SOURCES = "The results of the searches name no pages."
 
-_INVISIBLE_CHARS = r"\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"
+_INVISIBLE_CHARS = r"\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ud800-\udfff"
 _INVISIBLE = re.compile(f"[{_INVISIBLE_CHARS}]")
 _UNFIT = re.compile(rf"[\s\"<>\\^`{{|}}(){_INVISIBLE_CHARS}]")
 _MARKS = re.compile(r"[\\`*_\[\]<>&~|$]")
 _ITEM = re.compile(r"\d+\. (.+)")
-_LINK = re.compile(r"\[((?:[^\\\[\]]|\\.)*)\]\((https?://[^\s()]+)\)")
+_LINK = re.compile(r"\[((?:[^\\\[\]]|\\.)*)\]\((https?://[^\s()]+)\)", re.IGNORECASE)
 
 
 class Source(NamedTuple):
@@ -50,8 +50,8 @@ class Report(NamedTuple):
 
 
 def line_of(text: str, limit: int) -> str:
-    """Return `text` as one line of at most `limit` characters."""
-    return " ".join(text.split())[:limit].rstrip()
+    """Return `text` as one line of at most `limit` characters, all of which can be seen."""
+    return _INVISIBLE.sub("", " ".join(text.split()))[:limit].strip()
 
 
 class Found:
@@ -141,17 +141,16 @@ def _address(url: Any) -> str:
     """Return an http or https address without what Markdown reads, or "" where it is none."""
     if not isinstance(url, str):
         return ""
+    address = _UNFIT.sub(lambda found: quote(found[0], safe="", errors="replace"), url.strip())
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(address)
     except ValueError:
         return ""
-    if not (parts.scheme in ("http", "https") and parts.hostname):
-        return ""
-    return _UNFIT.sub(lambda found: quote(found[0], safe=""), url.strip())
+    return address if parts.scheme in ("http", "https") and parts.hostname else ""
 
 
 def _escaped(text: str) -> str:
-    return _MARKS.sub(r"\\\g<0>", _INVISIBLE.sub("", text))
+    return _MARKS.sub(r"\\\g<0>", text)
 
 
 def ending(report: str, sources: Sequence[Source], questions: Sequence[str]) -> str:
@@ -170,22 +169,21 @@ def _numbered_list(lines: Sequence[str]) -> str:
 def read_report(text: str) -> Report:
     """Return what a report says besides its body, read from its text.
 
-    Text that is not a whole report, such as that of a run that was cancelled, has a summary at
-    most.
+    Only of a whole report: what a model said until it was cut off may look like an end.
     """
     before, questions = _read_list(text, _FOLLOW_UP)
     body, lines = _read_list(before, _SOURCES)
     links = [_LINK.fullmatch(line) for line in lines]
     sources = [Source(re.sub(r"\\(.)", r"\1", link[1]), link[2]) for link in links if link]
-    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", body)]
+    paragraphs = [part.strip() for part in body.split("\n\n")]
     summary = next((part for part in paragraphs if part and not part.startswith("#")), "")
     return Report(summary, sources, questions)
 
 
 def _read_list(text: str, heading: str) -> tuple[str, list[str]]:
-    """Part a text at the last such heading; the lines of its list, or none if it is no list."""
+    """Part a text at the last such heading, where a list and nothing else follows it."""
     before, found, after = text.rpartition(f"{heading}\n\n")
-    if not found or (before and not before.endswith("\n")):
-        return text, []
     items = [_ITEM.fullmatch(line) for line in after.rstrip("\n").split("\n")]
-    return before, [item[1] for item in items if item] if all(items) else []
+    if not found or (before and not before.endswith("\n")) or not all(items):
+        return text, []
+    return before, [item[1] for item in items if item]

@@ -2,10 +2,10 @@
 
 **SQLite**: units run on threads of this module, whole: a transaction is one hop to a thread, where
 an asyncio driver makes one for every statement and every fetch. One thread writes, so that writers
-of this process queue in order instead of fighting for the file's lock; a few read, which WAL
-allows at any time. A write begins with `BEGIN IMMEDIATE`: it has the lock before it looks at
-anything, so it cannot fail half-way because another process wrote. `synchronous=FULL`, because WAL
-with NORMAL can lose commits at a power cut.
+of this process queue in order instead of fighting for the file's lock, and those that wait share a
+commit (`writer`); a few read, which WAL allows at any time. A write begins with `BEGIN IMMEDIATE`:
+it has the lock before it looks at anything, so it cannot fail half-way because another process
+wrote. `synchronous=FULL`, because WAL with NORMAL can lose commits at a power cut.
 
 **PostgreSQL**: units run on SQLAlchemy's asyncio engine. The driver is asyncpg: its wheel brings
 everything it needs (psycopg wants libpq on the machine or a second wheel), and it prepares and
@@ -26,9 +26,10 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, create_engine, event, make_url
@@ -38,6 +39,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from storage import StorageUnavailable
+from storage.writer import GroupWriter, Task
 
 READERS: Final = 4
 """Threads that read from SQLite, and connections that they hold."""
@@ -136,16 +138,21 @@ class SqliteDatabase:
         event.listen(self._engine, "connect", _prepare)
         self._own = _Own()
         self._connections: set[Connection] = set()
-        self._writer = ThreadPoolExecutor(1, "storage-writer")
+        self._writer = GroupWriter(self._write_all)
         self._readers = ThreadPoolExecutor(READERS, "storage-reader")
 
     async def read(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Do a unit that changes nothing."""
-        return await self._on(self._readers, "BEGIN", lambda db: unit(db, *args, **kwargs))
+        deadline = time.monotonic() + self._timeout
+        reading = partial(self._read, lambda db: unit(db, *args, **kwargs), deadline)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, reading)
 
     async def write(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Do a unit and commit it."""
-        return await self._on(self._writer, "BEGIN IMMEDIATE", lambda db: unit(db, *args, **kwargs))
+        deadline = time.monotonic() + self._timeout
+        waiting = self._writer.submit(lambda db: unit(db, *args, **kwargs), deadline)
+        result: _T = await asyncio.wrap_future(waiting)
+        return result
 
     async def migrate(self, unit: Callable[[Connection], None]) -> None:
         """Do a unit that changes the schema.
@@ -153,7 +160,7 @@ class SqliteDatabase:
         Foreign keys are off: SQLite's way to change a table is to copy and to drop it, and the
         drop would take along the rows that refer to it.
         """
-        await asyncio.get_running_loop().run_in_executor(self._writer, self._migrate, unit)
+        await asyncio.to_thread(self._migrate, unit)
 
     async def aclose(self) -> None:
         """Let the units under way end, and close every connection."""
@@ -161,23 +168,40 @@ class SqliteDatabase:
 
     def _close(self) -> None:
         self._readers.shutdown()
-        self._writer.shutdown()
+        self._writer.close()
         for connection in self._connections:
             connection.close()
         self._engine.dispose()
 
-    async def _on(
-        self, threads: ThreadPoolExecutor, begin: str, unit: Callable[[Connection], _T]
-    ) -> _T:
-        deadline = time.monotonic() + self._timeout
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(threads, self._transact, begin, unit, deadline)
-
-    def _transact(self, begin: str, unit: Callable[[Connection], _T], deadline: float) -> _T:
+    def _read(self, unit: Callable[[Connection], _T], deadline: float) -> _T:
         if time.monotonic() > deadline:
-            raise StorageUnavailable("The database is too busy.", retry_after=1)
+            raise _busy()
+        with self._trouble_drops_connection():
+            return _in_transaction(self._connection(), "BEGIN", unit)
+
+    def _write_all(self, tasks: Sequence[Task]) -> None:
+        """Do units in one transaction, and resolve their futures when it is committed."""
+        now = time.monotonic()
+        outcomes: list[tuple[Task, Any, Exception | None]] = []
+        in_time = [task for task in tasks if task.deadline >= now]
         try:
-            return _in_transaction(self._connection(), begin, unit)
+            with self._trouble_drops_connection():
+                units = partial(_one_by_one, in_time, outcomes)
+                if in_time:
+                    _in_transaction(self._connection(), "BEGIN IMMEDIATE", units)
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must learn it
+            outcomes = [(task, None, error) for task in in_time]
+        outcomes += [(task, None, _busy()) for task in tasks if task.deadline < now]
+        for task, result, failed in outcomes:
+            if failed is None:
+                task.future.set_result(result)
+            else:
+                task.future.set_exception(failed)
+
+    @contextmanager
+    def _trouble_drops_connection(self) -> Iterator[None]:
+        try:
+            yield
         except DBAPIError as error:
             if _is_sqlite_trouble(error):
                 self._drop_connection()
@@ -215,6 +239,45 @@ def _in_transaction(connection: Connection, begin: str, unit: Callable[[Connecti
     with connection.begin():
         connection.exec_driver_sql(begin)
         return unit(connection)
+
+
+def _one_by_one(
+    tasks: Sequence[Task],
+    outcomes: list[tuple[Task, Any, Exception | None]],
+    connection: Connection,
+) -> None:
+    """Do each unit in a savepoint of its own; the database's own trouble ends them all.
+
+    A unit that is alone needs none: what it raises ends the transaction.
+    """
+    if len(tasks) == 1:
+        outcomes.append((tasks[0], tasks[0].unit(connection), None))
+        return
+    for task in tasks:
+        connection.exec_driver_sql("SAVEPOINT unit")
+        try:
+            outcomes.append((task, task.unit(connection), None))
+        except DBAPIError as error:
+            if _is_sqlite_trouble(error):
+                raise
+            _undo(connection, task, outcomes, error)
+        except Exception as error:  # noqa: BLE001 - it is the caller's, who gets it
+            _undo(connection, task, outcomes, error)
+        connection.exec_driver_sql("RELEASE unit")
+
+
+def _undo(
+    connection: Connection,
+    task: Task,
+    outcomes: list[tuple[Task, Any, Exception | None]],
+    error: Exception,
+) -> None:
+    connection.exec_driver_sql("ROLLBACK TO unit")
+    outcomes.append((task, None, error))
+
+
+def _busy() -> StorageUnavailable:
+    return StorageUnavailable("The database is too busy.", retry_after=1)
 
 
 def _prepare(connection: sqlite3.Connection, _record: object) -> None:

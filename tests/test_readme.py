@@ -17,8 +17,13 @@ CURLS = [code for kind, code in BLOCKS if kind == "bash" and "curl" in code]
 SAID = [
     "42",
     "**36**",
+    "Ada",
     '"status":"cancelled"',
     '"result":12',
+    "Grace",
+    "**42**",
+    "final_output",
+    "event: done",
     '"code":"invalid_value"',
 ]
 

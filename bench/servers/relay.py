@@ -7,17 +7,24 @@ the native request and answers in OpenAI's wire.
 import os
 from collections.abc import AsyncIterator
 
-import httpx2
 import msgspec
 import uvicorn
-from openai import DefaultAioHttpClient
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-client: httpx2.AsyncClient = DefaultAioHttpClient(base_url=os.environ["OPENAI_BASE_URL"])
+from llm.transport import Readable, body_of, client
+
+ADDRESS = os.environ["OPENAI_BASE_URL"] + "/chat/completions"
+requests = client(timeout=60.0)
+
+
+async def pieces(body: Readable) -> AsyncIterator[bytes]:
+    """Yield bytes as they come."""
+    while data := await body.read():
+        yield data
 
 
 async def chat_stream(request: Request) -> StreamingResponse:
@@ -28,12 +35,11 @@ async def chat_stream(request: Request) -> StreamingResponse:
         "messages": [{"role": "user", "content": chat["message"]}],
         "stream": True,
     }
-    upstream = await client.send(
-        client.build_request("POST", "/chat/completions", json=question), stream=True
+    upstream = await requests.send(
+        requests.build_request("POST", ADDRESS, json=question), stream=True
     )
-    body: AsyncIterator[bytes] = upstream.aiter_raw()
     return StreamingResponse(
-        body,
+        pieces(body_of(upstream)),
         status_code=upstream.status_code,
         media_type="text/event-stream",
         background=BackgroundTask(upstream.aclose),

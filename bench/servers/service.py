@@ -8,8 +8,10 @@ import asyncio
 import server
 from app import create_app
 from settings import load_settings
+from tools.tool import idempotent
 
 
+@idempotent
 async def wait(step: int) -> dict[str, int]:
     """Wait for 100 ms.
 

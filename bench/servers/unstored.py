@@ -1,0 +1,80 @@
+"""This service with a store that keeps nothing: what is left is what storage costs."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import cast
+
+import server
+from app import create_app
+from bench.servers.service import wait
+from events import TerminalEvent
+from models import AssistantMessage, Message, Owner
+from settings import Settings, load_settings
+from storage import Begin, StoredRun
+from storage.store import Store
+
+
+class NoStore:
+    """Remembers the question while its run is under way, and nothing else."""
+
+    kind = "none"
+
+    def __init__(self) -> None:
+        self._asked: dict[str, list[Message]] = {}
+
+    async def accept(self, run: StoredRun, *, begin: Begin | None, ephemeral: bool) -> None:
+        """Accept everything."""
+        if begin is not None and begin.message is not None:
+            self._asked[run.conversation_id] = [begin.message]
+
+    async def context(self, owner: Owner, conversation_id: str, limit: int) -> list[Message]:
+        """Return the question."""
+        return self._asked[conversation_id]
+
+    async def save_turn(
+        self, run: StoredRun, messages: Sequence[Message], pending: AssistantMessage | None
+    ) -> bool:
+        """Keep nothing."""
+        return True
+
+    async def finish(
+        self,
+        run: StoredRun,
+        messages: Sequence[Message],
+        terminal: TerminalEvent,
+        title: str | None,
+    ) -> bool:
+        """Forget the question."""
+        self._asked.pop(run.conversation_id, None)
+        return True
+
+    async def agents(self, tenant: str) -> dict[str, str]:
+        """Return none."""
+        return {}
+
+    async def put_agent(self, tenant: str, name: str, config: str) -> None:
+        """Keep nothing."""
+
+    async def claim(self) -> list[StoredRun]:
+        """Return none."""
+        return []
+
+    async def renew(self) -> None:
+        """Do nothing."""
+
+    async def expire(
+        self, *, runs_older_than: float, conversations_older_than: float | None
+    ) -> tuple[int, int]:
+        """Do nothing."""
+        return 0, 0
+
+
+@asynccontextmanager
+async def nothing(settings: Settings) -> AsyncIterator[Store]:
+    """Yield the store that keeps nothing."""
+    yield cast("Store", NoStore())
+
+
+if __name__ == "__main__":
+    settings = load_settings()
+    server.run(create_app(settings, tools=[wait], owns_process=True, storage=nothing), settings)

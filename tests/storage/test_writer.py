@@ -1,0 +1,133 @@
+"""SQLite's writer: units that wait share a commit, and nothing else."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, event, make_url, text
+
+from storage import StorageUnavailable
+from storage.engine import SqliteDatabase
+from storage.writer import MOST
+
+DEADLINE = 10.0
+
+
+class Held:
+    """A unit that keeps the writer busy until the test lets it go."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.go = threading.Event()
+
+    def __call__(self, db: Connection) -> None:
+        self.begun.set()
+        assert self.go.wait(DEADLINE)
+
+
+def create(db: Connection) -> None:
+    db.execute(text("CREATE TABLE t (n INTEGER)"))
+
+
+@asynccontextmanager
+async def opened(tmp_path: Path, timeout: float = 5.0) -> AsyncIterator[SqliteDatabase]:
+    database = SqliteDatabase(make_url(f"sqlite:///{tmp_path / 'w.db'}"), timeout)
+    await database.migrate(create)
+    try:
+        yield database
+    finally:
+        async with asyncio.timeout(DEADLINE):
+            await database.aclose()
+
+
+@asynccontextmanager
+async def busy(database: SqliteDatabase) -> AsyncIterator[Held]:
+    """Keep the writer busy for the length of the block."""
+    held = Held()
+    holding = asyncio.create_task(database.write(held))
+    assert await asyncio.to_thread(held.begun.wait, DEADLINE)
+    try:
+        yield held
+    finally:
+        held.go.set()
+        await holding
+
+
+def put(db: Connection, number: int) -> int:
+    db.execute(text("INSERT INTO t VALUES (:n)"), {"n": number})
+    if number < 0:
+        raise ValueError(number)
+    return number
+
+
+def numbers(db: Connection) -> list[int]:
+    return sorted(db.execute(text("SELECT n FROM t")).scalars())
+
+
+async def test_units_that_wait_share_a_commit(tmp_path: Path) -> None:
+    async with opened(tmp_path) as database:
+        commits: list[Connection] = []
+        async with busy(database):
+            event.listen(database._engine, "commit", commits.append)
+            writes = [asyncio.create_task(database.write(put, number)) for number in range(MOST)]
+            await asyncio.sleep(0)
+        assert await asyncio.gather(*writes) == [*range(MOST)]
+        assert len(commits) == 2  # the one that kept the writer busy, and theirs
+        assert await database.read(numbers) == [*range(MOST)]
+
+
+async def test_a_unit_that_fails_takes_nothing_of_the_others_along(tmp_path: Path) -> None:
+    async with opened(tmp_path) as database:
+        async with busy(database):
+            writes = [asyncio.create_task(database.write(put, number)) for number in (1, -2, 3)]
+            await asyncio.sleep(0)
+        got = await asyncio.gather(*writes, return_exceptions=True)
+        assert [type(each) for each in got] == [int, ValueError, int]
+        assert await database.read(numbers) == [1, 3]
+
+
+async def test_a_unit_that_fails_alone_leaves_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path) as database:
+        with pytest.raises(ValueError, match="-1"):
+            await database.write(put, -1)
+        assert await database.write(put, 1) == 1
+        assert await database.read(numbers) == [1]
+
+
+async def test_a_unit_whose_caller_left_before_it_began_is_not_done(tmp_path: Path) -> None:
+    async with opened(tmp_path) as database:
+        async with busy(database):
+            writes = [asyncio.create_task(database.write(put, number)) for number in (1, 2)]
+            await asyncio.sleep(0)
+            writes[0].cancel()
+            await asyncio.sleep(0)
+        assert await writes[1] == 2
+        assert await database.read(numbers) == [2]
+
+
+async def test_a_unit_that_waits_too_long_is_refused_and_its_neighbours_are_done(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path, timeout=0.5) as database:
+        async with busy(database):
+            late = asyncio.create_task(database.write(put, 1))
+            await asyncio.sleep(0.55)
+            prompt = asyncio.create_task(database.write(put, 2))
+            await asyncio.sleep(0)
+        with pytest.raises(StorageUnavailable):
+            await late
+        assert await prompt == 2
+        assert await database.read(numbers) == [2]
+
+
+async def test_what_is_queued_is_done_before_the_end(tmp_path: Path) -> None:
+    async with opened(tmp_path) as database:
+        async with busy(database):
+            writes = [asyncio.create_task(database.write(put, number)) for number in range(3)]
+            closing = asyncio.create_task(database.aclose())
+            await asyncio.sleep(0)
+        await closing
+        assert await asyncio.gather(*writes) == [0, 1, 2]
