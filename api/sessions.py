@@ -198,7 +198,7 @@ def _describe(
     )
 
 
-def _need_sessions(remembers: RemembersSessions) -> None:
+async def _need_sessions(remembers: RemembersSessions) -> None:
     if not remembers:
         raise NotFound("Sessions are turned off here (ENABLE_SESSIONS).", code="sessions_disabled")
 
@@ -224,10 +224,10 @@ def router_for(name: str | None) -> APIRouter:
     tags: list[Any] = [name or "agents"]
     router = APIRouter(prefix=prefix, tags=tags, responses=PROBLEMS)
 
-    def fixed() -> str:
+    async def fixed() -> str:
         return name or ""
 
-    def named(agent_name: Annotated[str, Path(pattern=NAME_PATTERN)]) -> str:
+    async def named(agent_name: Annotated[str, Path(pattern=NAME_PATTERN)]) -> str:
         return agent_name
 
     Agent = Annotated[str, Depends(fixed if name else named)]
