@@ -175,8 +175,8 @@ class AgentRegistry:
         """
         self._expire()
         owner = owner_of(request)
-        said = request.model_dump_json(include=set(_kind(request).model_fields))
-        fingerprint = hashlib.sha256(said.encode()).digest()
+        said = request.model_dump_json(exclude_defaults=True, exclude={"idempotency_key"})
+        fingerprint = hashlib.sha256(said.encode()).digest() if key is not None else b""
         run = self._known(owner, key, fingerprint) if key is not None else None
         if run is None:
             queue = self._queues.of(
@@ -458,11 +458,6 @@ def _begin(request: RunRequest) -> Begin:
     if isinstance(request, ChatRequest):
         return Begin(message=UserMessage(request.message), reset=request.reset_history)
     return Begin(regenerate=True)
-
-
-def _kind(request: RunRequest) -> type[RunRequest]:
-    """Return the kind that a request is a part of: a surface may have added fields of its own."""
-    return ChatRequest if isinstance(request, ChatRequest) else RegenerateRequest
 
 
 def _decoded(said: str) -> RunRequest:
