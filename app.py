@@ -33,6 +33,7 @@ from api import (
     documents,
     health,
     problems,
+    research,
     runs,
     sessions,
     socket,
@@ -48,6 +49,7 @@ from llm.demo import DemoProvider
 from llm.openai import OpenAIProvider
 from llm.router import Router
 from registry import AgentRegistry
+from research import ResearchAgent
 from runs import Limits
 from settings import (
     FRIENDLI_BASE_URL,
@@ -71,7 +73,7 @@ MAKERS = {
     "anthropic": "Anthropic",
 }
 
-ROOMS = (chat, health, runs, socket, conversations, users, agents)
+ROOMS = (chat, health, runs, socket, conversations, research, users, agents)
 
 logger = logging.getLogger("parley")
 
@@ -130,6 +132,7 @@ def make_registry(
         limits=Limits(**{name: getattr(settings, name) for name in Limits._fields}),
         instructions=settings.system_prompt,
         allowed_models=frozenset(settings.allowed_models),
+        special=lambda *parts: [ResearchAgent(*parts)],
     )
 
 

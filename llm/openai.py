@@ -211,6 +211,9 @@ class OpenAIProvider:
             body["tools"] = [_tool(tool) for tool in request.tools]
             if not request.parallel_tools:
                 body["parallel_tool_calls"] = False
+        if request.output is not None:
+            form = {"name": request.output.name, "schema": request.output.schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": form}
         temperature = _first(request.temperature, self._temperature)
         if temperature is not None:
             body["temperature"] = temperature

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -11,6 +11,7 @@ import pytest
 import research
 from errors import ToolError, UpstreamError
 from events import ChatChunk, ChatComplete, RunProgress, ToolCallComplete, ToolCallError
+from hub import LogFull
 from llm.demo import DemoProvider
 from models import (
     AssistantMessage,
@@ -25,14 +26,14 @@ from models import (
 )
 from research import ResearchAgent
 from research.report import Found, Source, ending, read_report
-from tests.agent.support import BROKEN, Bench, hang, until
+from tests.agent.support import BROKEN, Bench, check_history, hang, until
 from tests.agent.test_cancelling import CancelledAt
-from tests.scripted import DEADLINE, USAGE, Gate, Output, Script, asks, says, types
+from tests.scripted import DEADLINE, USAGE, Gate, Output, Recorder, Script, asks, says, types
 from tools.tool import Tool, idempotent, tool_from
 from tools.workers import Workers
 
 PLAN = {"searches": [{"query": "a", "reason": "For a."}, {"query": "b", "reason": "For b."}]}
-QUESTIONS = {"questions": ["Why?", "Since\nwhen?", "And c?"]}
+QUESTIONS = {"questions": ["Why?", " ", "Since\nwhen?", "And c?", "And d?"]}
 REFUSED = UpstreamError("No such field.", code="upstream_rejected")
 
 
@@ -218,7 +219,7 @@ async def test_a_plan_is_found_whatever_stands_around_it(workers: Workers, aroun
         '{"searches": [{"query": " "}]}',
         '{"searches": [{"reason": "none"}]}',
         '{"searches": [{"query": "a"}',
-        "{" * 5000 + "}" * 5000,
+        '{"searches": [], "more": ' + "[" * 5000 + "]" * 5000 + "}",
     ],
 )
 async def test_without_a_plan_the_question_itself_is_searched_for(
@@ -392,6 +393,37 @@ async def test_a_report_that_was_cut_has_its_sources_and_no_questions(workers: W
     assert len(desk.provider.requests) == 2
 
 
+async def test_an_empty_report_is_not_asked_about(workers: Workers) -> None:
+    desk = Desk(workers, PLANNED, says())
+    done = await desk.run()
+    assert done.final_response.startswith("## Sources\n\n1. [On a]")
+    assert len(desk.provider.requests) == 2
+
+
+async def test_a_full_log_ends_the_run_anywhere_and_closes_the_models_stream(
+    workers: Workers,
+) -> None:
+    full = LogFull("Too long.")
+    for limit in range(40):
+        desk = Desk(workers, PLANNED, says("It is ", "so."), ASKED)
+        desk.sink = desk.turns.sink = Recorder(limit=limit, full=full)
+        async with asyncio.timeout(DEADLINE):
+            if not await ends_with(desk.agent.run(desk.turns), full):
+                return
+        assert desk.provider.open_streams == 0
+        check_history(desk.turns.kept)
+    pytest.fail("the run has no end")
+
+
+async def ends_with(run: Awaitable[ChatComplete], error: Exception) -> bool:
+    """Tell whether a run fails with this error; any other is a fault."""
+    try:
+        await run
+    except type(error) as raised:
+        return raised is error
+    return False
+
+
 async def test_the_demo_gives_an_honest_report(workers: Workers) -> None:
     desk = Desk(workers, question="What are heat pumps?", search=found_at("https://a.org/"))
     tools = {"search_web": tool_from(found_at("https://a.org/"))}
@@ -500,7 +532,8 @@ def sources_of(*pages: dict[str, Any]) -> list[Source]:
 
 
 def test_a_report_is_read_back_from_its_text() -> None:
-    sources, questions = [Source("A [1]", "https://a.org/")], ["Why?", "When?"]
+    sources = [Source("A [1]", "https://a.org/"), Source("B", "HTTPS://b.org/")]
+    questions = ["Why?", "When?"]
     body = "# Title\n\nIt is so [1].\nIndeed.\n\n## Sources\n\n1. [evil](https://evil.org)\n\nEnd."
     report = read_report(body + ending(body, sources, questions))
     assert report == ("It is so [1].\nIndeed.", sources, questions)

@@ -23,6 +23,7 @@ from models import (
     EndPart,
     Message,
     ModelRequest,
+    OutputSchema,
     ReasoningPart,
     ReplyPart,
     SystemMessage,
@@ -957,6 +958,14 @@ async def test_parallel_calls_are_forbidden_only_where_there_are_tools() -> None
     with_tools = await sent(asking(tools=(WEATHER,), parallel_tools=False))
     assert with_tools["parallel_tool_calls"] is False
     assert "parallel_tool_calls" not in await sent(asking(parallel_tools=False))
+
+
+async def test_the_form_of_an_answer_is_asked_for() -> None:
+    form = OutputSchema("plan", {"type": "object", "properties": {}})
+    assert (await sent(asking(output=form)))["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "plan", "schema": form.schema},
+    }
 
 
 async def test_the_requests_own_numbers_win_over_the_defaults() -> None:
