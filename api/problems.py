@@ -22,7 +22,9 @@ logger = logging.getLogger("parley.api")
 _CODES = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
-_PLACES = ("body", "path", "query", "header", "<message>", "<input>")
+_PLACES = ("body", "path", "query", "header")
+_KINDS = ("<message>", "<input>")
+"""How a body of two kinds is told apart; no field of it."""
 
 MAX_FAULTS = 50
 """How many faults of one request are listed."""
@@ -88,11 +90,17 @@ def validation_faults(error: Any) -> list[dict[str, Any]]:
     """Return Pydantic's faults as `{"field", "message"}`, without the values."""
     return [
         {
-            "field": ".".join(str(part) for part in fault["loc"] if part not in _PLACES),
+            "field": _field(fault["loc"]),
             "message": fault["msg"].removeprefix("Value error, "),
         }
         for fault in error.errors()[:MAX_FAULTS]
     ]
+
+
+def _field(place: Sequence[str | int]) -> str:
+    """Return where in the body, path, query or headers a fault is."""
+    inner = place[1:] if place and place[0] in _PLACES else place
+    return ".".join(str(part) for part in inner if part not in _KINDS)
 
 
 def install(app: FastAPI) -> None:

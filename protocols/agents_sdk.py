@@ -128,7 +128,9 @@ class AgentsSdkEncoder:
                 error = {"code": call.code, "message": call.error}
                 output = _tool_output(call, call.error) | {"error": error}
                 return [*self._calling(message_id, call), output]
-            case ToolCallProgress() | RunProgress():
+            case RunProgress():
+                return [_progress_item(event)]
+            case ToolCallProgress():
                 return []
             case ChatStart() | AgentUpdated() | ChatComplete() | RunError():
                 return self._bracket(event)
@@ -237,6 +239,16 @@ def _agent_updated(agent: str) -> _Frame:
 
 def _run_item(name: str, item: _Frame, **flat: Any) -> _Frame:
     return {"type": "run_item", "name": name, "item_type": item["type"], **flat, "item": item}
+
+
+def _progress_item(event: RunProgress) -> _Frame:
+    told = {
+        "stage": event.stage,
+        "message": event.message,
+        "done": event.done,
+        "total": event.total,
+    }
+    return _run_item("run_progress", {"type": "run_progress_item"} | told, **told)
 
 
 def _reasoning_id(message_id: str) -> str:

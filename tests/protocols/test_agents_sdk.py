@@ -213,8 +213,8 @@ def test_who_takes_over_is_told_in_three_frames_behind_what_was_said() -> None:
     assert updated == {"type": "agent_updated", "agent_name": "french"}
 
 
-def test_progress_is_not_told() -> None:
-    assert told([EXAMPLES["tool_call_progress"], EXAMPLES["run_progress"]]) == []
+def test_the_progress_of_a_call_is_not_told() -> None:
+    assert told([EXAMPLES["tool_call_progress"]]) == []
 
 
 def test_of_several_frames_of_one_event_only_the_last_has_the_cursor() -> None:
@@ -261,7 +261,7 @@ def test_any_log_fits_the_types_of_the_responses_api(plain: list[Event]) -> None
     for frame in told(numbered(plain)):
         if frame["type"] == "raw_response":
             RAW[frame["event_type"]].model_validate(frame["data"], strict=True)
-        elif frame["type"] == "run_item":
+        elif frame["type"] == "run_item" and frame["name"] != "run_progress":
             item_type, raw_type = ITEMS[frame["name"]]
             assert frame["item_type"] == frame["item"]["type"] == item_type
             raw_type.model_validate(frame["item"]["raw_item"], strict=True)
@@ -315,3 +315,10 @@ def _ends(events: list[Event]) -> Iterator[str]:
     for event in events:
         if isinstance(event, ToolCallComplete | ToolCallError):
             yield event.tool_call.id
+
+
+def test_the_progress_of_a_run_is_an_item_of_its_own() -> None:
+    frame = told([START, EXAMPLES["run_progress"]])[1]
+    assert frame["type"] == "run_item"
+    assert (frame["name"], frame["item"]["type"]) == ("run_progress", "run_progress_item")
+    assert (frame["stage"], frame["done"], frame["total"]) == ("search", 2, 3)
