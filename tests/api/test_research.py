@@ -99,7 +99,10 @@ async def test_the_stream_speaks_the_agents_sdk_protocol_unless_told_otherwise()
         found = await service.stream("/research/stream?protocol=events", query="Is it so?")
     assert frames[0]["type"] == "agent_updated"
     assert frames[0]["agent_name"] == "research"
-    named = [frame["name"] for frame in frames if frame["type"] == "run_item"]
+    items = [frame for frame in frames if frame["type"] == "run_item"]
+    told = [frame["stage"] for frame in items if frame["name"] == "run_progress"]
+    assert told == ["plan", "plan", "search", "search", "write", "write"]
+    named = [frame["name"] for frame in items if frame["name"] != "run_progress"]
     assert sorted(named[:4]) == ["tool_called"] * 2 + ["tool_output"] * 2
     assert named[4:] == ["message_output_created"]
     assert frames[-1]["type"] == "stream_complete"

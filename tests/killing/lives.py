@@ -28,21 +28,21 @@ class Lives:
 
     Attributes:
         number: how often it was started.
-        url: where it listens; None while it does not.
-        said: what it said in its log as an error.
+        said: what it said in its log, greetings apart.
+        dead: set while nothing runs.
     """
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
         self.number = 0
-        self.url: str | None = None
         self.said: list[str] = []
         self.dead = asyncio.Event()
         self.dead.set()
         kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         self._environment = kept | {"DATA_DIR": str(folder), "PORT": "0"} | environment
+        self._pid = 0
+        self._urls: dict[int, str] = {}
         self._changed = asyncio.Event()
-        self._pid: int | None = None
         self._is_fatal: Callable[[Event], bool] = lambda event: False
 
     async def begin(self) -> None:
@@ -64,19 +64,18 @@ class Lives:
 
     def kill(self) -> None:
         """Kill the service, now."""
-        if self.dead.is_set() or self._pid is None:
+        if self.dead.is_set():
             return
         os.kill(self._pid, signal.SIGKILL)
-        self.url = None
         self.dead.set()
         self._is_fatal = lambda event: False
 
     async def up(self) -> tuple[int, str]:
         """Wait until the service listens; return the life's number and its address."""
         async with asyncio.timeout(2 * START):
-            while self.url is None:
+            while self.dead.is_set() or self._pid not in self._urls:
                 await self._changed.wait()
-        return self.number, self.url
+        return self.number, self._urls[self._pid]
 
     def remains(self, to: Path) -> Path:
         """Copy what a killed service left on the disk, so that looking changes nothing there."""
@@ -90,14 +89,19 @@ class Lives:
         self._pid = pid
         self.number += 1
         self.dead.clear()
+        self._tell()
 
-    async def _listen(self, log: asyncio.StreamReader) -> None:
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def _listen(self, log: asyncio.StreamReader, pid: int | None = None) -> None:
+        """Read a log to its end: of one process, or of several that begin a line with theirs."""
         while line := (await log.readline()).decode():
-            if _LISTENING in line and not self.dead.is_set():
-                self.url = line.split()[-1]
-                changed, self._changed = self._changed, asyncio.Event()
-                changed.set()
-            if not line.startswith(("INFO", "WARNING")):
+            if _LISTENING in line:
+                self._urls[pid or int(line.split()[0])] = line.split()[-1]
+                self._tell()
+            elif "INFO" not in line:
                 self.said.append(line)
 
 
@@ -116,7 +120,7 @@ class Started(Lives):
         )
         assert self._child.stderr is not None
         self._born(self._child.pid)
-        self._log = asyncio.create_task(self._listen(self._child.stderr))
+        self._log = asyncio.create_task(self._listen(self._child.stderr, self._child.pid))
 
     async def gone(self) -> None:
         """Wait until the process has ended."""

@@ -41,7 +41,8 @@ def act(amount: int, context: ToolContext) -> str:
 
 def serve() -> None:
     settings = load_settings()
-    logging.basicConfig(level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
+    # Whose line it is: the children share their parent's log.
+    logging.basicConfig(level="INFO", format="%(process)d %(levelname)s %(name)s: %(message)s")
     app = create_app(settings, tools=[calculate, get_time, act], owns_process=True)
     server.run(app, settings)
 
