@@ -29,7 +29,7 @@ class Order:
 
     Attributes:
         run_id: of the run; with it, the message is acknowledged.
-        first_life: in which it was acknowledged at the latest.
+        first_life: in which it was sent for the first time.
         cursors: of the events that were seen, each with its life.
         text: what was streamed in the present epoch.
         outcome: the run's terminal event.
@@ -64,8 +64,8 @@ class Following:
     """One stream of a run, and the laws that it keeps.
 
     Args:
-        after: the cursor that it was asked from.
-        is_old: whether the cursor is of an earlier life.
+        life: in which it was asked for.
+        after: the cursor that it was asked from, one of an earlier life.
     """
 
     def __init__(self, order: Order, life: int, after: str | None) -> None:
@@ -91,11 +91,11 @@ class Following:
         self._place(event)
         if kind == "chat_start":
             order.text = ""
-            order.first_life = order.first_life or self.life
             order.run_id = event["run_id"]
         elif kind == "chat_chunk":
             order.text += event["content"]
-        order.cursors.append((self.life, event["id"]))
+        if order.outcome is None:
+            order.cursors.append((self.life, event["id"]))
         if kind in TERMINAL:
             self.ended = True
             self._end(event)
@@ -180,6 +180,7 @@ class Clients:
             assert life != self.lives.number or self.lives.dead.is_set(), "it lives, and hung up"
 
     async def _send(self, order: Order, life: int, url: str) -> None:
+        order.first_life = order.first_life or life
         headers = {"Idempotency-Key": order.key}
         path = f"{url}/chat/stream"
         async with self.session.post(path, json=order.body, headers=headers) as response:
@@ -207,8 +208,8 @@ class Clients:
             else:
                 assert (info["status"], info["final_response"]) == ("completed", order.answer())
             old = [cursor for number, cursor in order.cursors if number < life]
-            if old:
-                await self.follow(order, life, url, self._random.choice(old[:-1] or old))
+            if len(old) > 1:  # the last one is behind the end
+                await self.follow(order, life, url, self._random.choice(old[:-1]))
             await self._send(order, life, url)
         except (aiohttp.ClientError, ConnectionError):
             assert life != self.lives.number or self.lives.dead.is_set(), "it lives, and hung up"
