@@ -31,6 +31,7 @@ from models import (
     ReasoningBlock,
     ReasoningBlockPart,
     ReasoningPart,
+    ReplyPart,
     SystemMessage,
     TextPart,
     ToolCallPart,
@@ -152,38 +153,23 @@ class StreamingAgent:
         """Stream one reply of the model; what was streamed is kept also when it breaks off."""
         message_id = turns.message_id if turns.turns == 0 else new_id("msg")
         turns.turns += 1
-        pieces: list[str] = []
-        calls: list[ToolCallPart] = []
-        reasoning: list[ReasoningBlock] = []
-        end: EndPart | None = None
+        draft = _Draft(turns, message_id)
         is_whole = False
-        append = turns.sink.append
         try:
             async with aclosing(self._provider.stream(self._request(turns))) as batches:
                 async for batch in batches:
-                    for part in batch:
-                        if isinstance(part, TextPart):
-                            pieces.append(part.content)
-                            append(ChatChunk(message_id=message_id, content=part.content))
-                        elif isinstance(part, ReasoningPart):
-                            append(ReasoningChunk(message_id=message_id, content=part.content))
-                        elif isinstance(part, ToolCallPart):
-                            calls.append(turns.with_own_id(part))
-                        elif isinstance(part, ReasoningBlockPart):
-                            reasoning.append(part.block)
-                        else:
-                            end = part
+                    draft.take(batch)
                     await turns.sink.drain()
             is_whole = True
         finally:
-            turns.text = "".join(pieces)
-            if end is None or not is_whole:
+            turns.text = "".join(draft.pieces)
+            if draft.end is None or not is_whole:
                 turns.keep(AssistantMessage(turns.text))
-        if end is None:
+        if draft.end is None:
             raise RuntimeError("a provider's stream ended without its end part")
-        if end.usage is not None:
-            turns.usage = (turns.usage or Usage()) + end.usage
-        return Reply(message_id, turns.text, tuple(reasoning), tuple(calls), end)
+        if draft.end.usage is not None:
+            turns.usage = (turns.usage or Usage()) + draft.end.usage
+        return Reply(message_id, turns.text, tuple(draft.reasoning), tuple(draft.calls), draft.end)
 
     def _request(self, turns: Turns) -> ModelRequest:
         instructions = SystemMessage(self.config.instructions or "")
@@ -206,6 +192,34 @@ class StreamingAgent:
         if turns.repeats(calls) >= REPEATS:
             return "repeated_tool_calls"
         return None
+
+
+class _Draft:
+    """A reply as it comes: told at once, and collected."""
+
+    def __init__(self, turns: Turns, message_id: str) -> None:
+        self.pieces: list[str] = []
+        self.calls: list[ToolCallPart] = []
+        self.reasoning: list[ReasoningBlock] = []
+        self.end: EndPart | None = None
+        self._turns = turns
+        self._message_id = message_id
+
+    def take(self, batch: Iterable[ReplyPart]) -> None:
+        """Take the parts that came together."""
+        append, message_id = self._turns.sink.append, self._message_id
+        for part in batch:
+            if isinstance(part, TextPart):
+                self.pieces.append(part.content)
+                append(ChatChunk(message_id=message_id, content=part.content))
+            elif isinstance(part, ReasoningPart):
+                append(ReasoningChunk(message_id=message_id, content=part.content))
+            elif isinstance(part, ToolCallPart):
+                self.calls.append(self._turns.with_own_id(part))
+            elif isinstance(part, ReasoningBlockPart):
+                self.reasoning.append(part.block)
+            else:
+                self.end = part
 
 
 def _complete(turns: Turns, reason: FinishReason) -> ChatComplete:
