@@ -1,7 +1,7 @@
 """Anthropic, and every server that speaks its Messages API.
 
-The official SDK makes the request, and the stream is read past it; `llm.openai` says why. What
-the API demands of a request is the business of this file (API reference, "Create a message"):
+`llm.sdk` says how it is asked. What the API demands of a request is the business of this file (API
+reference, "Create a message"):
 
 * Instructions stand apart, in `system`. `max_tokens` is mandatory.
 * Users and assistants take turns, and a user begins: neighbours with one role become one message
@@ -16,12 +16,9 @@ Since version 2026-10-21, which the SDK asks for, the API refuses a `temperature
 has one asks for the version before, whose older models, like other servers, still know it.
 """
 
-import asyncio
-import contextlib
 import hashlib
-import json
 import re
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -30,12 +27,12 @@ from llm.anthropic_errors import AnthropicFailures
 from llm.anthropic_stream import PROVIDER, Reply
 from llm.openai_errors import retry_after
 from llm.openai_stream import KEPT_CHARS, joined_halves
+from llm.sdk import SdkProvider, encoded, ids_in, is_deep
 from models import (
     AssistantMessage,
     Message,
     ModelRequest,
     OutputSchema,
-    ReplyPart,
     SystemMessage,
     ToolCall,
     ToolMessage,
@@ -47,14 +44,8 @@ if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
     from httpx2 import Response
 
-    from llm.transport import Readable
-
 MAX_TOKENS = 4096
 """The bound on a reply where neither the request nor the settings have one."""
-END_TIMEOUT = 2.0
-"""Seconds to wait for the stream's last event after the reply itself is complete."""
-DRAIN_TIMEOUT = 0.1
-"""Seconds to wait for the body's end, so that the connection can serve another request."""
 MAX_RETRY_AFTER = 120.0
 """Seconds that a refused request waits to be repeated; one that has to wait longer fails."""
 
@@ -63,14 +54,13 @@ BLANK = "(blank)"
 
 _VERSION_WITH_TEMPERATURE = "2023-06-01"
 _MAX_TEMPERATURE = 1.0
-_MAX_DEPTH = 64
 
 _ID = re.compile(r"[a-zA-Z0-9_-]+")
 _NOT_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _MAX_NAME = 128
 
 
-class AnthropicProvider:
+class AnthropicProvider(SdkProvider["AsyncAnthropic", AnthropicFailures]):
     """A provider that asks Anthropic, or a server that speaks its Messages API.
 
     Args:
@@ -96,53 +86,16 @@ class AnthropicProvider:
         temperature: float | None,
         max_tokens: int | None,
     ) -> None:
-        self.default_model = default_model
-        self._api_key = api_key
-        self._base_url = base_url
-        self._max_retries = max_retries
-        self._timeout = timeout
+        super().__init__(
+            AnthropicFailures(api_key),
+            api_key=api_key,
+            base_url=base_url,
+            default_model=default_model,
+            max_retries=max_retries,
+            timeout=timeout,
+        )
         self._temperature = temperature
         self._max_tokens = max_tokens or MAX_TOKENS
-        self._failures = AnthropicFailures(api_key)
-        self._client: AsyncAnthropic | None = None
-        self._loading = asyncio.Lock()
-
-    def answering(self, wanted: str | None) -> str:
-        """Return the model that answers where an agent wants this one, or names none."""
-        return wanted or self.default_model
-
-    async def warm(self) -> None:
-        """Import the SDK and make its client, in a thread.
-
-        Raises:
-            UpstreamError: the settings do not make a client.
-        """
-        try:
-            await self._connected()
-        except Exception as error:  # noqa: BLE001 - three libraries' errors, none may escape
-            raise self._failures.before_stream(error) from None
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        if self._client is not None:
-            await self._client.close()
-
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[list[ReplyPart], None]:
-        """Ask the model; see `Provider.stream`."""
-        response, body = await self._ask(request)
-        reply = Reply(self._failures, _ids_in(request.messages))
-        try:
-            while not reply.is_over:
-                data = await self._next(body, reply)
-                batch = reply.feed(data) if data else reply.end()
-                if batch:
-                    yield batch
-            if reply.failure is not None:
-                raise reply.failure
-            await _drain(body)
-        finally:
-            with contextlib.suppress(Exception):  # whatever the libraries find wrong, it is over
-                await response.aclose()
 
     def _make_client(self) -> "AsyncAnthropic":
         from anthropic import AsyncAnthropic
@@ -159,32 +112,10 @@ class AnthropicProvider:
             http_client=http_client,
         )
 
-    async def _connected(self) -> "AsyncAnthropic":
-        if self._client is None:
-            async with self._loading:
-                if self._client is None:
-                    self._client = await asyncio.to_thread(self._make_client)
-        return self._client
+    def _decoding(self, request: ModelRequest) -> Reply:
+        return Reply(self._failures, ids_in(request.messages))
 
-    async def _ask(self, request: ModelRequest) -> "tuple[Response, Readable]":
-        """Return the response to a request, and its body to read.
-
-        Raises:
-            UpstreamError: there is none, after all retries.
-        """
-        try:
-            response = await self._post(request)
-        except Exception as error:  # noqa: BLE001 - three libraries' errors, none may escape
-            raise self._failures.before_stream(error) from None
-        if response.headers.get("content-type", "").startswith("text/html"):
-            await response.aclose()
-            raise self._failures.not_a_stream()
-        from llm.transport import body_of
-
-        return response, body_of(response)
-
-    async def _post(self, request: ModelRequest) -> "Response":
-        client = await self._connected()
+    async def _post(self, client: "AsyncAnthropic", request: ModelRequest) -> "Response":
         from anthropic import AsyncStream
         from httpx2 import Response
 
@@ -196,28 +127,12 @@ class AnthropicProvider:
         response = await client.post(
             "/v1/messages",
             cast_to=Response,
-            content=_encoded(body),
+            content=encoded(body),
             options={"headers": headers},
             stream=True,
             stream_cls=AsyncStream[Any],
         )
         return cast("Response", response)
-
-    async def _next(self, body: "Readable", reply: Reply) -> bytes:
-        """Return the next bytes, or none at the end of all that is worth waiting for.
-
-        Raises:
-            UpstreamError: the connection broke before the reply was complete.
-        """
-        try:
-            if not reply.is_complete:
-                return await body.read()
-            async with asyncio.timeout(END_TIMEOUT):
-                return await body.read()
-        except Exception as error:  # noqa: BLE001 - three libraries' errors, none may escape
-            if reply.is_complete:
-                return b""
-            raise self._failures.in_stream(error) from None
 
     def _body(self, request: ModelRequest) -> dict[str, Any]:
         """Return the request's JSON; what has no value is left out."""
@@ -247,24 +162,7 @@ async def _refuse_long_waits(response: "Response") -> None:
         response.headers["x-should-retry"] = "false"
 
 
-async def _drain(body: "Readable") -> None:
-    """Read on to the body's end, if it is near."""
-    with contextlib.suppress(Exception):  # the reply is complete: nothing matters any more
-        async with asyncio.timeout(DRAIN_TIMEOUT):
-            while await body.read():
-                pass
-
-
 # The request's parts.
-
-
-def _ids_in(messages: Iterable[Message]) -> list[str]:
-    return [
-        call.id
-        for message in messages
-        if isinstance(message, AssistantMessage)
-        for call in message.tool_calls
-    ]
 
 
 def _system(messages: Iterable[Message]) -> str:
@@ -345,19 +243,11 @@ def _input(arguments: str) -> Any:
     """Return a call's arguments as an object, for nothing else may stand there."""
     try:
         decoded = msgspec.json.decode(arguments)
-        if isinstance(decoded, dict) and not _is_deeper(decoded, _MAX_DEPTH):
+        if isinstance(decoded, dict) and not is_deep(decoded):
             return msgspec.Raw(arguments.encode())
     except (ValueError, RecursionError):
         pass
     return {"_invalid_arguments": joined_halves(arguments[:KEPT_CHARS])}
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    """Tell whether JSON is nested deeper than so many levels."""
-    if not isinstance(value, dict | list):
-        return False
-    children = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(_is_deeper(child, levels - 1) for child in children)
 
 
 def _tool(tool: ToolSpec) -> dict[str, Any]:
@@ -377,11 +267,3 @@ def _format(output: OutputSchema) -> dict[str, Any]:
     except Exception:  # noqa: BLE001 - what it cannot read, the API itself shall judge
         schema = output.schema
     return {"type": "json_schema", "schema": schema}
-
-
-def _encoded(body: dict[str, Any]) -> bytes:
-    try:
-        return msgspec.json.encode(body)
-    except UnicodeEncodeError:  # half a character somewhere in the history
-        text = json.dumps(body, ensure_ascii=False, default=lambda raw: json.loads(bytes(raw)))
-        return joined_halves(text).encode()

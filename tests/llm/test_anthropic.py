@@ -527,7 +527,7 @@ async def test_a_break_before_the_reason_is_an_error_after_all_that_came(
 async def test_a_break_after_the_reason_does_not_matter(
     fault: Callable[[int, Scripted], Scripted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llm.anthropic.END_TIMEOUT", 0.1)
+    monkeypatch.setattr("llm.sdk.END_TIMEOUT", 0.1)
     parts, error = await answer(fault(REASON_AT + 1, ORDINARY), timeout=60.0)
     assert error is None
     assert parts[-1] == EndPart("stop", USAGE)
@@ -1228,9 +1228,9 @@ PROVIDER = AnthropicProvider(
 @settings(max_examples=300)
 @given(histories())
 def test_any_history_of_ours_is_one_that_anthropic_accepts(history: list[Message]) -> None:
-    from llm.anthropic import _encoded
+    from llm.sdk import encoded
 
-    body = json.loads(_encoded(PROVIDER._body(asking(*history))))
+    body = json.loads(encoded(PROVIDER._body(asking(*history))))
     assert claude.fault_of(body, {"anthropic-version": NEW}) is None
     sent = json.dumps(body["messages"])
     for message in history:

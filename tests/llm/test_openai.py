@@ -549,7 +549,7 @@ async def test_what_stood_before_a_fault_in_the_same_read_is_given_out_first() -
 async def test_a_break_after_the_reason_does_not_matter(
     fault: Callable[[int, Scripted], Scripted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llm.openai.USAGE_TIMEOUT", 0.1)
+    monkeypatch.setattr("llm.sdk.END_TIMEOUT", 0.1)
     parts, error = await answer(fault(5, ORDINARY), timeout=60.0)
     assert error is None
     assert parts[-1] == EndPart("stop", None)
