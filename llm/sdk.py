@@ -15,7 +15,7 @@ import contextlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -78,7 +78,7 @@ class SdkProvider(ABC, Generic[C, F]):
         timeout: seconds without a byte after which a request or a stream is given up.
     """
 
-    name: ClassVar[str]
+    name: str
 
     def __init__(
         self,
