@@ -129,6 +129,7 @@ class StreamingAgent:
 
     async def _take_up(self, turns: Turns, message: AssistantMessage) -> "StreamingAgent":
         """Go on with a turn that a crash interrupted."""
+        turns.reserve(message)
         calls = tuple(map(ToolCallPart, message.tool_calls))
         reply = Reply(new_id("msg"), message.content, message.reasoning, calls, EndPart("stop"))
         if message.content:

@@ -35,16 +35,12 @@ from models import AgentConfig, ToolCall, ToolCallPart, ToolMessage, ToolSpec, c
 from tools.tool import Tool, ToolContext
 from tools.values import json_value
 from tools.workers import Worker, Workers
-from turns import Reply, Turns, settle
+from turns import INTERRUPTED, Reply, Turns, settle
 
 Handoffs: TypeAlias = Mapping[str, Callable[[], object]]
 """An agent's name to what raises `NotFound` where there is no such agent any more."""
 
 _CANCELLED = "The call was cancelled."
-_INTERRUPTED = (
-    "The service was interrupted while this call was under way. Its outcome is not known: it may "
-    "have happened, or not."
-)
 
 _SHOWN_CHARS = 2000
 """How much of arguments that are not JSON an event shows."""
@@ -137,7 +133,7 @@ class Calls:
         if self.may_be_repeated(reply.message.tool_calls):
             await self.together(turns, reply)
         else:
-            self.refuse(turns, reply, "interrupted", _INTERRUPTED)
+            self.refuse(turns, reply, "interrupted", INTERRUPTED)
 
     async def _call(
         self, turns: Turns, message_id: str, part: ToolCallPart, gate: asyncio.Semaphore

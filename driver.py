@@ -15,12 +15,19 @@ from conversations import title_of, window
 from errors import Conflict, ParleyError, RunTimeout, Unavailable
 from events import ChatComplete, RunError, TerminalEvent, stamped
 from hub import Hub, Log
-from models import AssistantMessage, ChatRequest, Message, SystemMessage, UserMessage
+from models import (
+    AssistantMessage,
+    ChatRequest,
+    Message,
+    SystemMessage,
+    ToolMessage,
+    UserMessage,
+)
 from recovery import MAX_EPOCHS, told_again
 from runs import Limits, Run, RunRequest, Work
 from storage import StoredRun
 from storage.store import Store
-from turns import Journal, Turns, to_its_end
+from turns import INTERRUPTED, Journal, Turns, to_its_end
 
 _MISTAKE = "The service made a mistake; it has been logged."
 
@@ -110,7 +117,7 @@ class Driver:
 
     async def _answer(self, run: Run, work: Work, log: Log) -> ChatComplete:
         stored = run.stored
-        if run.stored.epoch > MAX_EPOCHS:
+        if work.begun and stored.epoch > MAX_EPOCHS:
             text = "The service was interrupted again and again while it worked on this."
             raise ParleyError(text, code="interrupted")
         if not work.begun:
@@ -158,7 +165,8 @@ class Driver:
 
     async def _finish(self, run: Run, work: Work, log: Log, terminal: TerminalEvent) -> None:
         """Store how a run ended, then say so; what cannot be stored now is tried again."""
-        messages = work.unsaved()
+        is_taken_up = work.turns is not None and work.turns.kept
+        messages = work.unsaved() if is_taken_up else left_open(run.stored)
         terminal = stamped(terminal, run.id, log.last_seq + 1)
         try:
             await to_its_end(asyncio.ensure_future(self._store_end(run, messages, terminal)))
@@ -187,9 +195,7 @@ class Driver:
         for event in told_again(messages):
             turns.sink.append(event)
         await turns.sink.drain()
-        said = [each for each in messages if isinstance(each, AssistantMessage)]
-        turns.turns = len(said)
-        turns.called = sum(len(each.tool_calls) for each in said)
+        turns.count(each for each in messages if isinstance(each, AssistantMessage))
 
     async def store_unsaved(self) -> None:
         """Try again to store the ends of runs.
@@ -206,6 +212,20 @@ class Driver:
 def failure(error: ParleyError) -> RunError:
     """Return an error as the end of a run."""
     return RunError(code=error.code, message=error.message, retryable=error.retryable)
+
+
+def left_open(stored: StoredRun) -> list[Message]:
+    """Return the turn whose calls a crash interrupted, for a run that ends before it goes on."""
+    if stored.pending is None:
+        return []
+    calls = stored.pending.tool_calls
+    return [
+        stored.pending,
+        *(
+            ToolMessage(call.id, call.name, f"Error: {INTERRUPTED}", is_error=True)
+            for call in calls
+        ),
+    ]
 
 
 def _ended_early(work: Work) -> TerminalEvent:

@@ -22,7 +22,9 @@ from events import (
 from models import AssistantMessage, Message, ToolCall, ToolMessage, new_id
 
 MAX_EPOCHS = 4
-"""How often a run is begun at most: one that brings the service down must not do so for ever."""
+"""How often a run is begun at most: one that brings the service down must not do so for ever.
+
+A run that only waited is begun all the same."""
 
 
 def told_again(messages: Sequence[Message]) -> Iterator[Event]:

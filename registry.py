@@ -27,7 +27,7 @@ from typing import Self
 
 import msgspec
 
-from driver import Driver, failure
+from driver import Driver, failure, left_open
 from errors import Conflict, Invalid, NotFound, ParleyError, TooMany, Unavailable
 from events import ChatChunk, ChatComplete, ChatStart, Reset, TerminalEvent, stamped
 from hub import Hub, LogNotFound, Reader, parse_cursor
@@ -321,7 +321,8 @@ class AgentRegistry:
             try:
                 self._resume(stored)
             except ParleyError as error:
-                await self.store.finish(stored, [], failure(error), None)
+                terminal = stamped(failure(error), stored.id, 2)
+                await self.store.finish(stored, left_open(stored), terminal, None)
 
     def _resume(self, stored: StoredRun) -> None:
         if stored.id in self._runs:
@@ -479,8 +480,10 @@ def _fault(field: str, message: str) -> dict[str, str]:
 
 def _remains(run: Run, terminal: TerminalEvent, after: str | None) -> FixedReader:
     epoch = run.stored.epoch
-    if after is not None and parse_cursor(after, run.id)[1] >= terminal.seq:
-        return FixedReader([], epoch)
+    if after is not None:
+        of_epoch, seq = parse_cursor(after, run.id)
+        if of_epoch in (None, epoch) and seq >= terminal.seq:
+            return FixedReader([], epoch)
     text = terminal.final_response if isinstance(terminal, ChatComplete) else ""
     piece = ChatChunk(
         run_id=run.id,

@@ -25,6 +25,11 @@ from models import (
 
 T = TypeVar("T")
 
+INTERRUPTED = (
+    "The service was interrupted while this call was under way. Its outcome is not known: it may "
+    "have happened, or not."
+)
+
 Journal: TypeAlias = Callable[[Sequence[Message], AssistantMessage | None], Awaitable[Any]]
 """Stores messages of a run, and the message whose calls are about to be executed."""
 
@@ -91,6 +96,17 @@ class Turns:
             part = msgspec.structs.replace(part, call=call)
         self._ids.add(call.id)
         return part
+
+    def count(self, said: Iterable[AssistantMessage]) -> None:
+        """Count what the run has said and called before a crash."""
+        for message in said:
+            self.reserve(message)
+            self.called += len(message.tool_calls)
+
+    def reserve(self, message: AssistantMessage) -> None:
+        """Count a turn whose calls are about to be counted, and give their ids to no other call."""
+        self.turns += 1
+        self._ids |= {call.id for call in message.tool_calls}
 
     def keep(self, message: AssistantMessage, results: Iterable[ToolMessage] = ()) -> None:
         """Keep a turn: what the model said, with the result of each of its calls."""

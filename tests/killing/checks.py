@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from events import ChatComplete, RunError, TerminalEvent
+from events import ChatComplete, TerminalEvent
 from models import AssistantMessage, Message, ToolMessage, UserMessage
 from tests.agent.support import check_history
 from tests.killing.clients import Order, what
@@ -26,7 +26,7 @@ class Row(NamedTuple):
     conversation: str
     status: str
     terminal: TerminalEvent | None
-    pending: AssistantMessage | None
+    pending: str | None
 
 
 class Said(NamedTuple):
@@ -48,8 +48,8 @@ class Data:
         with sqlite3.connect(path) as db:
             assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             assert db.execute("PRAGMA foreign_key_check").fetchall() == []
-            self.runs = [Row(*row[:4], *_structs(row[4:])) for row in db.execute(_RUNS)]
-            self.said = [Said(*row[:2], _message(row[2])) for row in db.execute(_MESSAGES)]
+            self.runs = [_row(*row) for row in db.execute(_RUNS)]
+            self.said = [_said(*row) for row in db.execute(_MESSAGES)]
         db.close()
         self.by_id = {run.id: run for run in self.runs}
 
@@ -89,7 +89,9 @@ class Data:
                 (run_id, [each.message for each in block])
                 for run_id, block in itertools.groupby(said, lambda each: each.run_id)
             ]
-            assert len({run_id for run_id, _ in blocks}) == len(blocks), "runs are interleaved"
+            here = [run_id for run_id, _ in blocks]
+            begun = set(here)
+            assert here == [run.id for run in self.runs if run.id in begun], "out of order"
             for run_id, block in blocks:
                 self._check_block(self.by_id[run_id], block)
 
@@ -109,10 +111,13 @@ class Data:
         return {each.tool_call_id: each for each in messages if isinstance(each, ToolMessage)}
 
     def check_acts(self, acted: Sequence[str]) -> int:
-        """Check that what happened once is told so; return of how many acts nobody knows.
+        """Check that every act happened at most once, and that its result says what happened.
 
         Args:
             acted: the call's id of each execution.
+
+        Returns:
+            Of how many acts the outcome is not known.
         """
         assert len(set(acted)) == len(acted), f"repeated: {Counter(acted).most_common(3)}"
         results = {id: each for id, each in self.results().items() if each.name == "act"}
@@ -130,16 +135,18 @@ _RUNS = "SELECT id, key, conversation_id, status, terminal, pending FROM runs OR
 _MESSAGES = "SELECT conversation_id, run_id, message FROM messages ORDER BY seq"
 
 
-def _message(text: str) -> Message:
-    return msgspec.json.decode(text, type=Message)
+_message = msgspec.json.Decoder[Message](Message).decode
+_terminal = msgspec.json.Decoder[TerminalEvent](TerminalEvent).decode
 
 
-def _structs(row: Sequence[str | None]) -> tuple[TerminalEvent | None, AssistantMessage | None]:
-    terminal, pending = row
-    return (
-        msgspec.json.decode(terminal, type=TerminalEvent) if terminal else None,
-        msgspec.json.decode(pending, type=AssistantMessage) if pending else None,
-    )
+def _row(
+    id: str, key: str, place: str, status: str, terminal: str | None, pending: str | None
+) -> Row:
+    return Row(id, key, place, status, _terminal(terminal) if terminal else None, pending)
+
+
+def _said(place: str, run_id: str, message: str) -> Said:
+    return Said(place, run_id, _message(message))
 
 
 def _check_run(order: Order, run: Row) -> None:
@@ -154,9 +161,6 @@ def _check_run(order: Order, run: Row) -> None:
 
 
 def _what(terminal: TerminalEvent) -> tuple[Any, ...]:
-    match terminal:
-        case ChatComplete():
-            names = (terminal.final_response, terminal.finish_reason, None)
-        case RunError():
-            names = (None, None, terminal.code)
-    return (terminal.event_type, *names)
+    if isinstance(terminal, ChatComplete):
+        return (terminal.event_type, terminal.final_response, terminal.finish_reason, None)
+    return (terminal.event_type, None, None, terminal.code)

@@ -31,7 +31,6 @@ class Order:
         run_id: of the run; with it, the message is acknowledged.
         first_life: in which it was sent for the first time.
         cursors: of the events that were seen, each with its life.
-        text: what was streamed in the present epoch.
         outcome: the run's terminal event.
         resets: why the client had to begin anew, each time.
     """
@@ -42,7 +41,6 @@ class Order:
     run_id: str | None = None
     first_life: int = 0
     cursors: list[tuple[int, str]] = field(default_factory=list)
-    text: str = ""
     outcome: Event | None = None
     resets: list[str] = field(default_factory=list)
 
@@ -73,6 +71,7 @@ class Following:
         self.life = life
         self.after = after
         self.reason: str | None = None
+        self.text = ""
         self.ended = False
         self._last: int | None = None
 
@@ -90,10 +89,9 @@ class Following:
             return
         self._place(event)
         if kind == "chat_start":
-            order.text = ""
             order.run_id = event["run_id"]
         elif kind == "chat_chunk":
-            order.text += event["content"]
+            self.text += event["content"]
         if order.outcome is None:
             order.cursors.append((self.life, event["id"]))
         if kind in TERMINAL:
@@ -127,7 +125,7 @@ class Following:
             return
         assert (event["finish_reason"], event["final_response"]) == ("stop", order.answer())
         wanted = order.answer() if self.reason == "log_expired" else order.whole()
-        assert order.text == wanted, f"{order} has another text than {wanted!r}"
+        assert self.text == wanted, f"{order} has another text: {self.text!r}"
 
 
 def what(terminal: Event) -> tuple[Any, ...]:
@@ -137,18 +135,20 @@ def what(terminal: Event) -> tuple[Any, ...]:
 
 
 class Clients:
-    """Twenty clients of a service.
+    """The clients of a service.
 
     Args:
-        orders: makes their messages; shared by all.
         random: decides how they go on.
+
+    Attributes:
+        placed: all their orders.
+        closing: they are to place no more.
     """
 
-    def __init__(self, lives: Lives, orders: Iterator[Order], random: Random) -> None:
+    def __init__(self, lives: Lives, random: Random) -> None:
         self.lives = lives
         self.placed: list[Order] = []
         self.closing = False
-        self._orders = orders
         self._random = random
         self._session: aiohttp.ClientSession | None = None
 
@@ -161,10 +161,10 @@ class Clients:
         if self._session is not None:
             await self._session.close()
 
-    async def work(self) -> None:
+    async def work(self, orders: Iterator[Order]) -> None:
         """Place orders one after another, and bring each to its end."""
         while not self.closing:
-            order = next(self._orders)
+            order = next(orders)
             self.placed.append(order)
             while order.outcome is None:
                 await self._pursue(order)

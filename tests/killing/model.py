@@ -4,7 +4,6 @@ A message is `<kind> <number>`. Each kind is a list of turns; all turns but the 
 """
 
 import itertools
-from collections import Counter
 from typing import Any, NamedTuple
 
 from tests.openai_rules import fault_of
@@ -50,13 +49,11 @@ class Model:
     Attributes:
         faults: why OpenAI would have refused a request.
         results: what each call's result was said to be.
-        asked: how often each message was to be answered.
     """
 
     def __init__(self) -> None:
         self.faults: list[str] = []
         self.results: dict[str, str] = {}
-        self.asked: Counter[str] = Counter()
         self._ids = itertools.count(1)
 
     def reply(self, body: dict[str, Any]) -> Reply:
@@ -69,7 +66,6 @@ class Model:
         last = max(at for at, message in enumerate(messages) if message["role"] == "user")
         self._learn(messages)
         message = messages[last]["content"]
-        self.asked[message] += 1
         turns = [each for each in messages[last:] if each["role"] == "assistant"]
         wanted = PLANS[message.split()[0]][len(turns)].calls
         says = said_in(message)[len(turns)]

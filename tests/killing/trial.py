@@ -1,8 +1,22 @@
-"""The trial: twenty clients, a service that is killed again and again, and the laws."""
+"""The trial: twenty clients, a service that is killed again and again, and the laws.
+
+A life ends at an event that a client gets, or at a time, which may lie in the service's start.
+What a killed service left on the disk is copied and looked at while the next one, on the same
+data, takes up the runs; the copy leaves it to the service to recover its own file. Clients go on
+with what was cut off, and look again at some of what had ended.
+
+A signal ends a process and not the machine: what was written and not synchronised is there all
+the same. So nothing here can tell whether a commit waits for the disk.
+"""
 
 import asyncio
 import itertools
+import os
+import shutil
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -15,27 +29,40 @@ from tests.service import Event
 
 CLIENTS = 20
 
-SHARED = 3
-"""How many conversations are shared by several clients."""
+SHARED = 2
+"""How many conversations are shared, each by a quarter of the clients."""
 
 LIFE = 60.0
 """Seconds after which a life must have ended."""
 
 
 class Outcome(NamedTuple):
-    """What came of it."""
+    """What came of it: the data, how often runs ended so, why readers had to begin anew."""
 
     data: Data
-    orders: list[Order]
-    model: Model
+    ends: Counter[str]
+    resets: Counter[str]
 
 
-def orders(random: Random, kinds: tuple[str, ...]) -> Iterator[Order]:
-    """Yield messages: half of them into conversations that have others under way."""
-    for number in itertools.count(1):
-        own = random.random() < 0.5
-        place = f"own-{number % CLIENTS}" if own else f"shared-{random.randrange(SHARED)}"
-        yield Order(f"key-{number}", place, f"{random.choice(kinds)} {number}")
+def seeded() -> Random:
+    """Return a generator whose seed is printed; `KILLING_SEED` sets it."""
+    seed = os.environ.get("KILLING_SEED") or str(time.time_ns())
+    print(f"KILLING_SEED={seed}")
+    return Random(seed)
+
+
+def orders(random: Random, kinds: tuple[str, ...]) -> list[Iterator[Order]]:
+    """Return what each client wants: half of them have a conversation of their own."""
+    numbers = itertools.count(1)
+
+    def of_client(place: str) -> Iterator[Order]:
+        for number in numbers:
+            yield Order(f"key-{number}", place, f"{random.choice(kinds)} {number}")
+
+    half = CLIENTS // 2
+    own = [f"own-{client}" for client in range(half)]
+    shared = [f"shared-{client % SHARED}" for client in range(CLIENTS - half)]
+    return [of_client(place) for place in (*own, *shared)]
 
 
 def moment(random: Random) -> Callable[[Event], bool]:
@@ -43,7 +70,7 @@ def moment(random: Random) -> Callable[[Event], bool]:
     kind = random.choice(
         ["any", "any", "chat_start", "chat_chunk", "tool_call_start", "chat_complete"]
     )
-    left = random.randint(1, 200 if kind in ("any", "chat_chunk") else 20)
+    left = random.randint(1, 400 if kind in ("any", "chat_chunk") else 30)
 
     def is_it(event: Event) -> bool:
         nonlocal left
@@ -55,47 +82,75 @@ def moment(random: Random) -> Callable[[Event], bool]:
 
 
 class Trial:
-    """Kills a service `kills` times under its clients, then lets them all come to their end.
+    """Kills a service under its clients, then lets them all come to their end.
 
     Args:
+        model: what the service asks.
         folder: for the copies of the data.
         kinds: of messages.
     """
 
-    def __init__(
-        self, lives: Lives, model: Model, folder: Path, random: Random, kinds: tuple[str, ...]
-    ) -> None:
+    def __init__(self, lives: Lives, model: Model, folder: Path, kinds: tuple[str, ...]) -> None:
         self._lives = lives
         self._model = model
         self._folder = folder
-        self._random = random
-        self._clients = Clients(lives, orders(random, kinds), random)
+        self._random = seeded()
+        self._orders = orders(self._random, kinds)
+        self._clients = Clients(lives, self._random)
 
     async def run(self, kills: int) -> Outcome:
         """Do it, and check everything on the way and in the end."""
         async with self._clients:
-            workers = [self._clients.work() for _ in range(CLIENTS)]
+            workers = map(self._clients.work, self._orders)
             await together(self._kill(kills), *workers)
-            placed = self._clients.placed
-            await self._everything_again(placed)
-        await self._die()
-        data = self._check(kills + 1, placed)
-        assert {run.status for run in data.runs} <= {"completed", "failed"}
+            await self._look_at(self._clients.placed)
+        self._lives.kill()
+        await self._lives.gone()
+        placed = self._clients.placed
+        data = Data(self._lives.remains(self._folder / "end"))
+        data.check(placed)
+        ends = Counter(run.status for run in data.runs)
+        assert set(ends) <= {"completed", "failed"}
         assert len(data.runs) == len(placed)
         assert self._model.faults == []
         assert self._lives.said == []
-        return Outcome(data, placed, self._model)
+        return Outcome(data, ends, Counter(why for order in placed for why in order.resets))
 
     async def _kill(self, kills: int) -> None:
-        for number in range(1, kills + 1):
-            async with asyncio.timeout(LIFE):
-                await self._live()
-                await self._lives.gone()
-            await self._begin_after(number)
+        async with asyncio.TaskGroup() as checks:
+            await self._lives.begin()
+            for number in range(kills):
+                async with asyncio.timeout(LIFE):
+                    await self._live(checks)
+                    await self._lives.gone()
+                left = self._lives.remains(self._folder / str(number))
+                placed = [replace(order) for order in self._clients.placed]
+                await self._lives.begin()
+                checks.create_task(asyncio.to_thread(_check, left, placed))
         self._clients.closing = True
 
-    async def _begin_after(self, number: int) -> None:
-        """Look at what was left, while the next life begins."""
+    async def _live(self, checks: asyncio.TaskGroup) -> None:
+        """Let a life come to its end: at an event, or at a time, which may be in its start."""
+        ended = [order for order in self._clients.placed if order.outcome is not None]
+        some = self._random.sample(ended, min(3, len(ended)))
+        checks.create_task(self._look_at(some))
+        if self._random.random() < 0.2:
+            await asyncio.sleep(self._random.uniform(0, 1))
+            self._lives.kill()
+        else:
+            self._lives.will_die(moment(self._random))
+            await self._lives.dead.wait()
 
-    async def _live(self) -> None:
-        raise NotImplementedError
+    async def _look_at(self, orders: list[Order]) -> None:
+        gate = asyncio.Semaphore(4)
+
+        async def look_at(order: Order) -> None:
+            async with gate:
+                await self._clients.look_again(order)
+
+        await together(*map(look_at, orders))
+
+
+def _check(path: Path, placed: list[Order]) -> None:
+    Data(path).check(placed)
+    shutil.rmtree(path.parent)

@@ -187,6 +187,28 @@ async def test_a_run_that_brings_the_service_down_is_not_begun_for_ever(tmp_path
         assert provider.requests == []
 
 
+async def test_calls_of_a_run_that_is_given_up_are_kept_with_an_unknown_outcome(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "p.db"
+    stored = await leave_behind(path, pending=CALL, epoch=MAX_EPOCHS)
+    async with opened(ScriptedProvider(), path=path, tools=[act]) as registry:
+        run = await recovered(registry, stored)
+        said = await history(registry, run)
+        check_history(said)
+        assert "not known" in said[-1].content
+        assert said[1] == CALL
+
+
+async def test_a_call_after_a_crash_has_an_id_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "p.db"
+    stored = await leave_behind(path, messages=[CALL, RESULT])
+    provider = ScriptedProvider(asks(("act", {})), says("Done."))
+    async with opened(provider, path=path, tools=[act]) as registry:
+        run = await recovered(registry, stored)
+        check_history(await history(registry, run))
+
+
 async def test_a_run_whose_agent_is_gone_ends_in_an_error(tmp_path: Path) -> None:
     path = tmp_path / "p.db"
     async with opened(path=path) as registry:
@@ -205,6 +227,7 @@ async def test_a_run_whose_agent_is_gone_ends_in_an_error(tmp_path: Path) -> Non
         assert run.terminal.code == "agent_not_found"
         events = await everything(registry, run)
         assert types(events) == ["reset", "chat_start", "error"]
+        assert (events[-1].run_id, events[-1].seq) == (stored.id, 2)
 
 
 # Trouble with the database.
