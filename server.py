@@ -70,12 +70,12 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             extensions = {ABORT: self.transport.abort, OFFER: self.offer}
             self.scope["extensions"] |= cast(Any, extensions)
 
-    def offer(self, encode: Callable[[T], list[str]], value: T) -> bool:
+    def offer(self, encode: Callable[[T], list[bytes]], value: T) -> bool:
         """Send messages if that needs no waiting; see `OFFER`."""
         has_room = self.handshake_complete and not (self.close_sent or self.disconnected)
         if not has_room or not self.writable.is_set() or self.conn.state is not State.OPEN:
             return False
-        self.transport.write(b"".join([_text_frame(text.encode()) for text in encode(value)]))
+        self.transport.write(b"".join([_text_frame(text) for text in encode(value)]))
         return True
 
     async def send(self, message: "ASGISendEvent") -> None:

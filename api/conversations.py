@@ -1,5 +1,6 @@
 """`/conversations`: what was said, and going on from any point of it."""
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -85,7 +86,7 @@ async def get_conversation(
     registry: Registry,
     owner: OwnerOfQuery,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
-    before: Annotated[str | None, Query(max_length=128, description="A message's id.")] = None,
+    before: Annotated[str | None, Query(pattern=ID_PATTERN, description="A message's id.")] = None,
 ) -> ConversationDetail:
     """Show a conversation with its newest messages, or those before one of them."""
     record = await _found(registry, owner, conversation_id)
@@ -281,25 +282,31 @@ def _message(stored: StoredMessage) -> MessageView:
 
 
 def _markdown(record: ConversationRecord, found: Sequence[StoredMessage]) -> str:
-    """Return a conversation for people: who said what; tools by their name and result."""
-    parts = [f"# {record.title or record.id}"]
+    """Return a conversation for people: who said what; tools by their name and result.
+
+    What was said stands in block quotes, whose end ends every fence and heading in them
+    (CommonMark 0.31, 5.1), so that no text can pass for another's.
+    """
+    parts = [f"# {' '.join((record.title or record.id).split())}"]
     for stored in found:
         message = stored.message
         when = f"{stored.created_at:%Y-%m-%d %H:%M} UTC"
         if isinstance(message, ToolMessage):
-            fence = "`" * max(3, _longest_fence(message.content) + 1)
-            parts.append(
-                f"**Tool `{message.name}`** ({when})\n\n{fence}\n{message.content}\n{fence}"
-            )
+            fence = _fence(message.content, 3)
+            tick = _fence(message.name, 1)
+            name = " ".join(message.name.split())
+            parts.append(f"**Tool {tick} {name} {tick}** ({when})")
+            parts.append(f"{fence}\n{message.content}\n{fence}")
         elif message.content:
             who = "Assistant" if isinstance(message, AssistantMessage) else "User"
-            parts.append(f"**{who}** ({when})\n\n{message.content}")
+            parts.append(f"**{who}** ({when})")
+            parts.append("\n".join(f"> {line}" for line in _LINE_END.split(message.content)))
     return "\n\n".join(parts) + "\n"
 
 
-def _longest_fence(text: str) -> int:
-    longest = run = 0
-    for character in text:
-        run = run + 1 if character == "`" else 0
-        longest = max(longest, run)
-    return longest
+_LINE_END = re.compile(r"\r\n|\r|\n")
+
+
+def _fence(text: str, least: int) -> str:
+    """Return more backticks than stand together anywhere in a text."""
+    return "`" * max(least, 1 + max(map(len, re.findall("`+", text)), default=0))

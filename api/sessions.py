@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag
 from starlette.responses import Response
 
 from api.documents import EVENT_STREAM, PROBLEMS
 from api.keys import IdempotencyKey
 from api.problems import run_failed
 from api.services import (
+    OwnerOfQuery,
     Protocol,
     Registry,
     RemembersSessions,
@@ -43,6 +44,11 @@ from runs import Run
 QUIET_PATIENCE = 5.0
 
 
+def _kind(value: Any) -> str:
+    """Tell a text from a list; the names are those that no fault's field shows."""
+    return "<input>" if isinstance(value, list) else "<message>"
+
+
 class ContentPart(BaseModel):
     """A piece of an item's content; only text is taken."""
 
@@ -50,11 +56,21 @@ class ContentPart(BaseModel):
     text: Annotated[str, Field(max_length=MAX_MESSAGE_CHARS), TEXT]
 
 
+def _bounded(parts: list[ContentPart]) -> list[ContentPart]:
+    if sum(len(part.text) for part in parts) > MAX_MESSAGE_CHARS:
+        raise ValueError(f"The texts may have at most {MAX_MESSAGE_CHARS} characters together")
+    return parts
+
+
 class InputItem(BaseModel):
     """A message of the input, its content a text or a list of texts."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, Field(max_length=MAX_MESSAGE_CHARS), TEXT] | list[ContentPart]
+    content: Annotated[
+        Annotated[str, Field(max_length=MAX_MESSAGE_CHARS), TEXT, Tag("<message>")]
+        | Annotated[list[ContentPart], AfterValidator(_bounded), Tag("<input>")],
+        Discriminator(_kind),
+    ]
 
     def prior(self) -> PriorMessage:
         """Return it with one text."""
@@ -66,10 +82,11 @@ class InputItem(BaseModel):
 class InputRequest(RunOptions):
     """What an agent is to answer: a text, or messages of which the last is the user's."""
 
-    input: (
-        Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE_CHARS), TEXT]
-        | Annotated[list[InputItem], Field(min_length=1, max_length=1000)]
-    )
+    input: Annotated[
+        Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE_CHARS), TEXT, Tag("<message>")]
+        | Annotated[list[InputItem], Field(min_length=1, max_length=1000), Tag("<input>")],
+        Discriminator(_kind),
+    ]
     session_id: Identifier | None = Field(
         None, description="The conversation that the agent remembers; none where it is absent."
     )
@@ -136,9 +153,9 @@ async def start_input(
         remembers: whether the server has sessions.
     """
     *before, last = _items(request)
-    if last.role != "user":
-        fault = {"field": "input", "message": "The last message must be the user's."}
-        raise Invalid("The last message must be the user's.", errors=[fault])
+    if last.role != "user" or not last.content:
+        text = "The last message must be the user's, and not empty."
+        raise Invalid(text, errors=[{"field": "input", "message": text}])
     wanted = request.session_id or request.conversation_id
     chat = ChatRequest(
         message=last.content,
@@ -203,8 +220,8 @@ async def _need_sessions(remembers: RemembersSessions) -> None:
         raise NotFound("Sessions are turned off here (ENABLE_SESSIONS).", code="sessions_disabled")
 
 
-async def _session(registry: AgentRegistry, session_id: str) -> Session:
-    found = await registry.store.messages(Owner(), session_id)
+async def _session(registry: AgentRegistry, owner: Owner, session_id: str) -> Session:
+    found = await registry.store.messages(owner, session_id)
     messages = [
         {"role": str(stored.message.__struct_config__.tag), "content": stored.message.content}
         for stored in found
@@ -212,9 +229,9 @@ async def _session(registry: AgentRegistry, session_id: str) -> Session:
     return Session(session_id=session_id, messages=messages, message_count=len(messages))
 
 
-async def _clear(registry: AgentRegistry, session_id: str) -> Cleared:
-    await registry.quiet(Owner(), session_id, QUIET_PATIENCE)
-    await registry.store.clear(Owner(), session_id)
+async def _clear(registry: AgentRegistry, owner: Owner, session_id: str) -> Cleared:
+    await registry.quiet(owner, session_id, QUIET_PATIENCE)
+    await registry.store.clear(owner, session_id)
     return Cleared(session_id=session_id)
 
 
@@ -269,16 +286,20 @@ def router_for(name: str | None) -> APIRouter:
         return _describe(agent, prefix, registry, remembers)
 
     @router.get("/session/{session_id}", dependencies=[Depends(_need_sessions)])
-    async def session(agent: Agent, session_id: SessionId, registry: Registry) -> Session:
+    async def session(
+        agent: Agent, session_id: SessionId, registry: Registry, owner: OwnerOfQuery
+    ) -> Session:
         """Show what was said in a session."""
         registry.agents.info(agent)
-        return await _session(registry, session_id)
+        return await _session(registry, owner, session_id)
 
     @router.delete("/session/{session_id}", dependencies=[Depends(_need_sessions)])
-    async def clear(agent: Agent, session_id: SessionId, registry: Registry) -> Cleared:
+    async def clear(
+        agent: Agent, session_id: SessionId, registry: Registry, owner: OwnerOfQuery
+    ) -> Cleared:
         """Forget what was said in a session; a run in it is cancelled."""
         registry.agents.info(agent)
-        return await _clear(registry, session_id)
+        return await _clear(registry, owner, session_id)
 
     return router
 

@@ -255,14 +255,14 @@ class Socket:
     async def _send_run(self, reader: Reader, request_id: str | None) -> None:
         encoder = WebSocketEncoder(reader.epoch, request_id)
 
-        def encode(events: list[ReaderEvent]) -> list[str]:
+        def encode(events: list[ReaderEvent]) -> list[bytes]:
             return [encoder.encode(event) for event in events]
 
         offer = offer_of(self._websocket.scope, encode)
         try:
             while not reader.ended:
                 for text in encode(await reader.read(offer)):
-                    await self._send_text(text)
+                    await self._send_text(text.decode())
         except ParleyError as error:
             await self._send_error(error, request_id)
 

@@ -71,6 +71,9 @@ async def measure(plan: Plan, names: list[str]) -> Figures:
             for target in targets(processes):
                 process = processes[target.server]
                 await unpaced(figures, target, direct, process, plan, repetition)
+            await scenarios.fixed(figures, targets(processes), processes)
+            with_tools = [each for each in targets(processes) if each.server != RELAY]
+            await scenarios.tools(figures, with_tools)
             for wire in ("SSE", "WebSocket"):
                 at_once = [each for each in targets(processes) if each.wire == wire]
                 await scenarios.paced(figures, at_once, processes)
@@ -98,11 +101,8 @@ async def unpaced(
     for case in scenarios.FAST:
         if not case.once or (repetition == 0 and not plan.quick):
             await scenarios.fast(figures, target, process, case)
-    await scenarios.fixed(figures, target, process)
     if target.wire == "SSE":
         await scenarios.added_alone(figures, target, direct)
-    if target.server not in (UNSTORED, RELAY):
-        await scenarios.tools(figures, target)
 
 
 def say(what: str) -> None:

@@ -5,7 +5,12 @@ from html import escape
 from typing import NamedTuple
 
 WIDTH, PANEL_WIDTH, LABEL_WIDTH, BAR, GAP, MARGIN = 940, 430, 170, 20, 8, 24
-COLOURS = {"service": "#0f766e", "plain version": "#b45309", "raw relay": "#64748b"}
+COLOURS = {
+    "service": "#0f766e",
+    "nothing stored": "#5eada5",
+    "plain version": "#b45309",
+    "raw relay": "#64748b",
+}
 _STYLE = (
     "text{font-family:system-ui,sans-serif;font-size:12px;fill:#1e293b}"
     ".title{font-size:14px;font-weight:600}.unit{fill:#64748b}"

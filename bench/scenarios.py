@@ -44,7 +44,7 @@ IDLE, OPEN = "memory per idle socket", "memory per open stream"
 PACED_STREAMS, RATE = 200, 5
 RAMP, WINDOW = 4.0, 6.0
 PROBE_SECONDS = 4.0
-FIXED_CHATS, PROBES = 160, 100
+FIXED_TURNS, FIXED_CHATS, PROBES = 6, 32, 100
 IDLE_SOCKETS, OPEN_STREAMS = 500, 200
 
 SCRIPTS = (
@@ -75,13 +75,20 @@ async def fast(figures: Figures, target: Target, process: Process, case: Fast) -
         figures.add(f"{case.name}, {MESSAGES}", target.name, messages / tokens)
 
 
-async def fixed(figures: Figures, target: Target, process: Process) -> None:
-    """CPU of accepting, starting and ending one chat, of one token, in ms."""
-    with figures.voiding(FIXED, target.name):
-        before = process.cpu_seconds()
-        await load.chats(target, "fast-1", 1, total=FIXED_CHATS, at_once=8)
-        spent = await settled(process) - before
-        figures.add(FIXED, target.name, spent / FIXED_CHATS / MILLI)
+async def fixed(
+    figures: Figures, targets: Sequence[Target], processes: Mapping[str, Process]
+) -> None:
+    """CPU of accepting, starting and ending one chat, of one token, in ms; in many short turns."""
+    spent = dict.fromkeys(targets, 0.0)
+    with figures.voiding(FIXED, ", ".join(target.name for target in targets)):
+        for _ in range(FIXED_TURNS):
+            for target in targets:
+                process = processes[target.server]
+                before = process.cpu_seconds()
+                await load.chats(target, "fast-1", 1, total=FIXED_CHATS, at_once=8)
+                spent[target] += await settled(process) - before
+        for target in targets:
+            figures.add(FIXED, target.name, spent[target] / FIXED_TURNS / FIXED_CHATS / MILLI)
 
 
 async def added_alone(figures: Figures, target: Target, direct: Target) -> None:
@@ -148,17 +155,19 @@ async def _probe(figures: Figures, target: Target, direct: Target) -> None:
     figures.add(ADDED_BUSY, target.name, *added)
 
 
-async def tools(figures: Figures, target: Target) -> None:
+async def tools(figures: Figures, targets: Sequence[Target]) -> None:
     """Time from request to end of a run with five parallel tools of 100 ms, in ms."""
-    with figures.voiding(TOOLS_ALONE, target.name):
-        for _ in range(5):
-            record = await load.chat(target, "tools-5", 10)
-            figures.add(TOOLS_ALONE, target.name, (record.ended - record.started) / MILLI)
-    with figures.voiding(TOOLS_MANY, target.name):
-        for _ in range(3):
-            records = await load.chats(target, "tools-5", 10, total=50, at_once=50)
-            took = max(r.ended for r in records) - min(r.started for r in records)
-            figures.add(TOOLS_MANY, target.name, took / MILLI)
+    for target in targets:
+        with figures.voiding(TOOLS_ALONE, target.name):
+            for _ in range(5):
+                record = await load.chat(target, "tools-5", 10)
+                figures.add(TOOLS_ALONE, target.name, (record.ended - record.started) / MILLI)
+    for _ in range(3):
+        for target in targets:
+            with figures.voiding(TOOLS_MANY, target.name):
+                records = await load.chats(target, "tools-5", 10, total=50, at_once=50)
+                took = max(r.ended for r in records) - min(r.started for r in records)
+                figures.add(TOOLS_MANY, target.name, took / MILLI)
 
 
 async def memory(figures: Figures, sse: Target, process: Process) -> None:

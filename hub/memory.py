@@ -20,6 +20,8 @@ from hub import LAG, InvalidCursor, LogEnded, LogFull, LogNotFound, Offer, parse
 
 _encode = msgspec.json.Encoder().encode
 
+_TEXT = (ChatChunk, ReasoningChunk)
+
 _BATCH = 4096
 """How many events one read takes at most: to encode more at once would stall the loop."""
 
@@ -64,7 +66,7 @@ class MemoryLog:
             raise LogFull(f"A run may have at most {self._hub.max_events} events.")
         events.append(stamped(event, self.run_id, len(events) + 1))
         self.size += _EVENT_BYTES
-        if isinstance(event, ChatChunk | ReasoningChunk):
+        if isinstance(event, _TEXT):
             self.size += len(event.content)
             return
         self.size += len(_encode(event))

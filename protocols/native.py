@@ -47,13 +47,13 @@ class EventsEncoder:
 
 
 class WebSocketEncoder:
-    """Events to WebSocket text messages, for one subscription."""
+    """Events to WebSocket text messages in UTF-8, for one subscription."""
 
     def __init__(self, epoch: int, request_id: str | None) -> None:
         self._epoch = epoch
         self._request = f'"request_id":"{request_id}",' if request_id is not None else ""
 
-    def encode(self, event: ReaderEvent) -> str:
+    def encode(self, event: ReaderEvent) -> bytes:
         """Return one message."""
         kind = _TYPES[type(event)]
         if type(event) is Reset:
@@ -61,4 +61,5 @@ class WebSocketEncoder:
             place = ""
         else:
             place = f'"id":"{event.run_id}:{self._epoch}:{event.seq}",'
-        return f'{{"type":"{kind}",{self._request}{place}"data":{_encode(event).decode()}}}'
+        head = f'{{"type":"{kind}",{self._request}{place}"data":'
+        return b"%b%b}" % (head.encode(), _encode(event))

@@ -127,7 +127,7 @@ def test_an_event_over_a_web_socket_is_one_message(
 ) -> None:
     id_member = f'"id":"{place}",' if place else ""
     expected = f'{{"type":"{kind}",{id_member}"data":{data}}}'
-    assert WebSocketEncoder(1, None).encode(EXAMPLES[name]) == expected
+    assert WebSocketEncoder(1, None).encode(EXAMPLES[name]) == expected.encode()
 
 
 @table
@@ -136,7 +136,7 @@ def test_a_request_id_stands_beside_the_type(
 ) -> None:
     id_member = f'"id":"{place}",' if place else ""
     expected = f'{{"type":"{kind}","request_id":"q.1-_Z",{id_member}"data":{data}}}'
-    assert WebSocketEncoder(1, "q.1-_Z").encode(EXAMPLES[name]) == expected
+    assert WebSocketEncoder(1, "q.1-_Z").encode(EXAMPLES[name]) == expected.encode()
 
 
 def test_a_cursor_names_the_epoch_of_the_log_and_after_a_reset_the_new_one() -> None:
