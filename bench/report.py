@@ -82,7 +82,6 @@ def goals(figures: Figures) -> list[Goal]:
             2 / 3,
         ),
         Goal("what storage adds to it", more(fixed, SSE, UNSTORED_SSE), 3, "ms"),
-        Goal(f"{fast}, SSE: to nothing stored", ratio(SINGLE_32, SSE, UNSTORED_SSE), 1.1),
         Goal(f"{pace}, SSE: to nothing stored", ratio(paced, SSE, UNSTORED_SSE), 1.1),
         Goal("added time to first token, alone", get(scenarios.ADDED_ALONE, SSE), 5, "ms"),
         Goal(f"the same beside {pace}, 99th percentile", busy, 50, "ms"),

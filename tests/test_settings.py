@@ -211,3 +211,17 @@ def test_the_greeting_says_that_it_is_open_and_to_whom(host: str, loopback: bool
     assert "open, without credentials" in greeting
     assert ("only this machine" in greeting) is loopback
     assert loopback or host in greeting
+
+
+def test_the_database_is_a_file_unless_an_address_is_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert load_settings().storage_url == "sqlite:///data/parley.db"
+    monkeypatch.setenv("DATA_DIR", "/somewhere")
+    assert load_settings().storage_url == "sqlite:////somewhere/parley.db"
+    monkeypatch.setenv("SESSION_DB_PATH", "./conversations.db")
+    assert load_settings().storage_url == "sqlite:///conversations.db"
+    address = f"postgresql://user:{SECRET}@localhost/parley"
+    monkeypatch.setenv("DATABASE_URL", address)
+    assert load_settings().storage_url == address
+    assert SECRET not in repr(load_settings())
