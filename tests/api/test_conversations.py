@@ -162,7 +162,8 @@ async def test_a_conversation_is_exported_whole_as_json_and_markdown() -> None:
             assert 'filename="c.md"' in response.headers["Content-Disposition"]
             markdown = await response.text()
     assert markdown.startswith("# go\n\n**User** (")
-    assert f"\n\n{HOSTILE}" in markdown
+    quoted = "".join(f"> {line}\n" for line in HOSTILE.splitlines())
+    assert f"\n\n{quoted}" in markdown
     fence = "`````"
     assert markdown.count(f"\n{fence}\n") == 2
 
