@@ -233,11 +233,11 @@ def parse_page(text: str) -> tuple[datetime, str]:
     try:
         raw = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
         at, conversation_id = msgspec.json.decode(raw, type=tuple[datetime, str])
-    except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
+        if at.tzinfo is None:
+            raise ValueError("a time without a zone")
+        return at.astimezone(UTC), conversation_id
+    except (ValueError, OverflowError, binascii.Error, msgspec.MsgspecError) as error:
         raise InvalidPage("This is no cursor of a list of conversations.") from error
-    if at.tzinfo is None:
-        raise InvalidPage("This is no cursor of a list of conversations.")
-    return at, conversation_id
 
 
 def _page_cursor(record: ConversationRecord) -> str:

@@ -1,5 +1,6 @@
 """`/conversations` and `/search`: what was said, and going on from any point of it."""
 
+import base64
 from typing import Any
 
 import pytest
@@ -39,7 +40,10 @@ async def test_conversations_are_listed_newest_first_and_page_by_page() -> None:
         following = await service.json("GET", f"/conversations?limit=2&before={page['next']}")
         assert [each["conversation_id"] for each in following["conversations"]] == ["b"]
         assert following["next"] is None
-        await refused(service, "GET", "/conversations?before=nonsense", 400, "invalid_cursor")
+        for place in (b"nonsense", b'["0001-01-01T00:00:00+14:00","a"]', b'["2026-01-01","a"]'):
+            cursor = base64.urlsafe_b64encode(place).decode()
+            path = f"/conversations?before={cursor}"
+            await refused(service, "GET", path, 400, "invalid_cursor")
 
 
 async def test_a_title_appears_by_itself_and_a_chosen_one_stays() -> None:
