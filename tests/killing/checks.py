@@ -48,8 +48,10 @@ class Data:
         with sqlite3.connect(path) as db:
             assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             assert db.execute("PRAGMA foreign_key_check").fetchall() == []
-            self.runs = [_row(*row) for row in db.execute(_RUNS)]
-            self.said = [_said(*row) for row in db.execute(_MESSAGES)]
+            # A service that was killed in its first start may not have made its tables.
+            has_tables = db.execute(_HAS_TABLES).fetchone() is not None
+            self.runs = [_row(*row) for row in db.execute(_RUNS)] if has_tables else []
+            self.said = [_said(*row) for row in db.execute(_MESSAGES)] if has_tables else []
         db.close()
         self.by_id = {run.id: run for run in self.runs}
 
@@ -131,6 +133,7 @@ class Data:
         return sum(result.is_error for result in results.values())
 
 
+_HAS_TABLES = "SELECT 1 FROM sqlite_schema WHERE name = 'runs'"
 _RUNS = "SELECT id, key, conversation_id, status, terminal, pending FROM runs ORDER BY seq"
 _MESSAGES = "SELECT conversation_id, run_id, message FROM messages ORDER BY seq"
 
