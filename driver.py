@@ -83,7 +83,7 @@ class Driver:
         """Store the run and open its log; None where the same request was stored before."""
         if not work.resumed:
             begin = work.begin if work.floor.is_set() and work.ending is None else None
-            run.twin = await self._store.accept(run.stored, begin=begin, ephemeral=work.ephemeral)
+            run.twin = await self._store.accept(run.stored, begin=begin, entry=work.entry)
             if run.twin is not None:
                 return None
             work.begun = begin is not None

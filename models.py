@@ -38,7 +38,23 @@ def _text(value: str) -> str:
     return value
 
 
+def is_deep(value: Any, levels: int) -> bool:
+    """Tell whether JSON is nested deeper than so many levels; Pythons differ in where they stop."""
+    level = [value]
+    for _ in range(levels):
+        level = [
+            child
+            for parent in level
+            if isinstance(parent, dict | list)
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+        ]
+        if not level:
+            return False
+    return True
+
+
 METADATA_BYTES = 16_384
+METADATA_DEPTH = 32
 
 
 def _metadata(value: dict[str, Any]) -> dict[str, Any]:
@@ -46,6 +62,8 @@ def _metadata(value: dict[str, Any]) -> dict[str, Any]:
         encoded = msgspec.json.encode(value)
     except (UnicodeEncodeError, RecursionError):
         raise ValueError("must be JSON in UTF-8 that is not nested too deep") from None
+    if is_deep(value, METADATA_DEPTH):
+        raise ValueError(f"may be nested at most {METADATA_DEPTH} levels deep")
     if len(encoded) > METADATA_BYTES:
         raise ValueError(f"may have at most {METADATA_BYTES} bytes as JSON")
     if b"\\u0000" in encoded:

@@ -43,7 +43,7 @@ from models import (
 )
 from roster import Roster
 from runs import Agent, Limits, Queue, Queues, Run, RunRequest, Work
-from storage import Begin, StorageUnavailable, StoredRun
+from storage import Begin, Entry, StorageUnavailable, StoredRun
 from storage.store import Store
 from tools.tool import Tool
 from tools.workers import Workers
@@ -166,7 +166,8 @@ class AgentRegistry:
             ephemeral: the conversation serves this run only, and is not listed.
 
         Raises:
-            errors.NotFound: no such agent.
+            errors.NotFound: no such agent; of a request that goes on with a conversation: no
+                such conversation, or no such message of a user in it.
             errors.Invalid: the message is too long.
             errors.Conflict: the conversation is busy and `if_busy` is `reject`, or the key was
                 used for another request.
@@ -179,16 +180,14 @@ class AgentRegistry:
         fingerprint = hashlib.sha256(said.encode()).digest() if key is not None else b""
         run = self._known(owner, key, fingerprint) if key is not None else None
         if run is None:
-            queue = self._queues.of(
-                owner, request.conversation_id or conversation_id or new_id("conv")
-            )
+            queue = self._queues.of(owner, _place(request) or conversation_id or new_id("conv"))
             stored = self._admit(request, said, queue, key, fingerprint)
             work = Work(
                 request,
                 self.agents.find(request.agent),
                 queue,
                 _begin(request),
-                ephemeral=ephemeral,
+                _entry(request, ephemeral=ephemeral),
             )
             run = self._enter(Run(stored, work), work)
         await run.accepted.wait()
@@ -198,27 +197,6 @@ class AgentRegistry:
             _check_twin(run.twin.fingerprint, fingerprint)
             return self._runs.get(run.twin.id) or Run.remembered(run.twin)
         return run
-
-    async def edit(self, request: EditRequest, key: str | None = None) -> Run:
-        """Put another message in the place of an earlier one, in a branch of its own.
-
-        The conversation that there was stays as it is; the branch has what stood before the
-        message, and goes on with the new one.
-
-        Raises:
-            errors.NotFound: no such conversation, or no such message of a user in it.
-            Exception: what `start` raises.
-        """
-        branch = new_id("conv")
-        owner = owner_of(request)
-        source = request.conversation_id
-        if not await self.store.branch(owner, source, request.message_id, branch):
-            text = "There is no such message of a user in such a conversation."
-            raise NotFound(text, code="message_not_found")
-        chat = ChatRequest(
-            **request.model_dump(exclude={"conversation_id", "message_id"}), conversation_id=branch
-        )
-        return await self.start(chat, key)
 
     def _known(self, owner: Owner, key: str, fingerprint: bytes) -> Run | None:
         if (owner, key) not in self._keys:
@@ -234,7 +212,8 @@ class AgentRegistry:
         limits = self._limits
         if self.draining:
             raise Unavailable("The service is stopping.", retry_after=limits.shutdown_grace)
-        if isinstance(request, ChatRequest) and len(request.message) > limits.max_message_chars:
+        message = "" if isinstance(request, RegenerateRequest) else request.message
+        if len(message) > limits.max_message_chars:
             fault = f"At most {limits.max_message_chars} characters."
             raise Invalid("The message is too long.", errors=[_fault("message", fault)])
         agent = self.agents.find(request.agent)
@@ -450,21 +429,43 @@ class AgentRegistry:
             run.end("shutting_down")
 
 
-def owner_of(request: RunRequest | EditRequest) -> Owner:
+def owner_of(request: RunRequest) -> Owner:
     """Return whose conversation a request is about."""
     return Owner(user=request.user_id) if request.user_id else Owner()
 
 
 def _begin(request: RunRequest) -> Begin:
-    if isinstance(request, ChatRequest):
-        return Begin(message=UserMessage(request.message), reset=request.reset_history)
-    return Begin(regenerate=True)
+    match request:
+        case ChatRequest():
+            return Begin(message=UserMessage(request.message), reset=request.reset_history)
+        case EditRequest():
+            return Begin(message=UserMessage(request.message))
+        case RegenerateRequest():
+            return Begin(regenerate=True)
+
+
+def _place(request: RunRequest) -> str | None:
+    """Return the conversation that a request goes into, if it names one: an edit begins a new."""
+    return None if isinstance(request, EditRequest) else request.conversation_id
+
+
+def _entry(request: RunRequest, *, ephemeral: bool) -> Entry:
+    match request:
+        case ChatRequest():
+            return Entry(ephemeral=ephemeral)
+        case EditRequest():
+            return Entry(branch=(request.conversation_id, request.message_id))
+        case RegenerateRequest():
+            return Entry(must_exist=True)
 
 
 def _decoded(said: str) -> RunRequest:
     """Return a stored request."""
-    kind = ChatRequest if "message" in msgspec.json.decode(said) else RegenerateRequest
-    return kind.model_validate_json(said)
+    fields = msgspec.json.decode(said)
+    if "message_id" in fields:
+        return EditRequest.model_validate(fields)
+    kind = ChatRequest if "message" in fields else RegenerateRequest
+    return kind.model_validate(fields)
 
 
 def _check_twin(before: bytes, fingerprint: bytes) -> None:

@@ -16,6 +16,7 @@ from events import ChatComplete, ChatStart, RunError, TerminalEvent
 from hub import Log
 from models import (
     ChatRequest,
+    EditRequest,
     Message,
     Owner,
     RegenerateRequest,
@@ -24,10 +25,10 @@ from models import (
     RunStatus,
     TokenUsage,
 )
-from storage import Begin, StoredRun
+from storage import ANY_ENTRY, Begin, Entry, StoredRun
 from turns import Turns
 
-RunRequest: TypeAlias = ChatRequest | RegenerateRequest
+RunRequest: TypeAlias = ChatRequest | RegenerateRequest | EditRequest
 
 Ending: TypeAlias = Literal["cancelled", "shutting_down"]
 
@@ -72,14 +73,14 @@ class Work:
     """What a run needs until it has ended, and nobody afterwards.
 
     `begun`: the message is in the conversation. `resumed`: the run goes on after a crash.
-    `ephemeral`: its conversation serves this run only.
+    `entry`: how it comes into its conversation.
     """
 
     request: RunRequest
     agent: Agent
     queue: "Queue"
     begin: Begin
-    ephemeral: bool = False
+    entry: Entry = ANY_ENTRY
     resumed: bool = False
     begun: bool = False
     floor: asyncio.Event = field(default_factory=asyncio.Event)

@@ -11,7 +11,6 @@ from starlette.responses import PlainTextResponse, Response
 from api.documents import EVENT_STREAM, PROBLEMS
 from api.keys import IdempotencyKey
 from api.services import OwnerOfQuery, Protocol, Registry, StreamSettings, whole_answer
-from errors import NotFound
 from models import (
     ID_PATTERN,
     AssistantMessage,
@@ -31,8 +30,8 @@ from models import (
     SearchResult,
     ToolMessage,
 )
-from registry import AgentRegistry, owner_of
-from storage import ConversationRecord, StoredMessage
+from registry import AgentRegistry
+from storage import ConversationRecord, NoSuchConversation, StoredMessage
 
 router = APIRouter(tags=["conversations"], responses=PROBLEMS)
 
@@ -43,12 +42,10 @@ ConversationId = Annotated[str, Path(pattern=ID_PATTERN)]
 
 
 async def _regeneration(
-    conversation_id: ConversationId, registry: Registry, options: RunOptions | None = None
+    conversation_id: ConversationId, options: RunOptions | None = None
 ) -> RegenerateRequest:
     fields = (options or RunOptions()).model_dump(exclude={"conversation_id"})
-    request = RegenerateRequest(**fields, conversation_id=conversation_id)
-    await _found(registry, owner_of(request), conversation_id)
-    return request
+    return RegenerateRequest(**fields, conversation_id=conversation_id)
 
 
 Regeneration = Annotated[RegenerateRequest, Depends(_regeneration)]
@@ -206,7 +203,7 @@ async def edit(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Put another message in the place of an earlier one, in a conversation branched off there."""
-    run = await registry.edit(_edit(conversation_id, change), idempotency_key)
+    run = await registry.start(_edit(conversation_id, change), idempotency_key)
     return await whole_answer(registry, run)
 
 
@@ -224,7 +221,7 @@ async def stream_edit(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """The same, as the answer comes; `chat_start` names the new conversation."""
-    run = await registry.edit(_edit(conversation_id, change), idempotency_key)
+    run = await registry.start(_edit(conversation_id, change), idempotency_key)
     return streaming.response(run.id, await registry.read(run.id), protocol or "events")
 
 
@@ -240,8 +237,8 @@ async def _found(registry: AgentRegistry, owner: Owner, conversation_id: str) ->
     return record
 
 
-def _none() -> NotFound:
-    return NotFound("There is no conversation of this id.", code="conversation_not_found")
+def _none() -> NoSuchConversation:
+    return NoSuchConversation("There is no conversation of this id.")
 
 
 def _view(registry: AgentRegistry, owner: Owner, record: ConversationRecord) -> ConversationView:

@@ -27,7 +27,7 @@ from events import ReaderEvent
 from hub import Reader
 from models import ChatRequest, EditRequest, Identifier, RegenerateRequest, new_id
 from protocols.native import WebSocketEncoder
-from registry import AgentRegistry, owner_of
+from registry import AgentRegistry
 
 logger = logging.getLogger("parley.api")
 
@@ -192,16 +192,13 @@ class Socket:
     async def _regenerate(self, data: Any, request_id: str | None) -> None:
         wish = SocketRegeneration.model_validate(data)
         self._check_room()
-        owner = owner_of(wish)
-        if await self._registry.store.conversation(owner, wish.conversation_id) is None:
-            raise NotFound("There is no conversation of this id.", code="conversation_not_found")
         run = await self._registry.start(wish, wish.idempotency_key)
         self._follow(run.id, await self._registry.read(run.id), request_id)
 
     async def _edit(self, data: Any, request_id: str | None) -> None:
         edit = SocketEdit.model_validate(data)
         self._check_room()
-        run = await self._registry.edit(edit, edit.idempotency_key)
+        run = await self._registry.start(edit, edit.idempotency_key)
         self._follow(run.id, await self._registry.read(run.id), request_id)
 
     async def _subscribe(self, data: Any, request_id: str | None) -> None:

@@ -27,7 +27,7 @@ from llm.anthropic_errors import AnthropicFailures
 from llm.anthropic_stream import PROVIDER, Reply
 from llm.openai_errors import retry_after
 from llm.openai_stream import KEPT_CHARS, joined_halves
-from llm.sdk import SdkProvider, encoded, ids_in, is_deep
+from llm.sdk import MAX_DEPTH, SdkProvider, encoded, ids_in
 from models import (
     AssistantMessage,
     Message,
@@ -38,6 +38,7 @@ from models import (
     ToolMessage,
     ToolSpec,
     UserMessage,
+    is_deep,
 )
 
 if TYPE_CHECKING:
@@ -243,7 +244,7 @@ def _input(arguments: str) -> Any:
     """Return a call's arguments as an object, for nothing else may stand there."""
     try:
         decoded = msgspec.json.decode(arguments)
-        if isinstance(decoded, dict) and not is_deep(decoded):
+        if isinstance(decoded, dict) and not is_deep(decoded, MAX_DEPTH):
             return msgspec.Raw(arguments.encode())
     except (ValueError, RecursionError):
         pass

@@ -9,7 +9,7 @@ import msgspec
 
 from llm.openai_errors import Failures
 from llm.openai_stream import KEPT_CHARS, Reply, joined_halves
-from llm.sdk import SdkProvider, encoded, ids_in, is_deep
+from llm.sdk import MAX_DEPTH, SdkProvider, encoded, ids_in
 from models import (
     AssistantMessage,
     Message,
@@ -19,6 +19,7 @@ from models import (
     ToolMessage,
     ToolSpec,
     UserMessage,
+    is_deep,
 )
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def _arguments(text: str) -> str:
     """Return a call's arguments as a JSON object, for servers that refuse everything else."""
     try:
         decoded = msgspec.json.decode(text)
-        if isinstance(decoded, dict) and not is_deep(decoded):
+        if isinstance(decoded, dict) and not is_deep(decoded, MAX_DEPTH):
             return text
     except (ValueError, RecursionError):
         pass

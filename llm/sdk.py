@@ -33,8 +33,8 @@ END_TIMEOUT = 2.0
 """Seconds to wait for what may follow after the reply itself is complete, such as the usage."""
 DRAIN_TIMEOUT = 0.1
 """Seconds to wait for the body's end, so that the connection can serve another request."""
-
-_MAX_DEPTH = 64
+MAX_DEPTH = 64
+"""How deep a call's arguments may be nested for servers to read them."""
 
 
 class Client(Protocol):
@@ -205,21 +205,6 @@ def ids_in(messages: Iterable[Message]) -> list[str]:
         if isinstance(message, AssistantMessage)
         for call in message.tool_calls
     ]
-
-
-def is_deep(value: Any) -> bool:
-    """Tell whether JSON is nested deeper than servers read; Pythons differ in where they stop."""
-    level = [value]
-    for _ in range(_MAX_DEPTH):
-        level = [
-            child
-            for parent in level
-            if isinstance(parent, dict | list)
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-        ]
-        if not level:
-            return False
-    return True
 
 
 def encoded(body: dict[str, Any]) -> bytes:

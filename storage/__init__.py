@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from errors import ClientError, Unavailable
+from errors import ClientError, NotFound, Unavailable
 from events import ChatStart, TerminalEvent
 from models import AssistantMessage, Message, Owner, RunStatus, UserMessage
 
@@ -33,6 +33,18 @@ class InvalidPage(ClientError):
     """The text is not the cursor of a page of conversations."""
 
     code = "invalid_cursor"
+
+
+class NoSuchMessage(NotFound):
+    """There is no such message of a user in such a conversation."""
+
+    code = "message_not_found"
+
+
+class NoSuchConversation(NotFound):
+    """There is no such conversation."""
+
+    code = "conversation_not_found"
 
 
 class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +89,25 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True):
     message: UserMessage | None = None
     reset: bool = False
     regenerate: bool = False
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run comes into its conversation, which is made where it is not there.
+
+    Args:
+        ephemeral: a new one is not listed and goes with its last run.
+        must_exist: none is made.
+        branch: it is made from another one: its id, and the message of a user before which it
+            is branched off.
+    """
+
+    ephemeral: bool = False
+    must_exist: bool = False
+    branch: tuple[str, str] | None = None
+
+
+ANY_ENTRY = Entry()
+"""Into the conversation that is there, or a new one."""
 
 
 class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):

@@ -213,7 +213,10 @@ def clear(db: Connection, owner: Owner, conversation_id: str) -> bool:
 def branch(
     db: Connection, owner: Owner, conversation_id: str, message_id: str, new_id: str
 ) -> bool:
-    """Begin a conversation with the messages before a user's one; False: there is none such."""
+    """Begin a conversation with the messages before a user's one; False: there is none such.
+
+    Title and metadata are copied.
+    """
     where = _where(owner, conversation_id) | {"of_message": message_id}
     end = db.execute(_IS_USERS, where).scalar_one_or_none()
     if end is None:

@@ -33,7 +33,8 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from events import ChatComplete, RunError, TerminalEvent
 from models import AssistantMessage, Message, Owner, RunStatus, new_id
-from storage import Begin, StoredRun
+from storage import Begin, Entry, NoSuchConversation, NoSuchMessage, StoredRun
+from storage.conversations import branch
 from storage.tables import Utc, conversations, messages, runs
 
 
@@ -151,33 +152,56 @@ _RENEW = (
 
 
 def accept(
-    db: Connection, run: StoredRun, begin: Begin | None, ephemeral: bool, me: str, lease: float
+    db: Connection, run: StoredRun, begin: Begin | None, entry: Entry, me: str, lease: float
 ) -> None:
     """Insert a run and its conversation, and begin it where it has the floor.
 
     Raises:
         Undone: the run's key is taken; by which run, it says.
+        NoSuchMessage, NoSuchConversation: see `Store.accept`.
     """
-    db.execute(
-        _ENTER,
-        {
-            "tenant": run.owner.tenant,
-            "user_id": run.owner.user,
-            "id": run.conversation_id,
-            "metadata": {},
-            "ephemeral": ephemeral,
-            "created_at": run.created_at,
-            "updated_at": run.created_at,
-        },
-    )
+    _enter(db, run, entry)
     row = _row(run) | {"instance": me, "lease": lease}
     if begin is not None:
         row |= {"status": "running", "started_at": run.started_at or run.created_at}
     if db.execute(_ACCEPT, row).rowcount == 0:
-        there = db.execute(_BY_KEY, _where(run) | {"of_key": run.key}).one()
-        raise Undone(_run(there))
+        _check_key(db, run)
     if begin is not None:
         _take_floor(db, run, begin, run.created_at)
+
+
+def _check_key(db: Connection, run: StoredRun) -> None:
+    """Look whether there is a run of the same key.
+
+    Raises:
+        Undone: there is.
+    """
+    there = db.execute(_BY_KEY, _where(run) | {"of_key": run.key}).one_or_none()
+    if there is not None:
+        raise Undone(_run(there))
+
+
+def _enter(db: Connection, run: StoredRun, entry: Entry) -> None:
+    """Make the run's conversation, or find it."""
+    if entry.branch is not None:
+        if not branch(db, run.owner, *entry.branch, run.conversation_id):
+            _check_key(db, run)
+            raise NoSuchMessage("There is no such message of a user in such a conversation.")
+    elif entry.must_exist:
+        if not _touch(db, run, run.created_at, None):
+            _check_key(db, run)
+            raise NoSuchConversation("There is no conversation of this id.")
+    else:
+        conversation = {
+            "tenant": run.owner.tenant,
+            "user_id": run.owner.user,
+            "id": run.conversation_id,
+            "metadata": {},
+            "ephemeral": entry.ephemeral,
+            "created_at": run.created_at,
+            "updated_at": run.created_at,
+        }
+        db.execute(_ENTER, conversation)
 
 
 def begin(db: Connection, run: StoredRun, begin: Begin) -> None:

@@ -16,8 +16,10 @@ from sqlalchemy import Connection, select
 from events import TerminalEvent
 from models import AssistantMessage, Message, Owner, new_id
 from storage import (
+    ANY_ENTRY,
     Begin,
     ConversationRecord,
+    Entry,
     Hit,
     StoredMessage,
     StoredRun,
@@ -83,20 +85,24 @@ class Store:
     # Runs
 
     async def accept(
-        self, run: StoredRun, *, begin: Begin | None, ephemeral: bool = False
+        self, run: StoredRun, *, begin: Begin | None, entry: Entry = ANY_ENTRY
     ) -> StoredRun | None:
         """Keep a new run, with its conversation where that is new.
 
         Args:
             begin: what the run does at once, because it has the floor; None: it waits.
-            ephemeral: a new conversation is not listed and goes with its last run.
+            entry: how it comes into its conversation.
 
         Returns:
             The run that has the same key of the same owner, if there is one; then nothing has
             been changed.
+
+        Raises:
+            NoSuchMessage: there is nothing to branch off from.
+            NoSuchConversation: it must exist, and does not.
         """
         try:
-            await self._db.write(runs.accept, run, begin, ephemeral, self.instance, self._lease)
+            await self._db.write(runs.accept, run, begin, entry, self.instance, self._lease)
         except runs.Undone as undone:
             return undone.run
         return None
@@ -237,15 +243,6 @@ class Store:
     async def clear(self, owner: Owner, conversation_id: str) -> bool:
         """Delete the messages of a conversation; False: there is none."""
         return await self._db.write(rows.clear, owner, conversation_id)
-
-    async def branch(
-        self, owner: Owner, conversation_id: str, message_id: str, new_id: str
-    ) -> bool:
-        """Begin the conversation `new_id` with the messages before a user's message.
-
-        Title and metadata are copied. False: there is no such message, or it is not a user's.
-        """
-        return await self._db.write(rows.branch, owner, conversation_id, message_id, new_id)
 
     async def search(self, owner: Owner, text: str, *, limit: int) -> list[Hit]:
         """Find words in titles and in what user and assistant said, newest first.

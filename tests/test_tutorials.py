@@ -62,7 +62,8 @@ async def test_an_agent_with_sessions_is_talked_to() -> None:
         assert alone["final_output"]
         session = {"session_id": "user_sarah_123"}
         who = "Hi, my name is Sarah and I work as a software engineer"
-        await post(f"{chat}/run", {"input": who} | session)
+        met = json.loads(await post(f"{chat}/run", {"input": who} | session))
+        assert "Sarah" in met["final_output"]
         work = json.loads(
             await post(f"{chat}/run", {"input": "What kind of work do I do?"} | session)
         )
@@ -80,6 +81,10 @@ async def test_an_agent_with_sessions_is_talked_to() -> None:
         assert info["session_config"]["sessions_enabled"]
         cleared = await printed("curl", "-sS", "-X", "DELETE", f"{chat}/session/user_sarah_123")
         assert json.loads(cleared)["success"]
+        forgotten = json.loads(
+            await post(f"{chat}/run", {"input": "What kind of work do I do?"} | session)
+        )
+        assert "software engineer" not in forgotten["final_output"]
         debug = {"input": "Test message", "session_id": "debug_session"}
         assert json.loads(await post(f"{chat}/run", debug))["session_id"] == "debug_session"
         report = json.loads(await post(f"{up.url}/research", {"input": "AI trends"}))
@@ -137,11 +142,17 @@ async def test_a_user_is_talked_to() -> None:
         assert '"done":true' in stream
         simple = json.loads(await post(f"{up.url}/api/chat/simple", asked))
         assert "demo" in simple["response"]
+        assert "Paris" not in simple["response"]
         assert (simple["user_id"], simple["message"]) == ("user123", asked["message"])
         health = json.loads(await printed("curl", "-sS", f"{up.url}/api/health"))
         assert health["status"] == "healthy"
         history = json.loads(await printed("curl", "-sS", f"{up.url}/api/chat/history/user123"))
         assert history["count"] == 2
+        detailed = json.loads(await printed("curl", "-sS", f"{up.url}/api/health/detailed"))
+        assert detailed["status"] == "healthy"
+        of_user = f"{up.url}/api/chat/history/user123"
+        await printed("curl", "-sS", "-f", "-X", "DELETE", of_user)
+        assert json.loads(await printed("curl", "-sS", of_user))["count"] == 0
 
 
 async def test_a_python_client_of_users_gets_its_chunks() -> None:

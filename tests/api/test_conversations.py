@@ -1,18 +1,20 @@
 """`/conversations` and `/search`: what was said, and going on from any point of it."""
 
 import base64
+import re
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.api.support import fail, refused, rest, scripted, streaming, types
-from tests.service import Service, running
+from tests.service import Service, events, running
 from tests.upstream import calls, held, paced, text
 from tests.wsclient import connected
 
 pytestmark = pytest.mark.usefixtures("no_mistakes")
-
-NEVER = "/conversations/never"
 
 
 async def chat(service: Service, message: str, conversation_id: str = "c", **more: Any) -> Any:
@@ -42,8 +44,7 @@ async def test_conversations_are_listed_newest_first_and_page_by_page() -> None:
         assert following["next"] is None
         for place in (b"nonsense", b'["0001-01-01T00:00:00+14:00","a"]', b'["2026-01-01","a"]'):
             cursor = base64.urlsafe_b64encode(place).decode()
-            path = f"/conversations?before={cursor}"
-            await refused(service, "GET", path, 400, "invalid_cursor")
+            await refused(service, "GET", f"/conversations?before={cursor}", 400, "invalid_cursor")
 
 
 async def test_a_title_appears_by_itself_and_a_chosen_one_stays() -> None:
@@ -59,25 +60,43 @@ async def test_a_title_appears_by_itself_and_a_chosen_one_stays() -> None:
         assert (detail["title"], detail["metadata"]) == ("Sums", change["metadata"])
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"title": ""},
-        {"title": "x" * 201},
-        {"title": "a\0b"},
-        {"title": "\ud800"},
-        {"metadata": {"a": "x" * 20_000}},
-        {"metadata": {"a": "\0"}},
-        {"metadata": {"a": "\ud800"}},
-        {"metadata": []},
-        {"owner": "me"},
-    ],
-)
-async def test_a_change_that_cannot_be_kept_is_refused(change: dict[str, Any]) -> None:
+def nested(levels: int) -> dict[str, Any]:
+    """Return so many objects in each other."""
+    return {"a": nested(levels - 1)} if levels > 1 else {}
+
+
+BAD_CHANGES: list[dict[str, Any]] = [
+    {"title": ""},
+    {"title": "x" * 201},
+    {"title": "a\0b"},
+    {"title": "\ud800"},
+    {"metadata": {"a": "x" * 20_000}},
+    {"metadata": {"a": "\0"}},
+    {"metadata": {"a": "\ud800"}},
+    {"metadata": []},
+    {"metadata": nested(33)},
+    {"metadata": nested(500)},
+    {"owner": "me"},
+]
+
+
+async def test_a_change_that_cannot_be_kept_is_refused() -> None:
     async with running() as service:
         await chat(service, "hi")
-        await refused(service, "PATCH", "/conversations/c", 422, "invalid_value", json=change)
-        assert (await shown(service))["metadata"] == {}
+        path = "/conversations/c"
+        for change in BAD_CHANGES:
+            problem = await refused(service, "PATCH", path, 422, "invalid_value", json=change)
+            assert [fault["field"] for fault in problem["errors"]] == [*change]
+            [listed] = (await service.json("GET", "/conversations"))["conversations"]
+            assert (listed["title"], listed["metadata"]) == ("hi", {}), change
+
+
+async def test_metadata_of_the_deepest_kind_is_kept_and_shown() -> None:
+    async with running() as service:
+        await chat(service, "hi")
+        change = {"metadata": nested(32)}
+        await service.json("PATCH", "/conversations/c", json=change)
+        assert (await shown(service))["metadata"] == change["metadata"]
 
 
 async def test_the_messages_come_with_their_calls_and_results_and_page_by_page() -> None:
@@ -105,24 +124,6 @@ async def test_the_messages_come_with_their_calls_and_results_and_page_by_page()
         assert (first["messages"], first["has_more"]) == ([user], False)
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body"),
-    [
-        ("GET", NEVER, None),
-        ("PATCH", NEVER, {"title": "x"}),
-        ("DELETE", NEVER, None),
-        ("GET", f"{NEVER}/stream", None),
-        ("GET", f"{NEVER}/export", None),
-        ("POST", f"{NEVER}/regenerate", {}),
-        ("POST", f"{NEVER}/regenerate/stream", None),
-    ],
-)
-async def test_what_is_not_there_is_not_found(method: str, path: str, body: Any) -> None:
-    async with running() as service:
-        await refused(service, method, path, 404, "conversation_not_found", json=body)
-        assert (await service.json("GET", "/conversations"))["conversations"] == []
-
-
 async def test_a_deleted_conversation_is_gone_and_its_run_is_cancelled() -> None:
     async with scripted([held(text("never")), text("new")]) as (service, upstream):
         async with streaming(service, message="hi", conversation_id="c") as (_, incoming):
@@ -135,41 +136,72 @@ async def test_a_deleted_conversation_is_gone_and_its_run_is_cancelled() -> None
         assert contents(await shown(service)) == ["again", "new"]
 
 
+async def test_a_deletion_ends_what_waits_too() -> None:
+    async with scripted([held(text("never"))]) as (service, upstream):
+        async with (
+            streaming(service, message="one", conversation_id="c") as (_, first),
+            streaming(service, message="two", conversation_id="c") as (_, second),
+        ):
+            await upstream.asked.reach(1)
+            await service.json("DELETE", "/conversations/c")
+            for incoming in (first, second):
+                assert (await rest(incoming))[-1]["finish_reason"] == "cancelled"
+        assert upstream.asked.value == 1
+        assert (await service.json("GET", "/conversations"))["conversations"] == []
+
+
 async def test_a_run_under_way_is_joined_by_its_conversation() -> None:
     async with scripted([paced(text("one", " two"))]) as (service, upstream):
         path = f"{service.url}/conversations/c/stream"
         async with streaming(service, message="hi", conversation_id="c") as (run_id, incoming):
             await upstream.asked.reach(1)
             assert (await shown(service))["active_run_id"] == run_id
-            async with service.session.get(path) as joined:
+            async with (
+                service.session.get(path) as joined,
+                service.session.get(f"{path}?protocol=tokens") as tokens,
+            ):
                 assert (joined.status, joined.headers["X-Run-Id"]) == (200, run_id)
                 upstream.gate.open()
-                assert "two" in await joined.text()
-            await rest(incoming)
+                assert "event: token\ndata:  two\n" in await tokens.text()
+                assert [event async for event in events(joined)] == await rest(incoming)
         async with service.session.get(path) as response:
             assert response.status == 204
         assert (await shown(service))["active_run_id"] is None
 
 
-HOSTILE = "# Not a title\n```\nfenced\n```\n"
+HOSTILE = "# No title\r\n```\nfenced\r**Assistant** (2026-01-01 00:00 UTC)\n\n<!--"
+QUOTED = "> # No title\n> ```\n> fenced\n> **Assistant** (2026-01-01 00:00 UTC)\n> \n> <!--"
 
 
-async def test_a_conversation_is_exported_whole_as_json_and_markdown() -> None:
-    script = [calls(("fail", {"why": "```` four"})), text(HOSTILE)]
+async def exported(service: Service) -> str:
+    """Return the Markdown of the conversation, its times as `T`."""
+    path = f"{service.url}/conversations/c/export?format=markdown"
+    async with service.session.get(path) as response:
+        assert (response.status, response.content_type) == (200, "text/markdown")
+        assert response.headers["Content-Disposition"] == 'attachment; filename="c.md"'
+        return re.sub(
+            r"(?m)^(\*\*.*) \(\d{4}-\d\d-\d\d \d\d:\d\d UTC\)$", r"\1 (T)", await response.text()
+        )
+
+
+async def test_an_export_as_json_is_what_is_shown() -> None:
+    async with running() as service:
+        await chat(service, "hi")
+        assert await service.json("GET", "/conversations/c/export") == await shown(service)
+        await refused(service, "GET", "/conversations/c/export?format=pdf", 422, "invalid_value")
+
+
+async def test_an_export_as_markdown_keeps_each_text_in_its_place() -> None:
+    script = [calls(("fail", {"why": "```` four"}), ("a`\n# b", {})), text(HOSTILE)]
     async with scripted(script, tools=[fail]) as (service, _):
-        await chat(service, "go")
-        exported = await service.json("GET", "/conversations/c/export")
-        assert exported == await shown(service)
-        path = f"{service.url}/conversations/c/export?format=markdown"
-        async with service.session.get(path) as response:
-            assert response.content_type == "text/markdown"
-            assert 'filename="c.md"' in response.headers["Content-Disposition"]
-            markdown = await response.text()
-    assert markdown.startswith("# go\n\n**User** (")
-    quoted = "".join(f"> {line}\n" for line in HOSTILE.splitlines())
-    assert f"\n\n{quoted}" in markdown
-    fence = "`````"
-    assert markdown.count(f"\n{fence}\n") == 2
+        await chat(service, HOSTILE)
+        await service.json("PATCH", "/conversations/c", json={"title": "One\n# Two"})
+        blocks = (await exported(service)).split("\n\n")
+    assert blocks[:3] == ["# One # Two", "**User** (T)", QUOTED]
+    assert blocks[-2:] == ["**Assistant** (T)", f"{QUOTED}\n"]
+    assert [blocks[3], blocks[5]] == ["**Tool ` fail `** (T)", "**Tool `` a` # b ``** (T)"]
+    fenced = blocks[4].splitlines()
+    assert (fenced[0], fenced[-1]) == ("`````", "`````")
 
 
 async def test_words_are_found_in_texts_and_titles_of_ones_own() -> None:
@@ -192,11 +224,27 @@ async def test_the_last_message_is_answered_anew() -> None:
         again = await service.json("POST", path, json={})
         assert (again["response"], again["conversation_id"]) == ("two", "c")
         assert contents(await shown(service)) == ["hi", "two"]
-        events = await service.stream(f"{path}/stream")
-        assert types(events) == ["chat_start", "chat_chunk", "chat_complete"]
+        streamed = await service.stream(f"{path}/stream")
+        assert types(streamed) == ["chat_start", "chat_chunk", "chat_complete"]
         assert contents(await shown(service)) == ["hi", "three"]
         asked = [request["messages"][1:] for request in upstream.requests]
         assert asked == [[{"role": "user", "content": "hi"}]] * 3
+
+
+async def test_while_a_run_is_under_way_another_answer_waits_or_is_refused() -> None:
+    async with scripted([held(text("one")), text("two")]) as (service, upstream):
+        path = "/conversations/c/regenerate"
+        async with streaming(service, message="hi", conversation_id="c") as (_, incoming):
+            await upstream.asked.reach(1)
+            reject = {"if_busy": "reject"}
+            for place in (path, f"{path}/stream"):
+                await refused(service, "POST", place, 409, "conversation_busy", json=reject)
+            async with service.session.post(f"{service.url}{path}/stream") as waiting:
+                assert waiting.status == 200
+                upstream.gate.open()
+                assert (await rest(incoming))[-1]["final_response"] == "one"
+                assert (await rest(events(waiting)))[-1]["final_response"] == "two"
+        assert contents(await shown(service)) == ["hi", "two"]
 
 
 async def test_where_nothing_was_asked_there_is_nothing_to_answer() -> None:
@@ -223,8 +271,8 @@ async def test_an_edit_goes_on_in_a_branch_and_leaves_the_rest_as_it_was() -> No
         assert await shown(service) == before
         last = [message["content"] for message in upstream.requests[-1]["messages"][1:]]
         assert last == ["one", "answer 0", "other"]
-        events = await service.stream("/conversations/c/edit/stream", **body)
-        assert events[0]["conversation_id"] not in ("c", branch)
+        streamed = await service.stream("/conversations/c/edit/stream", **body)
+        assert streamed[0]["conversation_id"] not in ("c", branch)
 
 
 @pytest.mark.parametrize("wanted", ["answer", "unknown"])
@@ -237,37 +285,112 @@ async def test_only_a_message_of_the_user_is_edited(wanted: str) -> None:
         assert len((await service.json("GET", "/conversations"))["conversations"]) == 1
 
 
-OWNED = [
-    ("GET", "/conversations/c", None),
-    ("PATCH", "/conversations/c", {"title": "mine"}),
-    ("GET", "/conversations/c/stream", None),
-    ("GET", "/conversations/c/export", None),
-    ("DELETE", "/conversations/c", None),
+async def test_an_edit_that_is_sent_twice_is_made_once() -> None:
+    async with scripted([text("one"), text("two")]) as (service, _):
+        await chat(service, "hi")
+        first = (await shown(service))["messages"][0]["id"]
+        body = {"message_id": first, "message": "ho"}
+        path, key = "/conversations/c/edit", {"Idempotency-Key": "k"}
+        once = await service.json("POST", path, json=body, headers=key)
+        assert await service.json("POST", path, json=body, headers=key) == once
+        other = body | {"message": "he"}
+        await refused(service, "POST", path, 409, "idempotency_conflict", json=other, headers=key)
+        listed = (await service.json("GET", "/conversations"))["conversations"]
+        assert [each["conversation_id"] for each in listed] == [once["conversation_id"], "c"]
+
+
+async def test_an_edit_that_is_refused_leaves_no_branch() -> None:
+    async with running(max_message_chars=10) as service:
+        await chat(service, "hi")
+        body = {"message_id": (await shown(service))["messages"][0]["id"], "message": "ho"}
+        path = "/conversations/c/edit"
+        nobody = body | {"agent": "nobody"}
+        await refused(service, "POST", path, 404, "agent_not_found", json=nobody)
+        long = body | {"message": "x" * 11}
+        await refused(service, "POST", f"{path}/stream", 422, "invalid_value", json=long)
+        await refused(
+            service, "POST", f"{path}/stream?protocol=no", 400, "invalid_request", json=body
+        )
+        assert len((await service.json("GET", "/conversations"))["conversations"]) == 1
+
+
+PLACES: list[tuple[str, str, dict[str, Any] | None]] = [
+    ("GET", "", None),
+    ("PATCH", "", {"title": "mine"}),
+    ("DELETE", "", None),
+    ("GET", "/stream", None),
+    ("GET", "/export", None),
+    ("POST", "/regenerate", {}),
+    ("POST", "/regenerate/stream", {}),
+    ("POST", "/edit", {"message": "x"}),
+    ("POST", "/edit/stream", {"message": "x"}),
 ]
 
 
-@pytest.mark.parametrize(("method", "path", "body"), OWNED)
-async def test_another_users_conversation_is_not_there(method: str, path: str, body: Any) -> None:
+def aimed(place: str) -> str:
+    """Return the code with which a place of a conversation that is not there is refused."""
+    return "message_not_found" if "edit" in place else "conversation_not_found"
+
+
+async def test_what_is_not_there_is_not_found() -> None:
+    async with running() as service:
+        for method, place, body in PLACES:
+            path = f"/conversations/never{place}"
+            sent = body and ({"message_id": "m"} if "edit" in place else {}) | body
+            await refused(service, method, path, 404, aimed(place), json=sent)
+        assert (await service.json("GET", "/conversations"))["conversations"] == []
+
+
+async def test_another_users_conversation_is_not_there() -> None:
     async with running() as service:
         await chat(service, "My name is Ada.", user_id="ada")
-        for query in ("", "?user_id=eve"):
-            where = f"{path}{query}"
-            await refused(service, method, where, 404, "conversation_not_found", json=body)
-        regenerate = {"user_id": "eve"}
-        await refused(
-            service,
-            "POST",
-            "/conversations/c/regenerate",
-            404,
-            "conversation_not_found",
-            json=regenerate,
-        )
-        whose = await chat(service, "What is my name?", user_id="eve")
-        assert "Ada" not in whose["response"]
+        before = await shown(service, query="?user_id=ada")
+        first = {"message_id": before["messages"][0]["id"]}
+        for (method, place, body), whose in product(PLACES, ({}, {"user_id": "eve"})):
+            options: dict[str, Any] = {"params": whose}
+            if body is not None:
+                more = first | whose if method == "POST" else {}
+                options["json"] = body | more
+            await refused(service, method, f"/conversations/c{place}", 404, aimed(place), **options)
+            assert await shown(service, query="?user_id=ada") == before, (method, place)
+        for path in ("/conversations", "/search?q=ada"):
+            assert [] in (await service.json("GET", path, params={"user_id": "eve"})).values()
+
+
+async def test_users_have_conversations_of_the_same_name() -> None:
+    async with running() as service:
+        await chat(service, "My name is Ada.", user_id="ada")
+        other = await chat(service, "What is my name?", user_id="eve")
+        assert "Ada" not in other["response"]
         assert "Ada" in (await chat(service, "What is my name?", user_id="ada"))["response"]
         assert (await service.json("GET", "/conversations"))["conversations"] == []
-        mine = await service.json("GET", "/conversations/c?user_id=ada")
-        assert len(mine["messages"]) == 4
+        assert len((await shown(service, query="?user_id=ada"))["messages"]) == 4
+        assert len((await shown(service, query="?user_id=eve"))["messages"]) == 2
+
+
+async def test_everything_is_as_it_was_after_a_restart(tmp_path: Path) -> None:
+    asks: tuple[Callable[[Service], Any], ...] = (
+        lambda service: service.json("GET", "/conversations"),
+        lambda service: shown(service),
+        lambda service: service.json("GET", "/search?q=grace"),
+        lambda service: service.json("GET", "/agents/mine"),
+        lambda service: service.json("GET", "/conversations?user_id=eve"),
+    )
+    async with running(data_dir=tmp_path) as service:
+        config = {"instructions": "Hum.", "tools": [], "temperature": 0.5}
+        await service.json("POST", "/agents/mine", expect=201, json=config)
+        await chat(service, "My name is Grace.", agent="mine")
+        await chat(service, "hello", user_id="eve")
+        await service.json("PATCH", "/conversations/c", json={"title": "T", "metadata": {"a": 1}})
+        first = (await shown(service))["messages"][0]["id"]
+        body = {"message_id": first, "message": "My name is Ada."}
+        branch = await service.json("POST", "/conversations/c/edit", json=body)
+        before = [await ask(service) for ask in asks]
+    async with running(data_dir=tmp_path) as service:
+        assert [await ask(service) for ask in asks] == before
+        for place, name in (("c", "Grace"), (branch["conversation_id"], "Ada")):
+            answer = await chat(service, "What is my name?", place, agent="mine")
+            assert (name in answer["response"], answer["agent"]) == (True, "mine")
 
 
 async def test_a_model_sees_the_newest_messages_within_both_bounds() -> None:
@@ -314,3 +437,25 @@ async def test_a_socket_answers_anew_and_edits_too() -> None:
             await client.send(kind, "r4", **data)
             [frame] = await client.until("error")
             assert frame["data"]["code"].endswith("not_found")
+
+
+async def test_a_socket_is_told_what_cannot_be_answered_anew() -> None:
+    async with scripted([held(text("one"))]) as (service, upstream), connected(service) as client:
+        await client.send("chat", "r1", message="hi", conversation_id="c")
+        await client.until("chat_start")
+        await upstream.asked.reach(1)
+        user, *_ = (await shown(service))["messages"]
+        for kind, code, data in (
+            ("regenerate", "conversation_busy", {"if_busy": "reject"}),
+            ("regenerate", "conversation_not_found", {"conversation_id": "never"}),
+            ("regenerate", "invalid_value", {"conversation_id": None}),
+            ("edit", "message_not_found", {"message_id": "msg_no", "message": "x"}),
+            ("edit", "invalid_value", {"message_id": user["id"]}),
+            ("edit", "agent_not_found", {"message_id": user["id"], "message": "x", "agent": "no"}),
+        ):
+            await client.send(kind, "r2", **({"conversation_id": "c"} | data))
+            [frame] = await client.until("error")
+            assert (frame["request_id"], frame["data"]["code"]) == ("r2", code)
+        upstream.gate.open()
+        assert (await client.until("chat_complete"))[-1]["data"]["final_response"] == "one"
+        assert len((await service.json("GET", "/conversations"))["conversations"]) == 1

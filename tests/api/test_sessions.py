@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from tests.api.support import add, refused, scripted
-from tests.service import running
-from tests.upstream import calls, status, text
+from tests.service import Service, events, running
+from tests.upstream import calls, held, status, text
 
 pytestmark = pytest.mark.usefixtures("no_mistakes")
 
@@ -85,23 +85,122 @@ async def test_an_input_of_messages_is_the_history_and_the_question() -> None:
         ]
 
 
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [
-        ({}, "input"),
-        ({"input": ""}, "input"),
-        ({"input": []}, "input"),
-        ({"input": STORY[:3]}, "input"),
-        ({"input": "a\0"}, "input"),
-        ({"input": [{"role": "tool", "content": "x"}]}, "input"),
-        ({"input": "hi", "session_id": "a b"}, "session_id"),
-    ],
-)
-async def test_an_input_that_is_none_is_refused(body: dict[str, Any], field: str) -> None:
+def said_by_user(content: Any) -> dict[str, Any]:
+    return {"input": [{"role": "user", "content": content}]}
+
+
+def part(text: str, kind: str = "input_text") -> dict[str, str]:
+    return {"type": kind, "text": text}
+
+
+BAD_INPUTS: list[tuple[dict[str, Any], str]] = [
+    ({}, "input"),
+    ({"input": ""}, "input"),
+    ({"input": None}, "input"),
+    ({"input": 5}, "input"),
+    ({"input": {"role": "user", "content": "x"}}, "input"),
+    ({"input": []}, "input"),
+    ({"input": STORY[:3]}, "input"),
+    ({"input": "a\0"}, "input"),
+    ({"input": "\ud800"}, "input"),
+    ({"input": ["hi"]}, "input.0"),
+    ({"input": [{"role": "tool", "content": "x"}]}, "input.0.role"),
+    ({"input": [{"role": "user"}]}, "input.0.content"),
+    (said_by_user(""), "input"),
+    (said_by_user([]), "input"),
+    (said_by_user(5), "input.0.content"),
+    (said_by_user("a\0"), "input.0.content"),
+    (said_by_user([part("x", "input_image")]), "input.0.content.0.type"),
+    (said_by_user([part("x"), part("\0")]), "input.0.content.1.text"),
+    (said_by_user([part("x" * 60_000)] * 2), "input.0.content"),
+    (said_by_user("x" * 100_001), "input.0.content"),
+    ({"input": "x" * 100_001}, "input"),
+    ({"input": "hi", "session_id": "a b"}, "session_id"),
+    ({"input": "hi", "user_id": "a b"}, "user_id"),
+]
+
+
+@pytest.mark.parametrize("path", ["/assistant/run", "/chat/stream"])
+async def test_an_input_that_is_none_is_refused_by_the_name_of_its_field(path: str) -> None:
     async with running() as service:
-        problem = await refused(service, "POST", "/assistant/run", 422, "invalid_value", json=body)
-        assert problem["errors"][0]["field"].split(".")[0] == field
-        assert "<" not in str(problem["errors"][0]["field"])
+        for body, field in BAD_INPUTS:
+            if "input" not in body and path == "/chat/stream":
+                field = "message"
+            problem = await refused(service, "POST", path, 422, "invalid_value", json=body)
+            assert [fault["field"] for fault in problem["errors"]] == [field], body
+        assert (await service.json("GET", "/health"))["active_runs"] == 0
+
+
+async def test_a_user_has_sessions_of_their_own() -> None:
+    async with running() as service:
+        told = {"input": "My name is Ada.", "session_id": "s", "user_id": "ada"}
+        await service.json("POST", "/chat/run", json=told)
+        asked = {"input": "What is my name?", "session_id": "s"}
+        for whose, name in (({}, False), ({"user_id": "eve"}, False), ({"user_id": "ada"}, True)):
+            answer = await service.json("POST", "/assistant/run", json=asked | whose)
+            assert ("Ada" in answer["final_output"]) is name
+        path = "/assistant/session/s"
+        counts = {"": 2, "?user_id=ada": 4, "?user_id=eve": 2, "?user_id=no": 0}
+        for query, count in counts.items():
+            assert (await service.json("GET", path + query))["message_count"] == count
+        await service.json("DELETE", f"{path}?user_id=ada")
+        for query, count in (counts | {"?user_id=ada": 0}).items():
+            assert (await service.json("GET", path + query))["message_count"] == count
+
+
+async def test_clearing_a_session_ends_the_run_in_it() -> None:
+    async with scripted([held(text("never")), text("new")]) as (service, upstream):
+        body = {"input": "hi", "session_id": "s"}
+        async with service.session.post(f"{service.url}/chat/stream", json=body) as response:
+            await upstream.asked.reach(1)
+            await service.json("DELETE", "/chat/session/s")
+            found = [event async for event in events(response)]
+        assert (found[-1]["type"], found[-1]["finish_reason"]) == ("stream_complete", "cancelled")
+        assert (await service.json("GET", "/chat/session/s"))["messages"] == []
+        await service.json("POST", "/chat/run", json=body)
+        assert [each["content"] for each in upstream.requests[1]["messages"][1:]] == ["hi"]
+
+
+async def test_a_run_that_is_asked_for_twice_is_made_once() -> None:
+    async with scripted([text("one"), text("two")]) as (service, _):
+        options: dict[str, Any] = {"headers": {"Idempotency-Key": "k"}, "json": {"input": "hi"}}
+        once = await service.json("POST", "/chat/run", **options)
+        assert await service.json("POST", "/chat/run", **options) == once
+
+
+async def first_frame(service: Service, path: str, **body: Any) -> str:
+    """Return what a stream begins with, without the cursors."""
+    async with service.session.post(service.url + path, json=body) as response:
+        assert response.status == 200
+        lines = (await response.text()).splitlines()
+    return next(line for line in lines if line.startswith(("event: ", "data: ")))
+
+
+BEGINNINGS = {
+    "events": 'data: {"event_type":"chat_start"',
+    "tokens": "event: token",
+    "chunks": 'data: {"content":',
+    "agents-sdk": 'data: {"type":"agent_updated"',
+}
+
+
+async def test_any_stream_is_told_in_any_protocol() -> None:
+    async with running() as service:
+        for protocol, beginning in BEGINNINGS.items():
+            for path in ("/chat/stream", "/assistant/stream", "/agents/chat/stream"):
+                told = await first_frame(service, f"{path}?protocol={protocol}", input="hi")
+                assert told.startswith(beginning), (path, protocol)
+
+
+@pytest.mark.parametrize("protocol", BEGINNINGS)
+async def test_the_server_says_what_a_stream_of_a_message_is_told_in(protocol: str) -> None:
+    async with running(chat_stream_protocol=protocol) as service:
+        told = await first_frame(service, "/chat/stream", message="hi")
+        assert told.startswith(BEGINNINGS[protocol])
+        told = await first_frame(service, "/chat/stream?protocol=chunks", message="hi")
+        assert told.startswith(BEGINNINGS["chunks"])
+        told = await first_frame(service, "/chat/stream", input="hi")
+        assert told.startswith(BEGINNINGS["agents-sdk"])
 
 
 async def test_a_stream_has_two_bodies_and_says_which_field_it_lacks() -> None:
@@ -125,10 +224,14 @@ async def test_a_stream_has_two_bodies_and_says_which_field_it_lacks() -> None:
 
 
 async def test_a_run_that_fails_says_so_in_the_same_form() -> None:
-    async with scripted([status(401, "no")]) as (service, _):
+    async with scripted([status(401, "no")] * 2) as (service, _):
         answer = await service.json("POST", "/chat/run", expect=502, json={"input": "hi"})
         assert (answer["success"], answer["final_output"], answer["usage"]) == (False, None, None)
         assert "credentials" in answer["error"]
+        assert answer["response_id"].startswith("run_")
+        *_, last = await service.stream("/assistant/stream", input="hi")
+        assert (last["type"], last["success"]) == ("error", False)
+        assert (last["code"], last["message"]) == ("upstream_unauthorized", answer["error"])
 
 
 async def test_sessions_can_be_turned_off() -> None:

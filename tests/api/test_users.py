@@ -1,13 +1,16 @@
 """`/api`: one conversation for each user; and what the service tells of its health."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
-from storage import StorageUnavailable
-from tests.api.support import refused, scripted
+from tests.api.support import add, refused, scripted
 from tests.service import running
-from tests.upstream import status, text
+from tests.storage.servers import administer, get_server, start, stop
+from tests.upstream import calls, held, status, text
 
 pytestmark = pytest.mark.usefixtures("no_mistakes")
 
@@ -51,6 +54,35 @@ async def test_an_answer_that_fails_is_a_problem() -> None:
         assert [each["assistant_response"] for each in history["history"]] == [None]
 
 
+async def test_clearing_a_history_ends_the_run_in_it() -> None:
+    async with scripted([held(text("never"))]) as (service, upstream):
+        async with service.session.post(f"{service.url}/api/chat", json=ADA) as response:
+            await upstream.asked.reach(1)
+            cleared = await service.json("DELETE", "/api/chat/history/ada@example.org")
+            assert cleared["user_id"] == ADA["user_id"]
+            assert '"finish_reason":"cancelled"' in await response.text()
+        history = await service.json("GET", "/api/chat/history/ada@example.org")
+        assert history["history"] == []
+
+
+async def test_a_history_pairs_a_message_with_the_last_text_of_its_answer() -> None:
+    script = [calls(("add", {"a": 1, "b": 2}), before="Let me see."), text("3"), status(401)]
+    async with scripted(script, tools=[add]) as (service, _):
+        for expect in (200, 502):
+            await service.json("POST", "/api/chat/simple", expect=expect, json=ADA)
+        history = await service.json("GET", "/api/chat/history/ada@example.org")
+        assert [each["assistant_response"] for each in history["history"]] == ["3", None]
+
+
+async def test_a_name_that_is_none_has_no_history() -> None:
+    async with running() as service:
+        for method in ("GET", "DELETE"):
+            problem = await refused(
+                service, method, "/api/chat/history/a%20b", 422, "invalid_value"
+            )
+            assert [fault["field"] for fault in problem["errors"]] == ["user_id"]
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [({"user_id": ""}, "user_id"), ({"user_id": "a/b"}, "user_id"), ({"message": ""}, "message")],
@@ -64,7 +96,8 @@ async def test_what_is_none_is_refused(change: dict[str, str], field: str) -> No
 
 
 async def test_the_health_is_told_in_short_and_in_detail_without_secrets() -> None:
-    secrets: dict[str, Any] = {"anthropic_api_key": "sk-ant-secret", "friendli_token": "flp-secret"}
+    keys = ("openai_api_key", "anthropic_api_key", "friendli_token")
+    secrets: dict[str, Any] = {key: f"secret-{key}" for key in keys}
     async with running(**secrets) as service:
         assert (await service.json("GET", "/api/health"))["status"] == "healthy"
         async with service.session.get(f"{service.url}/api/health/detailed") as response:
@@ -79,19 +112,27 @@ async def test_the_health_is_told_in_short_and_in_detail_without_secrets() -> No
     assert detail["uptime"] >= 0
 
 
-async def test_a_database_that_cannot_be_read_is_told() -> None:
-    async with running() as service:
-
-        async def fails() -> None:
-            raise StorageUnavailable("It is gone.")
-
-        service.registry.store.ping = fails  # type: ignore[method-assign]
-        detail = await service.json("GET", "/api/health/detailed", expect=503)
-        assert (detail["status"], detail["components"]["database"]["status"]) == (
-            "degraded",
-            "unavailable",
-        )
-        assert (await service.json("GET", "/api/health"))["status"] == "healthy"
+async def test_a_server_of_databases_that_is_gone_is_told_without_its_password(
+    tmp_path: Path,
+) -> None:
+    server = get_server(tmp_path / "postgres", cleanup_mode="stop")
+    try:
+        await administer(server, "CREATE ROLE ada SUPERUSER LOGIN PASSWORD 'pa55word'")
+        url = make_url(server.get_uri()).set(username="ada", password="pa55word")
+        text = url.render_as_string(hide_password=False)
+        async with running(database_url=text, storage_timeout=1) as service:
+            detail = await service.json("GET", "/api/health/detailed")
+            assert detail["components"]["database"]["details"]["kind"] == "postgresql"
+            stop(server)
+            detail = await service.json("GET", "/api/health/detailed", expect=503)
+            database = detail["components"]["database"]
+            assert (detail["status"], database["status"]) == ("degraded", "unavailable")
+            assert not {"pa55word", "ada"} & set(re.split(r"\W+", str(detail)))
+            await refused(service, "POST", "/api/chat/simple", 503, "storage_unavailable", json=ADA)
+            await refused(service, "GET", "/api/chat/history/ada", 503, "storage_unavailable")
+            start(server)
+    finally:
+        server.cleanup()
 
 
 async def test_the_root_tells_programs_of_its_health_and_shows_browsers_around() -> None:

@@ -4,7 +4,9 @@ A test has a database of its own: a copy of one that was migrated once in each w
 """
 
 import asyncio
+import os
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -22,9 +24,12 @@ async def migrate(url: str) -> None:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[PostgresServer]:
-    folder = tmp_path_factory.getbasetemp()
-    shared = folder if worker_id == "master" else folder.parent
-    server = get_server(shared / "postgres", cleanup_mode="stop")
+    base = tmp_path_factory.getbasetemp()
+    session = base if worker_id == "master" else base.parent
+    # Outside of pytest's folders: another session may close these to the server's own user.
+    folder = Path(tempfile.gettempdir()) / f"parley-postgres-{session.name}-{os.getppid()}"
+    folder.mkdir(exist_ok=True)
+    server = get_server(folder, cleanup_mode="delete")
     asyncio.run(administer(server, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"))
     yield server
     server.cleanup()

@@ -6,7 +6,7 @@ from typing import Any
 
 from events import ChatComplete, ChatStart, Usage
 from models import AssistantMessage, Message, Owner, ToolCall, ToolMessage, UserMessage
-from storage import Begin, StoredRun
+from storage import Begin, Entry, StoredRun
 from storage.store import Store
 
 ANN = Owner("acme", "ann")
@@ -61,9 +61,24 @@ async def chat(
     """Let a run begin and end."""
     ephemeral = fields.pop("ephemeral", False)
     run = a_run(conversation_id, owner, **fields)
-    assert await store.accept(run, begin=says(text), ephemeral=ephemeral) is None
+    entry = Entry(ephemeral=ephemeral)
+    assert await store.accept(run, begin=says(text), entry=entry) is None
     assert await store.finish(run, [AssistantMessage(answer)], DONE, title)
     return run
+
+
+async def branch(
+    store: Store,
+    message_id: str,
+    *,
+    of: str = "conv",
+    into: str = "branch",
+    owner: Owner = ANN,
+    key: str | None = None,
+) -> StoredRun | None:
+    """Branch off before a message, for a run that says something else there."""
+    run = a_run(into, owner, key=key)
+    return await store.accept(run, begin=says("Else"), entry=Entry(branch=(of, message_id)))
 
 
 async def texts(store: Store, conversation_id: str = "conv", owner: Owner = ANN) -> list[str]:

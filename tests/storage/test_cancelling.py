@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from models import AssistantMessage, Owner
-from storage import runs
+from storage import Entry, runs
 from storage.engine import CONNECTIONS
 from storage.store import Store
 from tests.storage.support import DONE, a_run, chat, says, texts
@@ -69,7 +69,7 @@ async def test_a_unit_that_has_begun_is_done_though_its_caller_is_cancelled(url:
 
         def unit(db: Connection) -> None:
             loop.call_soon_threadsafe(begun.set)
-            runs.accept(db, run, says("Hi"), False, "test", 30.0)
+            runs.accept(db, run, says("Hi"), Entry(), "test", 30.0)
 
         task = asyncio.create_task(store._db.write(unit))
         async with asyncio.timeout(5):

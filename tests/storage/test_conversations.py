@@ -6,9 +6,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from models import SystemMessage
-from storage import ConversationRecord, InvalidPage
+from storage import (
+    ConversationRecord,
+    Entry,
+    InvalidPage,
+    NoSuchConversation,
+    NoSuchMessage,
+)
 from storage.store import Store
-from tests.storage.support import ANN, CALL, DONE, RESULT, a_run, chat, says, texts
+from tests.storage.support import ANN, CALL, DONE, RESULT, a_run, branch, chat, says, texts
 
 
 async def record(store: Store, conversation_id: str = "conv") -> ConversationRecord:
@@ -146,21 +152,55 @@ async def test_a_branch_begins_with_what_was_said_before(store: Store) -> None:
     await store.update(ANN, "conv", metadata={"pinned": True})
     await chat(store, "Two", "Second")
     original = await store.messages(ANN, "conv")
-    assert await store.branch(ANN, "conv", original[4].id, "branch")
+    assert await branch(store, original[4].id) is None
     found = await record(store, "branch")
     assert (found.title, found.metadata) == ("Numbers", {"pinned": True})
     assert found.branched_from == ("conv", original[4].id)
-    copied = await store.messages(ANN, "branch")
+    *copied, own = await store.messages(ANN, "branch")
     assert [each.message for each in copied] == [each.message for each in original[:4]]
-    await chat(store, "Three", "Third", conversation_id="branch")
+    assert own.message == says("Else").message
     assert await texts(store) == ["One", CALL.content, "noon", "Be brief.", "Two", "Second"]
     assert len(await store.run_messages(run)) == 4
 
 
 async def test_a_branch_needs_a_message_of_the_user(store: Store) -> None:
     await chat(store, "One", "First")
-    answer = (await store.messages(ANN, "conv"))[1].id
-    assert not await store.branch(ANN, "conv", answer, "branch")
-    assert not await store.branch(ANN, "conv", "msg_none", "branch")
-    assert not await store.branch(ANN, "none", answer, "branch")
+    question, answer = [each.id for each in await store.messages(ANN, "conv")]
+    for of, message_id in [("conv", answer), ("conv", "msg_none"), ("none", question)]:
+        with pytest.raises(NoSuchMessage):
+            await branch(store, message_id, of=of)
     assert await store.conversation(ANN, "branch") is None
+
+
+async def test_a_repeated_branch_is_the_first_one(store: Store) -> None:
+    await chat(store, "One", "First")
+    question = (await store.messages(ANN, "conv"))[0].id
+    assert await branch(store, question, key="once") is None
+    again = await branch(store, question, into="second", key="once")
+    assert again is not None
+    assert again.conversation_id == "branch"
+    assert await store.conversation(ANN, "second") is None
+    await store.delete(ANN, "conv")
+    late = await branch(store, question, into="third", key="once")
+    assert late is not None
+    assert late.id == again.id
+
+
+async def test_a_run_that_goes_on_needs_its_conversation(store: Store) -> None:
+    with pytest.raises(NoSuchConversation):
+        await store.accept(a_run(), begin=None, entry=Entry(must_exist=True))
+    assert await store.conversation(ANN, "conv") is None
+    await chat(store, "One", "First")
+    before = await record(store)
+    run = a_run(key="once")
+    assert await store.accept(run, begin=None, entry=Entry(must_exist=True)) is None
+    assert (await record(store)).updated_at > before.updated_at
+    await store.finish(run, [], DONE)
+    await store.delete(ANN, "conv")
+    busy = a_run(key="again")
+    await chat(store, "Two", "Second")
+    await store.accept(busy, begin=None, entry=Entry(must_exist=True))
+    await store.delete(ANN, "conv")
+    twin = await store.accept(a_run(key="again"), begin=None, entry=Entry(must_exist=True))
+    assert twin is not None
+    assert twin.id == busy.id

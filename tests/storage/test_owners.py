@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from models import AssistantMessage, Owner
-from storage import Begin, StoredRun
+from storage import Begin, Entry, NoSuchConversation, NoSuchMessage, StoredRun
 from storage.store import Store
-from tests.storage.support import ANN, CALL, DONE, a_run, chat, says, texts
+from tests.storage.support import ANN, CALL, DONE, a_run, branch, chat, says, texts
 
 BEN = Owner("acme", "ben")
 OTHERS = [BEN, Owner("other", "ann"), Owner("acm", "eann")]
@@ -33,7 +33,6 @@ QUESTIONS: dict[str, tuple[Question, Any]] = {
     "update": (lambda s, o, r, m: s.update(o, "conv", title="Mine", metadata={"a": 1}), None),
     "delete": (lambda s, o, r, m: s.delete(o, "conv"), False),
     "clear": (lambda s, o, r, m: s.clear(o, "conv"), False),
-    "branch": (lambda s, o, r, m: s.branch(o, "conv", m, "branch"), False),
     "search": (lambda s, o, r, m: s.search(o, "hello", limit=9), []),
     "search titles": (lambda s, o, r, m: s.search(o, "greetings", limit=9), []),
 }
@@ -49,6 +48,17 @@ async def test_nobody_sees_or_changes_what_is_anothers(store: Store, method: str
     for owner in OTHERS:
         assert await ask(store, owner, run, before[1][2].id) == nothing
         assert await everything(store, run) == before
+
+
+async def test_nobody_branches_off_or_goes_on_with_what_is_anothers(store: Store) -> None:
+    await chat(store, "Hello there", "Hello.")
+    question = (await store.messages(ANN, "conv"))[0].id
+    for owner in OTHERS:
+        with pytest.raises(NoSuchMessage):
+            await branch(store, question, owner=owner)
+        with pytest.raises(NoSuchConversation):
+            await store.accept(a_run(owner=owner), begin=None, entry=Entry(must_exist=True))
+        assert await store.conversation(owner, "branch") is None
 
 
 async def everything(store: Store, run: StoredRun) -> tuple[Any, ...]:

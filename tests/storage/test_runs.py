@@ -7,7 +7,7 @@ import pytest
 
 from events import ChatComplete, RunError, TerminalEvent
 from models import AssistantMessage, ReasoningBlock, RunStatus, UserMessage
-from storage import Begin, expiry
+from storage import Begin, Entry, expiry
 from storage.store import Store
 from tests.storage.support import ANN, CALL, DONE, RESULT, a_run, chat, says, texts
 
@@ -174,7 +174,7 @@ async def test_old_runs_expire_and_unfinished_ones_stay(store: Store) -> None:
 async def test_an_ephemeral_conversation_goes_with_its_last_run(store: Store) -> None:
     await chat(store, "Hi", "Hello.", ephemeral=True)
     last = a_run()
-    await store.accept(last, begin=says("And?"), ephemeral=True)
+    await store.accept(last, begin=says("And?"), entry=Entry(ephemeral=True))
     assert await store.expire(runs_older_than=-60) == (1, 0)
     assert await texts(store) == ["Hi", "Hello.", "And?"]
     await store.finish(last, [], DONE)

@@ -2,7 +2,7 @@
 
 from models import AssistantMessage, Message, SystemMessage, ToolMessage
 from storage.store import Store
-from tests.storage.support import ANN, DONE, a_run, chat, says
+from tests.storage.support import ANN, DONE, a_run, branch, chat, says
 
 
 async def found(store: Store, text: str, limit: int = 9) -> list[str]:
@@ -91,7 +91,7 @@ async def test_a_branch_is_found_as_well(store: Store) -> None:
     await chat(store, "Soup", "Yes.")
     await chat(store, "More", "No.")
     third = (await store.messages(ANN, "conv"))[2].id
-    await store.branch(ANN, "conv", third, "branch")
+    await branch(store, third)
     assert await found(store, "soup") == ["branch user", "conv user"]
 
 
