@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
+
 from calls import Calls
 from events import (
     AgentUpdated,
@@ -20,6 +22,7 @@ from events import (
     ChatComplete,
     FinishReason,
     ReasoningChunk,
+    RequestedCall,
     Usage,
 )
 from llm import Provider
@@ -27,6 +30,7 @@ from models import (
     AgentConfig,
     AssistantMessage,
     EndPart,
+    ModelOptions,
     ModelRequest,
     ReasoningBlock,
     ReasoningBlockPart,
@@ -35,6 +39,7 @@ from models import (
     SystemMessage,
     TextPart,
     ToolCallPart,
+    ToolSpec,
     new_id,
 )
 from tools.tool import Tool, tool_from
@@ -103,12 +108,14 @@ class StreamingAgent:
             reply = await agent._ask(turns)
             if not reply.calls:
                 turns.keep(reply.message)
-                return _complete(turns, _finish_reason(reply.end))
+                return _complete(turns, _finish_reason(reply), reply.for_client)
             limit = agent._limit(turns, reply.calls)
             if limit is not None:
                 agent._calls.refuse(turns, reply, "limit", f"Not executed: {_LIMIT_TEXT[limit]}.")
                 return _complete(turns, limit)
             agent = await agent._act(turns, reply)
+            if reply.for_client:
+                return _complete(turns, "tool_calls", reply.for_client)
 
     async def _act(self, turns: Turns, reply: Reply) -> "StreamingAgent":
         """Execute a turn's calls, and return the agent that goes on."""
@@ -142,6 +149,7 @@ class StreamingAgent:
         name, turns.successor = turns.successor, None
         if name is None:
             return self
+        turns.model = None
         successor = self._handoffs[name]()
         turns.sink.append(
             AgentUpdated(
@@ -170,18 +178,48 @@ class StreamingAgent:
             raise RuntimeError("a provider's stream ended without its end part")
         if draft.end.usage is not None:
             turns.usage = (turns.usage or Usage()) + draft.end.usage
-        return Reply(message_id, turns.text, tuple(draft.reasoning), tuple(draft.calls), draft.end)
+        theirs = {tool.name for tool in turns.client_tools}
+        return Reply(
+            message_id,
+            turns.text,
+            tuple(draft.reasoning),
+            tuple(part for part in draft.calls if part.call.name not in theirs),
+            draft.end,
+            tuple(part for part in draft.calls if part.call.name in theirs),
+        )
 
     def _request(self, turns: Turns) -> ModelRequest:
-        instructions = SystemMessage(self.config.instructions or "")
+        instructions = "\n\n".join(filter(None, (self.config.instructions, turns.knowledge)))
         return ModelRequest(
-            model=self.model,
-            fallbacks=tuple(self.config.fallback_models),
-            messages=(instructions, *turns.context, *turns.kept),
-            tools=self._calls.specs(),
+            model=self._provider.answering(turns.model) if turns.model else self.model,
+            fallbacks=() if turns.model else tuple(self.config.fallback_models),
+            messages=(SystemMessage(instructions), *turns.context, *turns.kept),
+            tools=self._offered(turns),
             parallel_tools=turns.parallel_tools,
-            temperature=self.config.temperature,
-            max_tokens=self.config.max_tokens,
+            options=self._options(turns),
+        )
+
+    def _offered(self, turns: Turns) -> tuple[ToolSpec, ...]:
+        """Return the tools that the model may call.
+
+        Where the client demands a call and has tools of its own, it is one of these that it wants.
+        """
+        theirs = turns.client_tools
+        if theirs and turns.options.tool_choice == "required":
+            return theirs
+        hidden = {tool.name for tool in theirs}
+        return (*theirs, *(tool for tool in self._calls.specs() if tool.name not in hidden))
+
+    def _options(self, turns: Turns) -> ModelOptions:
+        """Return how to answer: as the request says, or else as the agent is configured."""
+        options, config = turns.options, self.config
+        # A demand for a call is met by the first one; kept up, the run would never end.
+        is_met = options.tool_choice == "required" and turns.called > 0
+        return msgspec.structs.replace(
+            options,
+            temperature=config.temperature if options.temperature is None else options.temperature,
+            max_tokens=options.max_tokens or config.max_tokens,
+            tool_choice="auto" if is_met else options.tool_choice,
         )
 
     def _limit(self, turns: Turns, calls: Sequence[ToolCallPart]) -> FinishReason | None:
@@ -223,9 +261,21 @@ class _Draft:
                 self.end = part
 
 
-def _complete(turns: Turns, reason: FinishReason) -> ChatComplete:
-    return ChatComplete(final_response=turns.text, finish_reason=reason, usage=turns.usage)
+def _complete(
+    turns: Turns, reason: FinishReason, for_client: Iterable[ToolCallPart] = ()
+) -> ChatComplete:
+    return ChatComplete(
+        final_response=turns.text,
+        finish_reason=reason,
+        usage=turns.usage,
+        tool_calls=tuple(
+            RequestedCall(id=call.id, name=call.name, arguments=call.arguments)
+            for call in (part.call for part in for_client)
+        ),
+    )
 
 
-def _finish_reason(end: EndPart) -> FinishReason:
-    return "stop" if end.finish_reason == "tool_calls" else end.finish_reason
+def _finish_reason(reply: Reply) -> FinishReason:
+    if reply.for_client:
+        return "tool_calls"
+    return "stop" if reply.end.finish_reason == "tool_calls" else reply.end.finish_reason

@@ -27,6 +27,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 import server
 from api import (
+    agentcore,
     agents,
     chat,
     conversations,
@@ -73,7 +74,7 @@ MAKERS = {
     "anthropic": "Anthropic",
 }
 
-ROOMS = (chat, health, runs, socket, conversations, research, users, agents)
+ROOMS = (chat, health, runs, socket, conversations, research, users, agents, agentcore)
 
 logger = logging.getLogger("parley")
 

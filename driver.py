@@ -10,21 +10,25 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from conversations import title_of, window
 from errors import Conflict, ParleyError, RunTimeout, Unavailable
 from events import ChatComplete, RunError, TerminalEvent, stamped
 from hub import Hub, Log
+from intake import text_of
 from models import (
     AssistantMessage,
     ChatRequest,
+    Completion,
     Message,
+    RunRequest,
     SystemMessage,
     ToolMessage,
     UserMessage,
 )
 from recovery import MAX_EPOCHS, told_again
-from runs import Limits, Run, RunRequest, Work
+from runs import Limits, Run, Work
 from storage import StoredRun
 from storage.store import Store
 from turns import INTERRUPTED, Journal, Turns, to_its_end
@@ -132,6 +136,7 @@ class Driver:
             sink=log,
             message_id=run.start.message_id,
             parallel_tools=work.request.parallel_tools,
+            **_wishes(work.request),
             journal=self._journal(stored),
             pending=stored.pending,
         )
@@ -145,6 +150,10 @@ class Driver:
     async def _context(self, stored: StoredRun, request: RunRequest) -> tuple[Message, ...]:
         """Return what the model gets to see: from a user's message on, however far back it is."""
         limits, many = self._limits, self._limits.history_messages
+        if isinstance(request, Completion):
+            said = await self._store.context(stored.owner, stored.conversation_id, None)
+            rules = [SystemMessage(request.instructions)] if request.instructions else []
+            return (*rules, *(() if request.is_kept else request.messages), *said)
         history = request.history if isinstance(request, ChatRequest) else []
         brought = [prior.message() for prior in history]
         rules = [message for message in brought if isinstance(message, SystemMessage)]
@@ -183,9 +192,8 @@ class Driver:
 
     async def _store_end(self, run: Run, messages: list[Message], terminal: TerminalEvent) -> None:
         work = run.work
-        message = work.begin.message if work else None
-        is_done = isinstance(terminal, ChatComplete)
-        title = title_of(message.content) if message and is_done else None
+        said = text_of(work.request) if work else ""
+        title = title_of(said) if said and isinstance(terminal, ChatComplete) else None
         if not await self._store.finish(run.stored, messages, terminal, title):
             raise _taken_over()
 
@@ -207,6 +215,13 @@ class Driver:
             run, messages, terminal = self._unsaved[0]
             await self._store.finish(run.stored, messages, terminal, None)
             self._unsaved.popleft()
+
+
+def _wishes(request: RunRequest) -> dict[str, Any]:
+    """Return what a request says about how it is answered."""
+    if not isinstance(request, Completion):
+        return {}
+    return {"model": request.model, "options": request.options, "client_tools": request.tools}
 
 
 def failure(error: ParleyError) -> RunError:

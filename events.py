@@ -26,6 +26,7 @@ FinishReason: TypeAlias = Literal[
     "stop",
     "length",
     "content_filter",
+    "tool_calls",
     "cancelled",
     "max_turns",
     "max_tool_calls",
@@ -100,6 +101,14 @@ class FailedCall(msgspec.Struct, frozen=True, kw_only=True):
     code: ToolErrorCode
     error: str
     duration_ms: float
+
+
+class RequestedCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A call of a tool that the client executes. `arguments` is the JSON text of the model."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event_type"):
@@ -189,11 +198,16 @@ class RunProgress(_Event, frozen=True, kw_only=True, tag="run_progress"):
 
 
 class ChatComplete(_Event, frozen=True, kw_only=True, tag="chat_complete"):
-    """The end of a run that ended in order. `finish_reason` names the limit, if one ended it."""
+    """The end of a run that ended in order. `finish_reason` names the limit, if one ended it.
+
+    `tool_calls`, where that is `tool_calls`: what the client is to execute and to say in its next
+    request.
+    """
 
     final_response: str
     finish_reason: FinishReason
     usage: Usage | None
+    tool_calls: tuple[RequestedCall, ...] = ()
 
 
 class RunError(_Event, frozen=True, kw_only=True, tag="error"):

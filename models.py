@@ -115,10 +115,30 @@ class SystemMessage(msgspec.Struct, frozen=True, tag="system", tag_field="role")
     content: str
 
 
-class UserMessage(msgspec.Struct, frozen=True, tag="user", tag_field="role"):
-    """What the user said."""
+class TextContent(msgspec.Struct, frozen=True, tag="text"):
+    """A piece of a message."""
+
+    text: str
+
+
+class ImageContent(msgspec.Struct, frozen=True, tag="image", omit_defaults=True):
+    """A picture, at an address or in the `url` itself (`data:image/…;base64,…`).
+
+    `detail` is how closely the model is to look, in OpenAI's words.
+    """
+
+    url: str
+    detail: str | None = None
+
+
+Content: TypeAlias = TextContent | ImageContent
+
+
+class UserMessage(msgspec.Struct, frozen=True, tag="user", tag_field="role", omit_defaults=True):
+    """What the user said. `parts`: all of it, where it is more than the text `content`."""
 
     content: str
+    parts: tuple[Content, ...] = ()
 
 
 class ReasoningBlock(msgspec.Struct, frozen=True):
@@ -148,19 +168,55 @@ class ToolMessage(msgspec.Struct, frozen=True, tag="tool", tag_field="role"):
 Message: TypeAlias = SystemMessage | UserMessage | AssistantMessage | ToolMessage
 
 
-class ToolSpec(msgspec.Struct, frozen=True):
-    """A tool as the model is told of it. `parameters` is a JSON Schema of type object."""
+class ToolSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A tool as the model is told of it. `parameters` is a JSON Schema of type object.
+
+    `strict`: whether the provider is to hold the model to it, where it can.
+    """
 
     name: str
     description: str
     parameters: dict[str, Any]
+    strict: bool | None = None
 
 
-class OutputSchema(msgspec.Struct, frozen=True):
-    """The form that an answer has to have. `schema` is a JSON Schema of type object."""
+class OutputSchema(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The form that an answer has to have. `schema` is a JSON Schema of type object.
+
+    Without one, any JSON object will do. `strict`: whether the provider is to enforce it, where
+    it can; None: as it does by itself.
+    """
 
     name: str
-    schema: dict[str, Any]
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+ToolChoice: TypeAlias = Literal["auto", "none", "required"]
+
+
+class ModelOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the model is to answer; what is None is as the agent or the provider has it.
+
+    Args:
+        temperature, top_p: as the provider understands them.
+        max_tokens: of one reply.
+        stop: texts before which a reply ends.
+        seed: for providers that can repeat an answer.
+        output: the form of the answer.
+        tool_choice: whether it may, must not or must call a tool.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    output: OutputSchema | None = None
+    tool_choice: ToolChoice = "auto"
+
+
+AS_CONFIGURED = ModelOptions()
 
 
 class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,9 +230,7 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...] = ()
     parallel_tools: bool = True
-    temperature: float | None = None
-    max_tokens: int | None = None
-    output: OutputSchema | None = None
+    options: ModelOptions = AS_CONFIGURED
 
 
 # What a provider's stream becomes.
@@ -249,6 +303,7 @@ class AgentConfig(BaseModel):
     handoffs: Annotated[list[Name], Field(max_length=32)] = Field(
         [], description="Names of agents that it may hand the conversation to."
     )
+    memory: bool = Field(False, description="Whether it remembers its users across conversations.")
     max_parallel_tools: int = Field(5, ge=1, le=64)
     tool_call_timeout: float = Field(30.0, gt=0, le=3600, description="Seconds, for each call.")
     max_turns: int = Field(20, ge=1, le=200, description="Questions to the model in one run.")
@@ -292,6 +347,11 @@ class RunOptions(BaseModel):
     parallel_tools: bool = Field(True, description="False: tool calls run one after another.")
     if_busy: IfBusy = Field(
         "enqueue", description="What to do while the conversation has a run under way."
+    )
+    memory: bool | None = Field(
+        None,
+        description="Whether what was learned of the user in other conversations is told to the "
+        "model, and learned from this one; as the agent is configured where it is absent.",
     )
 
 
@@ -337,6 +397,44 @@ class EditRequest(Edit):
     """The same, with the conversation."""
 
     conversation_id: Identifier
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Messages to be answered as they are: the client decides what the model gets to see.
+
+    Args:
+        messages: what the model sees behind the agent's own instructions.
+        instructions: more of these, for this answer only.
+        model: answers in the place of the agent's own.
+        options: how it is to answer.
+        tools: those that the client executes.
+        memory: whether the user is remembered; None: as the agent has it.
+        is_kept: the messages and the answer can be gone on with, in another request that
+            `follows` their conversation.
+        echo: what the one who asked wants to find again with the run.
+    """
+
+    messages: tuple[Message, ...]
+    instructions: str = ""
+    agent: str = "chat"
+    model: str | None = None
+    options: ModelOptions = AS_CONFIGURED
+    tools: tuple[ToolSpec, ...] = ()
+    parallel_tools: bool = True
+    user_id: str | None = None
+    memory: bool | None = None
+    is_kept: bool = False
+    follows: str | None = None
+    echo: dict[str, Any] = {}
+
+    @property
+    def if_busy(self) -> IfBusy:
+        """What to do while the conversation has a run under way: it is a new one."""
+        return "enqueue"
+
+
+RunRequest: TypeAlias = ChatRequest | RegenerateRequest | EditRequest | Completion
+"""What a run is started with."""
 
 
 class ToolCallRecord(BaseModel):

@@ -25,25 +25,17 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
-import msgspec
-
 from driver import Driver, failure, left_open
 from errors import Conflict, Invalid, NotFound, ParleyError, TooMany, Unavailable
 from events import ChatChunk, ChatComplete, ChatStart, Reset, TerminalEvent, stamped
 from hub import Hub, LogNotFound, Reader, parse_cursor
 from hub.fixed import FixedReader
+from intake import begin_of, decoded, encoded, entry_of, owner_of, place_of, text_of
 from llm import Provider
-from models import (
-    ChatRequest,
-    EditRequest,
-    Owner,
-    RegenerateRequest,
-    UserMessage,
-    new_id,
-)
+from models import Completion, Owner, RunRequest, new_id
 from roster import Roster
-from runs import Agent, Limits, Queue, Queues, Run, RunRequest, Work
-from storage import Begin, Entry, StorageUnavailable, StoredRun
+from runs import Agent, Limits, Queue, Queues, Run, Work
+from storage import StorageUnavailable, StoredRun
 from storage.store import Store
 from tools.tool import Tool
 from tools.workers import Workers
@@ -176,18 +168,18 @@ class AgentRegistry:
         """
         self._expire()
         owner = owner_of(request)
-        said = request.model_dump_json(exclude_defaults=True, exclude={"idempotency_key"})
+        said = encoded(request)
         fingerprint = hashlib.sha256(said.encode()).digest() if key is not None else b""
         run = self._known(owner, key, fingerprint) if key is not None else None
         if run is None:
-            queue = self._queues.of(owner, _place(request) or conversation_id or new_id("conv"))
+            queue = self._queues.of(owner, place_of(request) or conversation_id or new_id("conv"))
             stored = self._admit(request, said, queue, key, fingerprint)
             work = Work(
                 request,
                 self.agents.find(request.agent),
                 queue,
-                _begin(request),
-                _entry(request, ephemeral=ephemeral),
+                begin_of(request),
+                entry_of(request, ephemeral=ephemeral),
             )
             run = self._enter(Run(stored, work), work)
         await run.accepted.wait()
@@ -212,8 +204,9 @@ class AgentRegistry:
         limits = self._limits
         if self.draining:
             raise Unavailable("The service is stopping.", retry_after=limits.shutdown_grace)
-        message = "" if isinstance(request, RegenerateRequest) else request.message
-        if len(message) > limits.max_message_chars:
+        # Whose client keeps the conversation sends it whole; the body's bound is enough there.
+        chars = 0 if isinstance(request, Completion) else len(text_of(request))
+        if chars > limits.max_message_chars:
             fault = f"At most {limits.max_message_chars} characters."
             raise Invalid("The message is too long.", errors=[_fault("message", fault)])
         agent = self.agents.find(request.agent)
@@ -224,7 +217,7 @@ class AgentRegistry:
         start = ChatStart(
             conversation_id=queue.conversation_id,
             agent=agent.name,
-            model=agent.model,
+            model=self._answering(request, agent),
             message_id=new_id("msg"),
         )
         return StoredRun(
@@ -239,6 +232,10 @@ class AgentRegistry:
             key=key,
             fingerprint=fingerprint,
         )
+
+    def _answering(self, request: RunRequest, agent: Agent) -> str:
+        wanted = request.model if isinstance(request, Completion) else None
+        return self.provider.answering(wanted) if wanted else agent.model
 
     def _make_way(self, queue: Queue, request: RunRequest) -> None:
         if not queue.runs:
@@ -306,12 +303,12 @@ class AgentRegistry:
     def _resume(self, stored: StoredRun) -> None:
         if stored.id in self._runs:
             self._forget(stored.id)
-        request = _decoded(stored.request)
+        request = decoded(stored.request)
         work = Work(
             request,
             self.agents.find(stored.agent),
             self._queues.of(stored.owner, stored.conversation_id),
-            _begin(request),
+            begin_of(request),
             resumed=True,
             begun=stored.status == "running",
         )
@@ -427,45 +424,6 @@ class AgentRegistry:
         """End all runs: their clients are told that the service stops."""
         for run in list(self._active):
             run.end("shutting_down")
-
-
-def owner_of(request: RunRequest) -> Owner:
-    """Return whose conversation a request is about."""
-    return Owner(user=request.user_id) if request.user_id else Owner()
-
-
-def _begin(request: RunRequest) -> Begin:
-    match request:
-        case ChatRequest():
-            return Begin(message=UserMessage(request.message), reset=request.reset_history)
-        case EditRequest():
-            return Begin(message=UserMessage(request.message))
-        case RegenerateRequest():
-            return Begin(regenerate=True)
-
-
-def _place(request: RunRequest) -> str | None:
-    """Return the conversation that a request goes into, if it names one: an edit begins a new."""
-    return None if isinstance(request, EditRequest) else request.conversation_id
-
-
-def _entry(request: RunRequest, *, ephemeral: bool) -> Entry:
-    match request:
-        case ChatRequest():
-            return Entry(ephemeral=ephemeral)
-        case EditRequest():
-            return Entry(branch=(request.conversation_id, request.message_id))
-        case RegenerateRequest():
-            return Entry(must_exist=True)
-
-
-def _decoded(said: str) -> RunRequest:
-    """Return a stored request."""
-    fields = msgspec.json.decode(said)
-    if "message_id" in fields:
-        return EditRequest.model_validate(fields)
-    kind = ChatRequest if "message" in fields else RegenerateRequest
-    return kind.model_validate(fields)
 
 
 def _check_twin(before: bytes, fingerprint: bytes) -> None:

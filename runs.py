@@ -15,20 +15,16 @@ from errors import ParleyError
 from events import ChatComplete, ChatStart, RunError, TerminalEvent
 from hub import Log
 from models import (
-    ChatRequest,
-    EditRequest,
     Message,
     Owner,
-    RegenerateRequest,
     RunFailure,
     RunInfo,
+    RunRequest,
     RunStatus,
     TokenUsage,
 )
 from storage import ANY_ENTRY, Begin, Entry, StoredRun
 from turns import Turns
-
-RunRequest: TypeAlias = ChatRequest | RegenerateRequest | EditRequest
 
 Ending: TypeAlias = Literal["cancelled", "shutting_down"]
 

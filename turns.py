@@ -14,12 +14,15 @@ import msgspec
 
 from events import EventSink, Usage
 from models import (
+    AS_CONFIGURED,
     AssistantMessage,
     EndPart,
     Message,
+    ModelOptions,
     ReasoningBlock,
     ToolCallPart,
     ToolMessage,
+    ToolSpec,
     new_id,
 )
 
@@ -35,17 +38,18 @@ Journal: TypeAlias = Callable[[Sequence[Message], AssistantMessage | None], Awai
 
 
 class Reply(NamedTuple):
-    """What the model said in one turn."""
+    """What the model said in one turn. `for_client`: calls of tools that the client executes."""
 
     message_id: str
     text: str
     reasoning: tuple[ReasoningBlock, ...]
     calls: tuple[ToolCallPart, ...]
     end: EndPart
+    for_client: tuple[ToolCallPart, ...] = ()
 
     @property
     def message(self) -> AssistantMessage:
-        """The reply as a message."""
+        """The reply as a message, without the calls that are the client's."""
         return AssistantMessage(self.text, tuple(part.call for part in self.calls), self.reasoning)
 
 
@@ -61,6 +65,10 @@ class Turns:
         context: what the model gets to see of the conversation, the new message included.
         sink: takes the events.
         message_id: the id of the model's first message.
+        model: answers in the place of the first agent's own.
+        options: what the request says about how to answer.
+        client_tools: those that the client executes; they hide the agent's of the same names.
+        knowledge: what is known about the user, for the instructions.
         journal: stores what is kept, as it is kept.
         pending: of a run that goes on after a crash: the message whose calls were under way.
         kept: grows by whole turns: what a conversation has to keep of this run.
@@ -75,6 +83,10 @@ class Turns:
     sink: EventSink
     message_id: str
     parallel_tools: bool = True
+    model: str | None = None
+    options: ModelOptions = AS_CONFIGURED
+    client_tools: tuple[ToolSpec, ...] = ()
+    knowledge: str = ""
     journal: Journal = _not_stored
     pending: AssistantMessage | None = None
     kept: list[Message] = field(default_factory=list)

@@ -5,6 +5,10 @@ it carries the same `request_id`, so that a client can tell its chats apart. Fau
 content come as `error` messages and the socket stays open; only a fault of the framing closes
 it. Each subscription has a task that reads the run and sends; the socket owns them all, and
 its end ends them and nothing else: the runs go on.
+
+A client of an AgentCore runtime brings its session and user, see `api.agentcore`: the session is
+the conversation of the socket's chats, the user that of all its messages. What such a client
+sends, an object without `type` that holds a question, is a `chat`.
 """
 
 import asyncio
@@ -19,6 +23,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from api.agentcore import Caller, asks, caller_of, chat_fields
 from api.documents import PROBLEMS
 from api.problems import ProblemResponse, validation_faults
 from api.streams import Patience, cut_off, offer_of
@@ -95,11 +100,14 @@ class SocketLimits(NamedTuple):
 class Socket:
     """One connection."""
 
-    def __init__(self, websocket: WebSocket, registry: AgentRegistry, limits: SocketLimits) -> None:
+    def __init__(
+        self, websocket: WebSocket, registry: AgentRegistry, limits: SocketLimits, caller: Caller
+    ) -> None:
         self._websocket = websocket
         self._registry = registry
         self._limits = limits
-        self._conversation_id = new_id("conv")
+        self._caller = caller
+        self._conversation_id = caller.conversation_id or new_id("conv")
         self._following: dict[asyncio.Task[None], tuple[str, str | None]] = {}
         self._handlers: dict[str, Callable[[Any, str | None], Awaitable[None]]] = {
             "chat": self._chat,
@@ -154,7 +162,7 @@ class Socket:
             request_id: str | None = None
             try:
                 kind, request_id, data = self._parsed(message.get("text"))
-                handler = self._handlers.get(kind)
+                handler = self._invoke if kind is None else self._handlers.get(kind)
                 if handler is None:
                     known = ", ".join(self._handlers)
                     text = f"Unknown message type. There are: {known}."
@@ -165,7 +173,8 @@ class Socket:
             except ParleyError as error:
                 await self._send_error(error, request_id)
 
-    def _parsed(self, text: str | None) -> tuple[str, str | None, Any]:
+    def _parsed(self, text: str | None) -> tuple[str | None, str | None, Any]:
+        """Return a message's type, request and data; without a type all of it is the data."""
         if text is None:
             raise ClientError("Messages are text, not binary.")
         if len(text.encode()) > self._limits.max_bytes:
@@ -174,16 +183,21 @@ class Socket:
             message = msgspec.json.decode(text)
         except (ValueError, RecursionError):
             raise ClientError("The message is not valid JSON.", code="invalid_json") from None
-        if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-            raise ClientError('A message is an object: {"type": …, "request_id"?: …, "data"?: …}.')
+        kind = _kind(message)
         request_id = _RequestId.validate_python(message.get("request_id"))
-        return message["type"], request_id, message.get("data")
+        data = message if kind is None else message.get("data")
+        if self._caller.user_id is not None and isinstance(data, dict):
+            data["user_id"] = self._caller.user_id
+        return kind, request_id, data
+
+    async def _invoke(self, payload: Any, request_id: str | None) -> None:
+        await self._chat(chat_fields(payload, self._caller), request_id)
 
     async def _chat(self, data: Any, request_id: str | None) -> None:
         chat = SocketChat.model_validate(data)
         self._check_room()
         own = self._conversation_id
-        if chat.conversation_id is None and chat.reset_history:
+        if chat.conversation_id is None and chat.reset_history and self._caller.session is None:
             own = new_id("conv")
         run = await self._registry.start(chat, chat.idempotency_key, conversation_id=own)
         self._conversation_id = own
@@ -289,6 +303,16 @@ class Socket:
         await self._send("error", request_id, data)
 
 
+def _kind(message: Any) -> str | None:
+    """Return a message's type, or None for a payload that is no message."""
+    if isinstance(message, dict):
+        if isinstance(kind := message.get("type"), str):
+            return kind
+        if "type" not in message and asks(message):
+            return None
+    raise ClientError('A message is an object: {"type": …, "request_id"?: …, "data"?: …}.')
+
+
 def _invalid(error: ValidationError) -> Invalid:
     faults = validation_faults(error)
     text = "; ".join(f"{fault['field'] or 'data'}: {fault['message']}" for fault in faults[:5])
@@ -307,7 +331,11 @@ async def upgrade() -> Response:
 
 
 @router.websocket("/ws")
+@router.websocket("/runtimes/{arn:path}/ws")
 async def serve_socket(websocket: WebSocket) -> None:
     """Serve one connection."""
-    limits: SocketLimits = websocket.app.state.socket_limits
-    await Socket(websocket, websocket.app.state.registry, limits).serve()
+    state = websocket.app.state
+    caller = caller_of(websocket)
+    if not state.remembers_sessions:
+        caller = caller._replace(session=None, conversation_id=None)
+    await Socket(websocket, state.registry, state.socket_limits, caller).serve()

@@ -12,8 +12,9 @@ reference, "Create a message"):
   in the same way each time. A call's input is an object.
 * Thinking stands before what it led to, as it came. Other providers' reasoning stays away.
 
-Since version 2026-10-21, which the SDK asks for, the API refuses a `temperature`. A request that
-has one asks for the version before, whose older models, like other servers, still know it.
+Since version 2026-10-21, which the SDK asks for, the API refuses `temperature` and `top_p`. A
+request that has one of them asks for the version before, whose older models, like other servers,
+still know it.
 """
 
 import hashlib
@@ -30,10 +31,13 @@ from llm.openai_stream import KEPT_CHARS, joined_halves
 from llm.sdk import MAX_DEPTH, SdkProvider, encoded, ids_in
 from models import (
     AssistantMessage,
+    Content,
+    ImageContent,
     Message,
+    ModelOptions,
     ModelRequest,
-    OutputSchema,
     SystemMessage,
+    TextContent,
     ToolCall,
     ToolMessage,
     ToolSpec,
@@ -53,12 +57,15 @@ MAX_RETRY_AFTER = 120.0
 BLANK = "(blank)"
 """Stands for a blank text that cannot be left out, and for the question before a first answer."""
 
-_VERSION_WITH_TEMPERATURE = "2023-06-01"
+_VERSION_WITH_SAMPLING = "2023-06-01"
 _MAX_TEMPERATURE = 1.0
 
 _ID = re.compile(r"[a-zA-Z0-9_-]+")
 _NOT_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _MAX_NAME = 128
+_INLINE = re.compile(r"data:(image/[a-z+.-]+);base64,")
+_TOOL_CHOICES = {"auto": "auto", "none": "none", "required": "any"}
+_ANY_OBJECT = "Answer with one JSON object and nothing else."
 
 
 class AnthropicProvider(SdkProvider["AsyncAnthropic", AnthropicFailures]):
@@ -123,8 +130,8 @@ class AnthropicProvider(SdkProvider["AsyncAnthropic", AnthropicFailures]):
         body = self._body(request)
         # A compressed stream would come late, in blocks.
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
-        if "temperature" in body:
-            headers["anthropic-version"] = _VERSION_WITH_TEMPERATURE
+        if "temperature" in body or "top_p" in body:
+            headers["anthropic-version"] = _VERSION_WITH_SAMPLING
         response = await client.post(
             "/v1/messages",
             cast_to=Response,
@@ -139,22 +146,27 @@ class AnthropicProvider(SdkProvider["AsyncAnthropic", AnthropicFailures]):
         """Return the request's JSON; what has no value is left out."""
         body: dict[str, Any] = {
             "model": request.model,
-            "max_tokens": request.max_tokens or self._max_tokens,
+            "max_tokens": request.options.max_tokens or self._max_tokens,
             "messages": _turns(request.messages),
             "stream": True,
         }
-        if system := _system(request.messages):
+        if system := _system(request):
             body["system"] = system
         if request.tools:
             body["tools"] = [_tool(tool) for tool in request.tools]
-            if not request.parallel_tools:
-                body["tool_choice"] = {"type": "auto", "disable_parallel_tool_use": True}
-        if request.output is not None:
-            body["output_config"] = {"format": _format(request.output)}
-        wanted = self._temperature if request.temperature is None else request.temperature
+            if choice := _tool_choice(request):
+                body["tool_choice"] = choice
+        return body | self._options(request.options)
+
+    def _options(self, options: ModelOptions) -> dict[str, Any]:
+        values: dict[str, Any] = {"top_p": options.top_p}
+        values["stop_sequences"] = [text for text in options.stop if text.strip()] or None
+        if options.output is not None and options.output.schema is not None:
+            values["output_config"] = {"format": _format(options.output.schema)}
+        wanted = self._temperature if options.temperature is None else options.temperature
         if wanted is not None:
-            body["temperature"] = min(wanted, _MAX_TEMPERATURE)
-        return body
+            values["temperature"] = min(wanted, _MAX_TEMPERATURE)
+        return {name: value for name, value in values.items() if value is not None}
 
 
 async def _refuse_long_waits(response: "Response") -> None:
@@ -166,9 +178,19 @@ async def _refuse_long_waits(response: "Response") -> None:
 # The request's parts.
 
 
-def _system(messages: Iterable[Message]) -> str:
-    texts = [message.content for message in messages if isinstance(message, SystemMessage)]
+def _system(request: ModelRequest) -> str:
+    texts = [each.content for each in request.messages if isinstance(each, SystemMessage)]
+    if request.options.output is not None and request.options.output.schema is None:
+        texts.append(_ANY_OBJECT)  # the API knows schemas only
     return "\n\n".join(text for text in texts if text.strip())
+
+
+def _tool_choice(request: ModelRequest) -> dict[str, Any] | None:
+    """Return the choice of a tool, where it is not the API's own default."""
+    kind = _TOOL_CHOICES[request.options.tool_choice]
+    if request.parallel_tools or kind == "none":
+        return None if kind == "auto" else {"type": kind}
+    return {"type": kind, "disable_parallel_tool_use": True}
 
 
 def _turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
@@ -190,8 +212,9 @@ def _blocks(message: Message) -> list[Any]:
     match message:
         case SystemMessage():
             return []
-        case UserMessage(content):
-            return [_said(content if content.strip() else BLANK)]
+        case UserMessage(content, parts):
+            blocks = [block for part in parts if (block := _part(part))]
+            return blocks or [_said(content if content.strip() else BLANK)]
         case ToolMessage():
             return [_result(message)]
         case AssistantMessage(content):
@@ -200,6 +223,20 @@ def _blocks(message: Message) -> list[Any]:
             # Thinking that led to nothing may not stand alone.
             thinking = _thinking(message) if said or calls else []
             return [*thinking, *said, *calls]
+
+
+def _part(part: Content) -> dict[str, Any] | None:
+    match part:
+        case TextContent(text):
+            return _said(text) if text.strip() else None
+        case ImageContent(url):
+            inline = _INLINE.match(url)
+            source = (
+                {"type": "base64", "media_type": inline[1], "data": url[inline.end() :]}
+                if inline
+                else {"type": "url", "url": url}
+            )
+            return {"type": "image", "source": source}
 
 
 def _said(text: str) -> dict[str, Any]:
@@ -259,12 +296,12 @@ def _tool(tool: ToolSpec) -> dict[str, Any]:
     }
 
 
-def _format(output: OutputSchema) -> dict[str, Any]:
+def _format(wanted: dict[str, Any]) -> dict[str, Any]:
     """Return the form of an answer in the part of JSON Schema that the API knows."""
     from anthropic import transform_schema
 
     try:
-        schema = transform_schema(output.schema)
+        schema = transform_schema(wanted)
     except Exception:  # noqa: BLE001 - what it cannot read, the API itself shall judge
-        schema = output.schema
+        schema = wanted
     return {"type": "json_schema", "schema": schema}

@@ -12,9 +12,14 @@ from llm.openai_stream import KEPT_CHARS, Reply, joined_halves
 from llm.sdk import MAX_DEPTH, SdkProvider, encoded, ids_in
 from models import (
     AssistantMessage,
+    Content,
+    ImageContent,
     Message,
+    ModelOptions,
     ModelRequest,
+    OutputSchema,
     SystemMessage,
+    TextContent,
     ToolCall,
     ToolMessage,
     ToolSpec,
@@ -114,18 +119,33 @@ class OpenAIProvider(SdkProvider["AsyncOpenAI", Failures]):
             body["tools"] = [_tool(tool) for tool in request.tools]
             if not request.parallel_tools:
                 body["parallel_tool_calls"] = False
-        if request.output is not None:
-            form = {"name": request.output.name, "schema": request.output.schema}
-            body["response_format"] = {"type": "json_schema", "json_schema": form}
-        temperature = _first(request.temperature, self._temperature)
-        if temperature is not None:
-            body["temperature"] = temperature
-        max_tokens = _first(request.max_tokens, self._max_tokens)
-        if max_tokens is not None:
-            # OpenAI has deprecated the old name, other servers do not know the new one.
-            name = "max_completion_tokens" if self._base_url is None else "max_tokens"
-            body[name] = max_tokens
-        return body
+            if request.options.tool_choice != "auto":
+                body["tool_choice"] = request.options.tool_choice
+        return body | self._options(request.options)
+
+    def _options(self, options: ModelOptions) -> dict[str, Any]:
+        # OpenAI has deprecated the old name, other servers do not know the new one.
+        max_tokens = "max_completion_tokens" if self._base_url is None else "max_tokens"
+        values = {
+            "response_format": _form(options.output),
+            "temperature": _first(options.temperature, self._temperature),
+            "top_p": options.top_p,
+            max_tokens: _first(options.max_tokens, self._max_tokens),
+            "stop": options.stop or None,
+            "seed": options.seed,
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def _form(output: OutputSchema | None) -> dict[str, Any] | None:
+    if output is None:
+        return None
+    if output.schema is None:
+        return {"type": "json_object"}
+    form: dict[str, Any] = {"name": output.name, "schema": output.schema}
+    if output.strict is not None:
+        form["strict"] = output.strict
+    return {"type": "json_schema", "json_schema": form}
 
 
 def _first(value: Any, default: Any) -> Any:
@@ -139,8 +159,8 @@ def _message(message: Message) -> dict[str, Any]:
     match message:
         case SystemMessage(content):
             return {"role": "system", "content": content}
-        case UserMessage(content):
-            return {"role": "user", "content": content}
+        case UserMessage(content, parts):
+            return {"role": "user", "content": [_part(part) for part in parts] or content}
         case ToolMessage():
             return {
                 "role": "tool",
@@ -155,6 +175,15 @@ def _message(message: Message) -> dict[str, Any]:
             }
         case AssistantMessage(content):
             return {"role": "assistant", "content": content}
+
+
+def _part(part: Content) -> dict[str, Any]:
+    match part:
+        case TextContent(text):
+            return {"type": "text", "text": text}
+        case ImageContent(url, detail):
+            image = {"url": url} if detail is None else {"url": url, "detail": detail}
+            return {"type": "image_url", "image_url": image}
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
@@ -181,9 +210,11 @@ def _arguments(text: str) -> str:
 
 
 def _tool(tool: ToolSpec) -> dict[str, Any]:
-    function = {
+    function: dict[str, Any] = {
         "name": tool.name,
         "description": tool.description,
         "parameters": tool.parameters,
     }
+    if tool.strict is not None:
+        function["strict"] = tool.strict
     return {"type": "function", "function": function}

@@ -29,6 +29,7 @@ from models import (
     AgentConfig,
     EndPart,
     Message,
+    ModelOptions,
     ModelRequest,
     OutputSchema,
     ReasoningBlockPart,
@@ -219,7 +220,9 @@ class _Researcher:
         """Yield the searches as calls. Reasoning is passed on: a provider may want it back."""
         self._tell("plan", "Planning the searches.", 0, 1)
         messages = (SystemMessage(_PLANNER), *request.messages[1:])
-        asked = msgspec.structs.replace(request, messages=messages, output=_PLAN_FORM)
+        asked = msgspec.structs.replace(
+            request, messages=messages, options=_formed(request, _PLAN_FORM)
+        )
         heard = _Heard()
         try:
             async with aclosing(self._provider.stream(asked)) as batches:
@@ -273,7 +276,7 @@ class _Researcher:
         text = f"# Question\n\n{question}\n\n# Report\n\n{report.text}"
         messages = (SystemMessage(_ASKER), UserMessage(text))
         asked = msgspec.structs.replace(
-            request, messages=messages, tools=(), output=_QUESTIONS_FORM
+            request, messages=messages, tools=(), options=_formed(request, _QUESTIONS_FORM)
         )
         heard = _Heard()
         with suppress(UpstreamError, TimeoutError):
@@ -292,6 +295,10 @@ class _Researcher:
 
 
 # Planning.
+
+
+def _formed(request: ModelRequest, form: OutputSchema) -> ModelOptions:
+    return msgspec.structs.replace(request.options, output=form)
 
 
 def _is_reasoning(part: ReplyPart) -> bool:

@@ -20,7 +20,7 @@ import msgspec
 
 from errors import ClientError, NotFound, Unavailable
 from events import ChatStart, TerminalEvent
-from models import AssistantMessage, Message, Owner, RunStatus, UserMessage
+from models import AssistantMessage, Message, Owner, RunStatus
 
 
 class StorageUnavailable(Unavailable):
@@ -81,12 +81,12 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True):
     """What a run does to its conversation when it gets the floor.
 
     Args:
-        message: what the user said, to be appended; None where an answer is made anew.
+        messages: what is appended: what the user said, or nothing where an answer is made anew.
         reset: the messages that are there are deleted first.
         regenerate: the messages behind the last user's message are deleted first.
     """
 
-    message: UserMessage | None = None
+    messages: tuple[Message, ...] = ()
     reset: bool = False
     regenerate: bool = False
 
@@ -97,13 +97,13 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         ephemeral: a new one is not listed and goes with its last run.
         must_exist: none is made.
-        branch: it is made from another one: its id, and the message of a user before which it
-            is branched off.
+        branch: it begins as a copy of another one: its id, and the message of a user before
+            which the copy ends; None: it is a whole copy.
     """
 
     ephemeral: bool = False
     must_exist: bool = False
-    branch: tuple[str, str] | None = None
+    branch: tuple[str, str | None] | None = None
 
 
 ANY_ENTRY = Entry()

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import (
+    BigInteger,
+    Boolean,
     Connection,
     Integer,
     Row,
@@ -32,6 +34,7 @@ from storage import ConversationRecord, InvalidPage, StoredMessage
 from storage.tables import Utc, conversations, messages, runs
 
 _ALL = 2**31 - 1  # as many as a limit can say
+_END = 2**63 - 1  # behind every message
 
 _OWN = and_(
     conversations.c.tenant == bindparam("of_tenant"),
@@ -126,7 +129,7 @@ _BRANCH = insert(conversations).from_select(
         bindparam("new", type_=Text()),
         conversations.c.title,
         conversations.c.metadata,
-        false(),
+        bindparam("ephemeral", type_=Boolean()),
         bindparam("at", type_=Utc()),
         bindparam("at", type_=Utc()),
         conversations.c.id,
@@ -137,14 +140,15 @@ _COPIED = ["tenant", "user_id", "id", "role", "message", "run_id", "created_at"]
 _COPY = insert(messages).from_select(
     ["conversation_id", *_COPIED],
     select(bindparam("new", type_=Text()), *(messages.c[name] for name in _COPIED))
-    .where(_WITHIN, messages.c.seq < bindparam("end"))
+    .where(_WITHIN, messages.c.seq < bindparam("end", type_=BigInteger()))
     .order_by(messages.c.seq),
 )
 
 
-def context(db: Connection, owner: Owner, conversation_id: str, limit: int) -> list[Message]:
-    """Return the newest `limit` messages, oldest first."""
-    found = db.execute(_CONTEXT, _where(owner, conversation_id) | {"count": limit}).scalars().all()
+def context(db: Connection, owner: Owner, conversation_id: str, limit: int | None) -> list[Message]:
+    """Return the newest `limit` messages, or all, oldest first."""
+    values = _where(owner, conversation_id) | {"count": _ALL if limit is None else limit}
+    found = db.execute(_CONTEXT, values).scalars().all()
     return list(reversed(found))
 
 
@@ -211,18 +215,24 @@ def clear(db: Connection, owner: Owner, conversation_id: str) -> bool:
 
 
 def branch(
-    db: Connection, owner: Owner, conversation_id: str, message_id: str, new_id: str
+    db: Connection,
+    owner: Owner,
+    conversation_id: str,
+    message_id: str | None,
+    new_id: str,
+    ephemeral: bool,
 ) -> bool:
     """Begin a conversation with the messages before a user's one; False: there is none such.
 
-    Title and metadata are copied.
+    Title and metadata are copied. Without a message's id all messages are.
     """
     where = _where(owner, conversation_id) | {"of_message": message_id}
-    end = db.execute(_IS_USERS, where).scalar_one_or_none()
+    end = _END if message_id is None else db.execute(_IS_USERS, where).scalar_one_or_none()
     if end is None:
         return False
-    values = where | {"new": new_id, "end": end, "at": datetime.now(UTC)}
-    db.execute(_BRANCH, values)
+    values = where | {"new": new_id, "end": end, "at": datetime.now(UTC), "ephemeral": ephemeral}
+    if db.execute(_BRANCH, values).rowcount == 0:
+        return False
     db.execute(_COPY, values)
     return True
 

@@ -184,7 +184,7 @@ def _check_key(db: Connection, run: StoredRun) -> None:
 def _enter(db: Connection, run: StoredRun, entry: Entry) -> None:
     """Make the run's conversation, or find it."""
     if entry.branch is not None:
-        if not branch(db, run.owner, *entry.branch, run.conversation_id):
+        if not branch(db, run.owner, *entry.branch, run.conversation_id, entry.ephemeral):
             _check_key(db, run)
             raise NoSuchMessage("There is no such message of a user in such a conversation.")
     elif entry.must_exist:
@@ -292,8 +292,7 @@ def _take_floor(db: Connection, run: StoredRun, begin: Begin, now: datetime) -> 
         db.execute(_RESET, _where(run))
     elif begin.regenerate:
         db.execute(_REGENERATE, _where(run))
-    if begin.message is not None:
-        _append(db, run, [begin.message], now)
+    _append(db, run, begin.messages, now)
 
 
 def _touch(db: Connection, run: StoredRun, now: datetime, title: str | None) -> bool:

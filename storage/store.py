@@ -188,8 +188,8 @@ class Store:
 
     # Conversations
 
-    async def context(self, owner: Owner, conversation_id: str, limit: int) -> list[Message]:
-        """Return the newest `limit` messages of a conversation, oldest first."""
+    async def context(self, owner: Owner, conversation_id: str, limit: int | None) -> list[Message]:
+        """Return the newest `limit` messages of a conversation, or all of them, oldest first."""
         return await self._db.read(rows.context, owner, conversation_id, limit)
 
     async def conversations(

@@ -181,6 +181,8 @@ class Refusal(Exception):
 
 
 _FIELDS = {
+    "stop_sequences",
+    "top_p",
     "model",
     "max_tokens",
     "messages",
@@ -195,6 +197,7 @@ _BLOCKS: dict[str, tuple[str, set[str]]] = {
     "text": ("either", {"text"}),
     "thinking": ("assistant", {"thinking", "signature"}),
     "redacted_thinking": ("assistant", {"data"}),
+    "image": ("user", {"source"}),
     "tool_use": ("assistant", {"id", "name", "input"}),
     "tool_result": ("user", {"tool_use_id", "content", "is_error"}),
 }
@@ -222,7 +225,7 @@ def _require(is_met: Any, words: str) -> None:
 
 def _check_fields(body: Mapping[str, Any], version: str | None) -> None:
     _require(version, "anthropic-version: header is required")
-    known = _FIELDS if version == "2023-06-01" else _FIELDS - {"temperature"}
+    known = _FIELDS if version == "2023-06-01" else _FIELDS - {"temperature", "top_p"}
     for name in body:
         _require(name in known, f"{name}: Extra inputs are not permitted")
     for name in ("model", "max_tokens", "messages"):
@@ -292,6 +295,10 @@ def _check_block(where: str, role: str, block: Mapping[str, Any]) -> None:
     match type:
         case "text":
             _check_text(where, block["text"])
+        case "image":
+            kinds = {"base64": {"type", "media_type", "data"}, "url": {"type", "url"}}
+            is_whole = kinds.get(block["source"]["type"]) == set(block["source"])
+            _require(is_whole, f"{where}.image.source: Input should be a valid source")
         case "tool_use":
             _require(_ID.fullmatch(block["id"]), f"{where}.tool_use.id: {_pattern(_ID)}")
             _require(_NAME.fullmatch(block["name"]), f"{where}.tool_use.name: {_pattern(_NAME)}")

@@ -67,6 +67,7 @@ def test_the_reasons_and_codes_are_for_ever() -> None:
         "stop",
         "length",
         "content_filter",
+        "tool_calls",
         "cancelled",
         "max_turns",
         "max_tool_calls",

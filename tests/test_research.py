@@ -151,7 +151,8 @@ async def test_each_stage_asks_the_model_for_its_own(workers: Workers) -> None:
     desk.turns.context = (UserMessage("Hi."), AssistantMessage("Hello."), UserMessage("Why?"))
     await desk.run()
     plan, write, follow_up = desk.provider.requests
-    assert [request.output and request.output.name for request in desk.provider.requests] == [
+    forms = [request.options.output for request in desk.provider.requests]
+    assert [form and form.name for form in forms] == [
         "search_plan",
         None,
         "follow_up_questions",

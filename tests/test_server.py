@@ -337,14 +337,16 @@ async def test_a_large_body_is_not_taken_for_a_head() -> None:
         assert (await send(service, request("POST", "/chat", body))).status == 200
 
 
-async def test_a_peer_that_is_gone_is_noticed_by_the_kernel() -> None:
+async def test_the_kernel_notices_who_is_gone_and_sends_at_once() -> None:
     with (
         server.listen("127.0.0.1", 0) as listening,
         socket.create_connection(listening.getsockname()),
         listening.accept()[0] as accepted,
     ):
         kept = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        has_no_delay = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert kept == server.USER_TIMEOUT_MS
+    assert has_no_delay
 
 
 async def test_the_service_listens_on_ipv6_too() -> None:

@@ -10,7 +10,7 @@ from bench.servers.service import wait
 from events import TerminalEvent
 from models import AssistantMessage, Message, Owner
 from settings import Settings, load_settings
-from storage import Begin, StoredRun
+from storage import Begin, Entry, StoredRun
 from storage.store import Store
 
 
@@ -22,12 +22,12 @@ class NoStore:
     def __init__(self) -> None:
         self._asked: dict[str, list[Message]] = {}
 
-    async def accept(self, run: StoredRun, *, begin: Begin | None, ephemeral: bool) -> None:
+    async def accept(self, run: StoredRun, *, begin: Begin | None, entry: Entry) -> None:
         """Accept everything."""
-        if begin is not None and begin.message is not None:
-            self._asked[run.conversation_id] = [begin.message]
+        if begin is not None:
+            self._asked[run.conversation_id] = [*begin.messages]
 
-    async def context(self, owner: Owner, conversation_id: str, limit: int) -> list[Message]:
+    async def context(self, owner: Owner, conversation_id: str, limit: int | None) -> list[Message]:
         """Return the question."""
         return self._asked[conversation_id]
 

@@ -52,7 +52,7 @@ class DemoProvider:
             yield [*map(ToolCallPart, reply.calls), EndPart("tool_calls")]
             return
         pieces = _PIECE.findall(reply.text)
-        shown = pieces[: request.max_tokens]
+        shown = pieces[: request.options.max_tokens]
         began, done = self._clock(), 0
         while done < len(shown):
             due = await self._due(began, done)

@@ -103,7 +103,7 @@ async def test_the_model_is_asked_with_everything_it_needs(workers: Workers) -> 
     )
     await bench.run()
     first, second = bench.provider.requests
-    assert (first.model, first.temperature, first.max_tokens) == ("big-1", 0.5, 9)
+    assert (first.model, first.options.temperature, first.options.max_tokens) == ("big-1", 0.5, 9)
     assert first.parallel_tools is False
     assert first.messages == (SystemMessage("Be brief."), UserMessage("Go."))
     call = ToolCall("c0", "add", '{"a":1,"b":2}')

@@ -24,6 +24,7 @@ async def test_the_default_agent_is_there_with_every_default_filled_in() -> None
         "model": "demo",
         "fallback_models": [],
         "handoffs": [],
+        "memory": False,
         "temperature": None,
         "max_tokens": None,
         "tools": ["add", "fail"],

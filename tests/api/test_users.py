@@ -1,15 +1,15 @@
 """`/api`: one conversation for each user; and what the service tells of its health."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import make_url
 
+from models import new_id
 from tests.api.support import add, refused, scripted
 from tests.service import running
-from tests.storage.servers import administer, get_server, start, stop
+from tests.storage.servers import administer, server_in, start, stop
 from tests.upstream import calls, held, status, text
 
 pytestmark = pytest.mark.usefixtures("no_mistakes")
@@ -112,10 +112,8 @@ async def test_the_health_is_told_in_short_and_in_detail_without_secrets() -> No
     assert detail["uptime"] >= 0
 
 
-async def test_a_server_of_databases_that_is_gone_is_told_without_its_password(
-    tmp_path: Path,
-) -> None:
-    server = get_server(tmp_path / "postgres", cleanup_mode="stop")
+async def test_a_server_of_databases_that_is_gone_is_told_without_its_password() -> None:
+    server = server_in(new_id("own"))
     try:
         await administer(server, "CREATE ROLE ada SUPERUSER LOGIN PASSWORD 'pa55word'")
         url = make_url(server.get_uri()).set(username="ada", password="pa55word")

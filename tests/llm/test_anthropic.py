@@ -24,7 +24,9 @@ from llm.openai_stream import MAX_ARGUMENT_BYTES, MAX_CALLS
 from models import (
     AssistantMessage,
     EndPart,
+    ImageContent,
     Message,
+    ModelOptions,
     ModelRequest,
     OutputSchema,
     ReasoningBlock,
@@ -32,6 +34,7 @@ from models import (
     ReasoningPart,
     ReplyPart,
     SystemMessage,
+    TextContent,
     TextPart,
     ToolCall,
     ToolCallPart,
@@ -50,7 +53,9 @@ NEW = "2026-10-21"
 
 
 def asking(*messages: Message, **more: Any) -> ModelRequest:
-    return ModelRequest(model="m", messages=messages or QUESTION, **more)
+    fields = {name: more.pop(name) for name in ModelOptions.__struct_fields__ if name in more}
+    options = ModelOptions(**fields)
+    return ModelRequest(model="m", messages=messages or QUESTION, options=options, **more)
 
 
 @asynccontextmanager
@@ -1167,6 +1172,56 @@ async def test_a_form_is_asked_for_in_the_part_of_json_schema_that_anthropic_kno
     assert wanted["schema"]["required"] == ["n"]
     assert "minimum: 1" in wanted["schema"]["properties"]["n"]["description"]
     assert schema["properties"]["n"] == {"type": "integer", "minimum": 1}  # type: ignore[index]
+
+
+async def test_where_any_object_will_do_the_model_is_asked_for_one_in_words() -> None:
+    body = await sent(asking(SystemMessage("Be brief."), *QUESTION, output=OutputSchema("any")))
+    assert body["system"] == "Be brief.\n\nAnswer with one JSON object and nothing else."
+    assert "output_config" not in body
+
+
+async def test_what_a_request_says_about_its_answer_is_passed_on() -> None:
+    body = await sent(asking(top_p=0.5, stop=("END", " "), seed=1))
+    assert (body["top_p"], body["stop_sequences"]) == (0.5, ["END"])
+    assert "seed" not in body
+
+
+@pytest.mark.parametrize(
+    ("choice", "parallel", "expected"),
+    [
+        ("auto", True, None),
+        ("required", True, {"type": "any"}),
+        ("required", False, {"type": "any", "disable_parallel_tool_use": True}),
+        ("none", True, {"type": "none"}),
+        ("none", False, {"type": "none"}),
+    ],
+)
+async def test_a_choice_of_tools_is_passed_on(
+    choice: str, parallel: bool, expected: dict[str, Any] | None
+) -> None:
+    body = await sent(asking(tools=(WEATHER,), tool_choice=choice, parallel_tools=parallel))
+    assert body.get("tool_choice") == expected
+
+
+async def test_pictures_stand_where_the_user_put_them() -> None:
+    said = UserMessage(
+        "Look.",
+        (
+            ImageContent("https://example.com/a.png"),
+            TextContent("Look."),
+            TextContent(" "),
+            ImageContent("data:image/svg+xml;base64,AAAA", "low"),
+        ),
+    )
+    [question] = (await sent(asking(said)))["messages"]
+    assert question["content"] == [
+        {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}},
+        {"type": "text", "text": "Look."},
+        {
+            "type": "image",
+            "source": {"type": "base64", "media_type": "image/svg+xml", "data": "AAAA"},
+        },
+    ]
 
 
 async def test_a_form_that_cannot_be_translated_is_left_to_anthropic_to_judge() -> None:

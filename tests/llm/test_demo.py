@@ -13,6 +13,7 @@ from models import (
     AssistantMessage,
     EndPart,
     Message,
+    ModelOptions,
     ModelRequest,
     ReplyPart,
     SystemMessage,
@@ -35,7 +36,7 @@ def request(
         model="demo",
         messages=tuple(UserMessage(m) if isinstance(m, str) else m for m in messages),
         tools=tuple(ToolSpec(name, "", {"type": "object"}) for name in tools),
-        max_tokens=max_tokens,
+        options=ModelOptions(max_tokens=max_tokens),
     )
 
 

@@ -21,12 +21,15 @@ from llm.openai_stream import MAX_ARGUMENT_BYTES, MAX_CALLS, Reply
 from models import (
     AssistantMessage,
     EndPart,
+    ImageContent,
     Message,
+    ModelOptions,
     ModelRequest,
     OutputSchema,
     ReasoningPart,
     ReplyPart,
     SystemMessage,
+    TextContent,
     TextPart,
     ToolCall,
     ToolCallPart,
@@ -44,7 +47,9 @@ WEATHER = ToolSpec("get_weather", "Weather of a city.", {"type": "object", "prop
 
 
 def asking(*messages: Message, **more: Any) -> ModelRequest:
-    return ModelRequest(model="m", messages=messages or QUESTION, **more)
+    fields = {name: more.pop(name) for name in ModelOptions.__struct_fields__ if name in more}
+    options = ModelOptions(**fields)
+    return ModelRequest(model="m", messages=messages or QUESTION, options=options, **more)
 
 
 @asynccontextmanager
@@ -966,6 +971,55 @@ async def test_the_form_of_an_answer_is_asked_for() -> None:
         "type": "json_schema",
         "json_schema": {"name": "plan", "schema": form.schema},
     }
+
+
+async def test_any_object_is_a_form_and_a_schema_may_be_enforced() -> None:
+    assert (await sent(asking(output=OutputSchema("any"))))["response_format"] == {
+        "type": "json_object"
+    }
+    strict = asking(output=OutputSchema("plan", {"type": "object"}, strict=True))
+    assert (await sent(strict))["response_format"]["json_schema"]["strict"] is True
+
+
+async def test_what_a_request_says_about_its_answer_is_passed_on() -> None:
+    body = await sent(asking(top_p=0.5, stop=("END", "."), seed=0))
+    assert (body["top_p"], body["stop"], body["seed"]) == (0.5, ["END", "."], 0)
+    assert {"top_p", "stop", "seed", "response_format"} & set(await sent(asking())) == set()
+
+
+@pytest.mark.parametrize("choice", ["none", "required"])
+async def test_a_choice_of_tools_is_passed_on_where_there_are_tools(choice: str) -> None:
+    assert (await sent(asking(tools=(WEATHER,), tool_choice=choice)))["tool_choice"] == choice
+    assert "tool_choice" not in await sent(asking(tool_choice=choice))
+    assert "tool_choice" not in await sent(asking(tools=(WEATHER,)))
+
+
+async def test_a_tool_may_be_strict() -> None:
+    strict = ToolSpec("a", "", {"type": "object"}, strict=True)
+    body = await sent(asking(tools=(strict, WEATHER)))
+    assert [tool["function"].get("strict") for tool in body["tools"]] == [True, None]
+
+
+async def test_pictures_stand_where_the_user_put_them() -> None:
+    said = UserMessage(
+        "What is it?And this?",
+        (
+            TextContent("What is it?"),
+            ImageContent("https://example.com/a.png"),
+            TextContent("And this?"),
+            ImageContent("data:image/png;base64,AAAA", "low"),
+        ),
+    )
+    [question] = (await sent(asking(said)))["messages"]
+    assert question["content"] == [
+        {"type": "text", "text": "What is it?"},
+        {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+        {"type": "text", "text": "And this?"},
+        {
+            "type": "image_url",
+            "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"},
+        },
+    ]
 
 
 async def test_the_requests_own_numbers_win_over_the_defaults() -> None:

@@ -58,7 +58,7 @@ async def leave_behind(
         request = ask(**fields)
         said = request.model_dump_json(include=set(ChatRequest.model_fields))
         stored = registry._admit(request, said, queue, None, b"")
-        begin = Begin(message=UserMessage(request.message))
+        begin = Begin(messages=(UserMessage(request.message),))
         store = registry.store
         await store.accept(stored, begin=begin if begun else None)
         if messages or pending:
@@ -219,7 +219,7 @@ async def test_a_run_whose_agent_is_gone_ends_in_an_error(tmp_path: Path) -> Non
         stored = registry._admit(
             ask(agent="gone"), ask(agent="gone").model_dump_json(), queue, None, b""
         )
-        await registry.store.accept(stored, begin=Begin(message=UserMessage("Hi.")))
+        await registry.store.accept(stored, begin=Begin(messages=(UserMessage("Hi."),)))
         await registry.agents.delete("gone")
     async with opened(path=path) as registry:
         run = await registry.run(stored.id)

@@ -6,7 +6,6 @@ A test has a database of its own: a copy of one that was migrated once in each w
 import asyncio
 import os
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from models import new_id
 from storage.store import Store
-from tests.storage.servers import PostgresServer, administer, database_url, get_server
+from tests.storage.servers import PostgresServer, administer, database_url, server_in
 
 
 async def migrate(url: str) -> None:
@@ -26,10 +25,7 @@ async def migrate(url: str) -> None:
 def server(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[PostgresServer]:
     base = tmp_path_factory.getbasetemp()
     session = base if worker_id == "master" else base.parent
-    # Outside of pytest's folders: another session may close these to the server's own user.
-    folder = Path(tempfile.gettempdir()) / f"parley-postgres-{session.name}-{os.getppid()}"
-    folder.mkdir(exist_ok=True)
-    server = get_server(folder, cleanup_mode="delete")
+    server = server_in(f"{session.name}-{os.getppid()}")
     asyncio.run(administer(server, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"))
     yield server
     server.cleanup()

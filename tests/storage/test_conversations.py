@@ -158,7 +158,7 @@ async def test_a_branch_begins_with_what_was_said_before(store: Store) -> None:
     assert found.branched_from == ("conv", original[4].id)
     *copied, own = await store.messages(ANN, "branch")
     assert [each.message for each in copied] == [each.message for each in original[:4]]
-    assert own.message == says("Else").message
+    assert (own.message,) == says("Else").messages
     assert await texts(store) == ["One", CALL.content, "noon", "Be brief.", "Two", "Second"]
     assert len(await store.run_messages(run)) == 4
 

@@ -74,7 +74,7 @@ async def everything(store: Store, run: StoredRun) -> tuple[Any, ...]:
 async def test_owners_may_use_the_same_names(store: Store, owner: Owner) -> None:
     await chat(store, "Ann's", "Hello Ann.", key="once", title="One")
     run = a_run(owner=owner, key="once")
-    assert await store.accept(run, begin=Begin(message=says("Mine").message, reset=True)) is None
+    assert await store.accept(run, begin=Begin(messages=says("Mine").messages, reset=True)) is None
     await store.finish(run, [AssistantMessage("Hello.")], DONE, "Two")
     assert await texts(store) == ["Ann's", "Hello Ann."]
     assert await texts(store, owner=owner) == ["Mine", "Hello."]

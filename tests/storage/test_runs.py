@@ -120,7 +120,7 @@ async def test_the_first_title_stays(store: Store) -> None:
 async def test_a_run_may_reset_its_conversation(store: Store) -> None:
     await chat(store, "Old", "Old answer", conversation_id="other")
     await chat(store, "Old", "Old answer")
-    await store.accept(a_run(), begin=Begin(message=UserMessage("New"), reset=True))
+    await store.accept(a_run(), begin=Begin(messages=(UserMessage("New"),), reset=True))
     assert await texts(store) == ["New"]
     assert await texts(store, "other") == ["Old", "Old answer"]
 

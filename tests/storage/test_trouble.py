@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import Engine, event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from models import AssistantMessage
+from models import AssistantMessage, new_id
 from storage import StorageUnavailable
 from storage.store import Store
-from tests.storage.servers import PostgresServer, get_server, start, stop
+from tests.storage.servers import PostgresServer, server_in, start, stop
 from tests.storage.support import DONE, a_run, chat, says, texts
 
 
@@ -117,8 +117,8 @@ async def test_a_row_that_another_holds_is_trouble_until_it_is_released(
 
 
 @pytest.fixture
-async def own_server(tmp_path: Path) -> AsyncIterator[PostgresServer]:
-    server = await asyncio.to_thread(get_server, tmp_path / "postgres")
+async def own_server() -> AsyncIterator[PostgresServer]:
+    server = await asyncio.to_thread(server_in, new_id("own"))
     yield server
     await asyncio.to_thread(server.cleanup)
 

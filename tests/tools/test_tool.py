@@ -171,7 +171,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("text", "reason"), REFUSED, ids=[reason for _, reason in REFUSED])
 def test_bad_arguments_are_refused_with_the_reason_and_the_schema(text: str, reason: str) -> None:
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(InvalidArguments, match=reason) as caught:
         LOOK_UP.parse(text)
     message = str(caught.value)
@@ -180,7 +180,7 @@ def test_bad_arguments_are_refused_with_the_reason_and_the_schema(text: str, rea
     assert message.endswith(schema)
     assert len(message) < len(schema) + ERROR_LIMIT + 150
     message.encode()
-    assert time.perf_counter() - start < 0.5
+    assert time.thread_time() - start < 0.5
 
 
 def test_long_text_with_many_marks_in_it_is_not_taken_for_many_values() -> None:
@@ -193,19 +193,19 @@ def test_many_faults_are_told_in_a_bounded_message_and_time() -> None:
         """Add."""
         return sum(numbers)
 
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(InvalidArguments) as caught:
         tool_from(add).parse('{"numbers": [%s""]}' % ('"",' * (VALUES_LIMIT - 10)))
     assert len(str(caught.value)) < 1000
-    assert time.perf_counter() - start < 0.5
+    assert time.thread_time() - start < 0.5
 
 
 def test_many_names_one_of_them_twice_are_refused_at_once() -> None:
-    start = time.perf_counter()
+    start = time.thread_time()
     names = ",".join(f'"{number}":1' for number in range(20_000))
     with pytest.raises(InvalidArguments, match="'x' twice"):
         LOOK_UP.parse("{" + names + ',"x":1,"x":2}')
-    assert time.perf_counter() - start < 0.5
+    assert time.thread_time() - start < 0.5
 
 
 def test_a_validator_that_breaks_is_told_to_the_model() -> None:

@@ -1,0 +1,394 @@
+"""`POST /invocations` and `GET /ping`: the contract of an AWS Bedrock AgentCore runtime.
+
+The platform, or a client that was written for it, talks to a container that listens on
+`HOST=0.0.0.0` and `PORT=8080`. This follows "HTTP protocol contract" of the AgentCore developer
+guide and what `BedrockAgentCoreApp` of its SDK does; `/ws` is `api.socket`. Both are also below
+`/runtimes/{arn}`, whatever the ARN: there the platform's clients look for them, so that one whose
+endpoint is this service needs no platform between.
+
+* **The payload** is JSON, whatever its `Content-Type` says. What is asked is in exactly one of
+  `prompt`, `message`, `input` and `messages`: a text, or a list of messages of which the last is
+  the user's and the others are what was said before. A payload that is a text or a list is an
+  `input`. Its other members are those of `/chat`. A browser's request, which has an `Origin`,
+  must say that it is JSON, so that no page can send it without being allowed to.
+* **The session** of the header is the conversation; a signed address has it in the query. An id
+  of the platform has up to 256 characters, one of a conversation 128 of fewer kinds: one that does
+  not fit stands for the conversation `session_<SHA-256>`. Users are treated alike (1024
+  characters, `user_<SHA-256>`). The headers win over the payload, because the platform vouches for
+  them. Without a session there is no memory.
+* **The answer** is that of `/chat` with `result`, `status` and `session_id`, or an event stream
+  where `Accept` names one and does not prefer JSON. Both headers of ids come back.
+* **A failure** is `{"error": title, "details": text}` where the caller can mend it and
+  `{"error": text}` where it cannot. `message` is the text in both, because AWS's SDKs show it;
+  `code` and `retryable` are for programs. What cannot be served as a payload is a 400.
+* **A stream that fails** ends in one frame that is both the native `error` event and the
+  platform's `{"error", "error_type", "message"}`. Who asks for another protocol by `?protocol=`
+  gets its own end.
+* **A ping** is answered on the event loop, which no tool can hold up. As in the SDK, its time
+  moves when a ping finds another status than the one before.
+"""
+
+import hashlib
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Annotated, Any, Literal, NamedTuple
+from uuid import uuid4
+
+import msgspec
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.responses import Response
+
+from api.documents import EVENT_STREAM
+from api.keys import IdempotencyKey
+from api.problems import run_failed, validation_faults
+from api.services import Protocol, Registry, RemembersSessions, StreamSettings, run_to_its_end
+from api.sessions import InputItem
+from errors import ClientError, Invalid, ParleyError
+from events import ReaderEvent, RunError
+from models import ID_PATTERN, USER_PATTERN, ChatRequest, ChatResponse
+from protocols.native import EventsEncoder
+
+SESSION_HEADER = "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id"
+REQUEST_HEADER = "X-Amzn-Bedrock-AgentCore-Runtime-Request-Id"
+USER_HEADER = "X-Amzn-Bedrock-AgentCore-Runtime-User-Id"
+
+QUESTIONS = ("prompt", "message", "input", "messages")
+"""The members of a payload that may hold what is asked."""
+
+_TITLES = {
+    "invalid_json": "Invalid JSON",
+    "invalid_encoding": "Invalid encoding",
+    "invalid_value": "Invalid payload",
+}
+
+_CODES = {413: "too_large", 415: "unsupported_media_type"}
+
+_Messages = TypeAdapter(Annotated[list[InputItem], Field(min_length=1, max_length=1000)])
+
+logger = logging.getLogger("parley.api")
+
+
+class Caller(NamedTuple):
+    """Who asks, as headers or the query say it: the session as sent, and what it stands for."""
+
+    session: str | None
+    conversation_id: str | None
+    user_id: str | None
+
+
+def caller_of(connection: HTTPConnection) -> Caller:
+    """Return who asks.
+
+    Raises:
+        errors.ClientError: an id is too long, or holds what no id may.
+    """
+    session = _sent(connection, SESSION_HEADER, 256)
+    user = _sent(connection, USER_HEADER, 1024)
+    return Caller(
+        session,
+        _fitting(session, ID_PATTERN, "session") if session else None,
+        _fitting(user, USER_PATTERN, "user") if user else None,
+    )
+
+
+def _sent(connection: HTTPConnection, name: str, longest: int) -> str | None:
+    value = connection.headers.get(name) or connection.query_params.get(name)
+    if value and not (value.isascii() and value.isprintable() and len(value) <= longest):
+        raise ClientError(f"{name}: at most {longest} printable ASCII characters.")
+    return value or None
+
+
+def _fitting(value: str, pattern: str, kind: str) -> str:
+    if re.fullmatch(pattern, value):
+        return value
+    return f"{kind}_{hashlib.sha256(value.encode()).hexdigest()}"
+
+
+def asks(payload: Mapping[str, Any]) -> bool:
+    """Tell whether a payload has a member that may hold what is asked."""
+    return any(name in payload for name in QUESTIONS)
+
+
+def chat_fields(payload: Any, caller: Caller) -> dict[str, Any]:
+    """Return a payload as the fields of a `ChatRequest`, not validated but for its messages.
+
+    Raises:
+        errors.Invalid: it holds no question or several, or messages that are none.
+    """
+    fields: Any = {"input": payload} if isinstance(payload, str | list) else payload
+    asked = _question(fields)
+    chat = {name: value for name, value in fields.items() if name not in QUESTIONS}
+    if isinstance(fields[asked], list):
+        chat |= _split(fields[asked], asked)
+    else:
+        chat["message"] = fields[asked]
+    session = caller.conversation_id or chat.get("session_id")
+    known = {"conversation_id": session, "user_id": caller.user_id}
+    return chat | {name: value for name, value in known.items() if value is not None}
+
+
+def _question(fields: Any) -> str:
+    """Return the name of the only member that holds a question."""
+    names = [name for name in QUESTIONS if fields.get(name)] if isinstance(fields, dict) else []
+    if len(names) != 1 or not isinstance(fields[names[0]], str | list):
+        raise Invalid(f"Give one of {', '.join(QUESTIONS)}: a text, or a list of messages.")
+    return names[0]
+
+
+def _split(messages: list[Any], name: str) -> dict[str, Any]:
+    """Return the last message and those before it."""
+    try:
+        *before, last = [item.prior() for item in _Messages.validate_python(messages)]
+    except ValidationError as error:
+        raise _invalid(error, name) from None
+    if last.role != "user" or not last.content:
+        text = "The last message must be the user's, and not empty."
+        raise Invalid(text, errors=[{"field": name, "message": text}])
+    return {"message": last.content, "history": [item.model_dump() for item in before]}
+
+
+def _invalid(error: ValidationError, within: str = "") -> Invalid:
+    faults = validation_faults(error)
+    for fault in faults:
+        fault["field"] = ".".join(part for part in (within, fault["field"]) if part)
+    text = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults[:5])
+    return Invalid(text, errors=faults)
+
+
+class Invoked(ChatResponse):
+    """A whole answer: that of `/chat`, and what callers of a runtime look for."""
+
+    result: str
+    status: Literal["success"] = "success"
+    session_id: str | None
+
+
+class FailedInvocation(BaseModel):
+    """A failure; `details` where the caller can mend it."""
+
+    error: str
+    details: str | None = None
+    message: str
+    code: str
+    retryable: bool
+
+
+class StreamError(RunError, frozen=True, kw_only=True, tag="error"):
+    """The native `error` event with the members of the platform's."""
+
+    error: str
+    error_type: str
+
+
+class InvocationEncoder(EventsEncoder):
+    """The native events, the last of a failed run in both shapes."""
+
+    def encode(self, event: ReaderEvent) -> bytes:
+        """Return one frame."""
+        if isinstance(event, RunError):
+            event = StreamError(
+                run_id=event.run_id,
+                seq=event.seq,
+                code=event.code,
+                message=event.message,
+                retryable=event.retryable,
+                error=event.message,
+                error_type=event.code,
+            )
+        return super().encode(event)
+
+
+class InvocationRoute(APIRoute):
+    """A route whose every failure has the platform's shape, and that returns the caller's ids."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler."""
+        handle = super().get_route_handler()
+
+        async def handle_invocation(request: Request) -> Response:
+            try:
+                response = await handle(request)
+            except (ParleyError, RequestValidationError, HTTPException, ClientDisconnect) as error:
+                response = _refusal(error)
+            except Exception:  # whatever went wrong, the caller reads this surface's shape
+                logger.exception("%s %s failed", request.method, request.url.path)
+                text = "The service made a mistake; it has been logged."
+                response = _failure(500, text, "internal_error")
+            response.headers.update(_ids(request))
+            return response
+
+        return handle_invocation
+
+
+def _ids(request: Request) -> dict[str, str]:
+    """Return the headers of ids for a response: a session as sent, a request also if it is new."""
+    request_id = request.headers.get(REQUEST_HEADER) or str(uuid4())
+    session = request.headers.get(SESSION_HEADER)
+    return {REQUEST_HEADER: request_id} | ({SESSION_HEADER: session} if session else {})
+
+
+def _refusal(error: Exception) -> JSONResponse:
+    match error:
+        case ParleyError():
+            status = 400 if isinstance(error, Invalid) else error.status
+            faults = error.errors if isinstance(error, Invalid) else []
+            told = [f"{fault['field']}: {fault['message']}" for fault in faults[:5]]
+            response = _failure(
+                status, "; ".join(told) or error.message, error.code, retryable=error.retryable
+            )
+            if error.retry_after is not None:
+                response.headers["Retry-After"] = str(max(1, round(error.retry_after)))
+            return response
+        case RequestValidationError():
+            text = "; ".join(f"{f['field']}: {f['message']}" for f in validation_faults(error))
+            return _failure(400, text, "invalid_value")
+        case HTTPException():
+            code = _CODES.get(error.status_code, "invalid_request")
+            return _failure(error.status_code, str(error.detail), code)
+        case _:
+            return _failure(400, "The body is not whole.", "invalid_request")
+
+
+def _failure(status: int, text: str, code: str, *, retryable: bool = False) -> JSONResponse:
+    title = _TITLES.get(code) or HTTPStatus(status).phrase
+    failure = FailedInvocation(
+        error=title if status < 500 else text,
+        details=text if status < 500 else None,
+        message=text,
+        code=code,
+        retryable=retryable,
+    )
+    return JSONResponse(failure.model_dump(exclude_none=True), status)
+
+
+class PingStatus(BaseModel):
+    """Whether runs are under way. `time_of_last_update`: since when, in Unix seconds."""
+
+    status: Literal["Healthy", "HealthyBusy"]
+    time_of_last_update: int
+
+
+class Pulse:
+    """What the last ping found, and since when it has been so."""
+
+    def __init__(self) -> None:
+        self._last = PingStatus(status="Healthy", time_of_last_update=int(time.time()))
+
+    def beat(self, *, busy: bool) -> PingStatus:
+        """Return what is so now."""
+        status: Literal["Healthy", "HealthyBusy"] = "HealthyBusy" if busy else "Healthy"
+        if status != self._last.status:
+            self._last = PingStatus(status=status, time_of_last_update=int(time.time()))
+        return self._last
+
+
+@asynccontextmanager
+async def _with_pulse(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    yield {"pulse": Pulse()}
+
+
+router = APIRouter(tags=["agentcore"], lifespan=_with_pulse, route_class=InvocationRoute)
+
+
+async def _payload(request: Request) -> Any:
+    """Return the body's JSON.
+
+    Raises:
+        errors.ClientError: it is none.
+        starlette.exceptions.HTTPException: it is a browser's and does not say that it is JSON.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if "origin" in request.headers and kind != "application/json":
+        raise HTTPException(415, "A page's request needs Content-Type: application/json.")
+    try:
+        text = (await request.body()).decode()
+    except UnicodeDecodeError as error:
+        raise ClientError(str(error), code="invalid_encoding") from None
+    try:
+        return msgspec.json.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise ClientError(str(error), code="invalid_json") from None
+
+
+def _wants_stream(accept: str) -> bool:
+    """Tell whether an `Accept` header names an event stream and does not prefer JSON."""
+    weights = {"text/event-stream": 0.0, "application/json": 0.0}
+    for part in accept.lower().split(","):
+        kind, _, parameters = part.partition(";")
+        weight = re.search(r"\bq\s*=\s*([01](?:\.\d{0,3})?)", parameters)
+        weights[kind.strip()] = float(weight[1]) if weight else 1.0
+    stream = weights["text/event-stream"]
+    return stream > 0 and stream >= weights["application/json"]
+
+
+@router.post(
+    "/invocations",
+    response_model=Invoked,
+    responses={
+        200: {"content": EVENT_STREAM[200]["content"]},
+        "default": {"description": "A failure.", "model": FailedInvocation},
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": f"One of {', '.join(QUESTIONS)}, and what `/chat` takes beside it.",
+            "content": {"application/json": {"schema": {}, "example": {"prompt": "Hello!"}}},
+        }
+    },
+)
+@router.post("/runtimes/{arn:path}/invocations", include_in_schema=False)
+async def invoke(
+    request: Request,
+    registry: Registry,
+    streaming: StreamSettings,
+    remembers: RemembersSessions,
+    protocol: Protocol,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Ask an agent, and get the whole answer, or by `Accept: text/event-stream` its events."""
+    caller = caller_of(request)
+    chat = _chat(await _payload(request), caller, remembers=remembers)
+    run = await registry.start(chat, idempotency_key, ephemeral=chat.conversation_id is None)
+    if _wants_stream(request.headers.get("accept", "")):
+        reader = await registry.read(run.id)
+        if protocol in (None, "events"):
+            return streaming.response_of(run.id, reader, InvocationEncoder(reader.epoch))
+        return streaming.response(run.id, reader, protocol or "events")
+    response = _answer(await run_to_its_end(registry, run), caller.session or chat.conversation_id)
+    response.headers["X-Run-Id"] = run.id
+    return response
+
+
+def _answer(result: ChatResponse | RunError, session_id: str | None) -> JSONResponse:
+    if isinstance(result, RunError):
+        status = run_failed(result, {}).status_code
+        return _failure(status, result.message, result.code, retryable=result.retryable)
+    invoked = Invoked(**result.model_dump(), result=result.response, session_id=session_id)
+    return JSONResponse(invoked.model_dump(mode="json"))
+
+
+def _chat(payload: Any, caller: Caller, *, remembers: bool) -> ChatRequest:
+    fields = chat_fields(payload, caller)
+    if not remembers:
+        fields["conversation_id"] = None
+    try:
+        return ChatRequest.model_validate(fields)
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+@router.get("/ping")
+async def ping(request: Request, registry: Registry) -> PingStatus:
+    """Say whether runs are under way."""
+    pulse: Pulse = request.state.pulse
+    return pulse.beat(busy=registry.active_runs > 0)
