@@ -43,6 +43,8 @@ from api import (
 from api.guard import Guard
 from api.services import Streaming
 from api.socket import SocketLimits
+from api.v1 import catalog, completions
+from api.v1.errors import as_openai
 from hub.memory import MemoryHub
 from llm import Provider
 from llm.anthropic import AnthropicProvider
@@ -74,7 +76,22 @@ MAKERS = {
     "anthropic": "Anthropic",
 }
 
-ROOMS = (chat, health, runs, socket, conversations, research, users, agents, agentcore)
+SHAPES = {"/v1/": as_openai}
+"""The shapes of errors of surfaces whose clients know their own."""
+
+ROOMS = (
+    chat,
+    health,
+    runs,
+    socket,
+    conversations,
+    research,
+    users,
+    agents,
+    agentcore,
+    completions,
+    catalog,
+)
 
 logger = logging.getLogger("parley")
 
@@ -190,7 +207,7 @@ def create_app(
     )
     for router in (*(room.router for room in ROOMS), *sessions.routers):
         app.include_router(router)
-    problems.install(app)
+    problems.install(app, SHAPES)
     documents.install(app)
     _add_middleware(app, settings)
     return app

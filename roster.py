@@ -19,7 +19,8 @@ from storage.store import Store
 from tools.tool import Tool
 from tools.workers import Workers
 
-BUILT_IN = ("assistant", "chat")
+DEFAULT = "chat"
+BUILT_IN = ("assistant", DEFAULT)
 
 logger = logging.getLogger("parley.registry")
 
@@ -75,6 +76,14 @@ class Roster:
         """Return what can be configured, by name."""
         return [self._info(self._agents[name]) for name in sorted(self._agents)]
 
+    def names(self) -> list[str]:
+        """Return the names of all that can be run."""
+        return sorted({*self._agents, *self._special})
+
+    def models(self) -> list[str]:
+        """Return the models that this server names: those that are allowed, and its default."""
+        return sorted({*self._allowed_models, self._provider.default_model})
+
     def info(self, name: str) -> AgentInfo:
         """Return one agent.
 
@@ -90,6 +99,21 @@ class Roster:
             errors.NotFound: there is none of this name.
         """
         return self._special.get(name) or self._configured(name)
+
+    def resolve(self, name: str) -> tuple[str, str | None]:
+        """Return the agent, and the model in the place of its own, that a client's `model` means.
+
+        An agent's name means that agent; the name of a model that may be asked for, that model,
+        as the agent `chat`.
+
+        Raises:
+            errors.NotFound: it is neither.
+        """
+        if name in self._special or name in self._agents:
+            return name, None
+        if self._may_answer(name):
+            return DEFAULT, name
+        raise NotFound(f"There is no model of the name {name!r} here.", code="model_not_found")
 
     async def put(self, name: str, config: AgentConfig) -> bool:
         """Create an agent, or replace the one of this name; runs under way keep the old one.
@@ -141,23 +165,25 @@ class Roster:
             for other in config.handoffs
             if other not in self._agents or other == name
         ]
-        if self._allowed_models:
-            allowed = ", ".join(sorted(self._allowed_models))
-            wanted = [
-                ("model", config.model),
-                *(("fallback_models", m) for m in config.fallback_models),
-            ]
-            faults += [
-                {"field": field, "message": f"Not allowed here; allowed: {allowed}."}
-                for field, model in wanted
-                if model and model not in self._allowed_models
-            ]
+        allowed = ", ".join(sorted(self._allowed_models))
+        wanted = [
+            *([("model", config.model)] if config.model else []),
+            *(("fallback_models", model) for model in config.fallback_models),
+        ]
+        faults += [
+            {"field": field, "message": f"Not allowed here; allowed: {allowed}."}
+            for field, model in wanted
+            if not self._may_answer(model)
+        ]
         return faults
 
     def _may_answer(self, model: str) -> bool:
-        """Tell whether a model is in the allowlist, under whichever of its names."""
-        answering = self._provider.answering
-        return answering(model) in {answering(allowed) for allowed in self._allowed_models}
+        """Tell whether a model may be asked for, under whichever of its names.
+
+        The default one may: it answers for every agent that names none.
+        """
+        answering, allowed = self._provider.answering, self._allowed_models
+        return not allowed or answering(model) in {answering(each) for each in (None, *allowed)}
 
     def _build(self, name: str, config: AgentConfig) -> StreamingAgent:
         names = self._tools if config.tools is None else config.tools

@@ -15,9 +15,10 @@ from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.problems import ProblemResponse
+from api.problems import refusal
 
 
 class Guard:
@@ -49,9 +50,9 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        refusal = self._refusal(scope, headers)
-        if refusal is not None:
-            await refusal(scope, receive, send)
+        refused = self._refusal(scope, headers)
+        if refused is not None:
+            await refused(scope, receive, send)
         elif scope["type"] == "http":
             await self._app(scope, self._bounded(receive), send)
         else:
@@ -72,19 +73,19 @@ class Guard:
 
         return bounded
 
-    def _refusal(self, scope: Scope, headers: dict[bytes, str]) -> ProblemResponse | None:
+    def _refusal(self, scope: Scope, headers: dict[bytes, str]) -> Response | None:
         host = headers.get(b"host", "")
         if self._hosts is not None and not _may_be_asked_for(host, self._hosts):
             detail = (
                 "This Host is not served here. Ask for localhost or an address, or list the "
                 "name in ALLOWED_HOSTS."
             )
-            return ProblemResponse(421, detail, "host_not_allowed")
+            return refusal(scope, 421, detail, "host_not_allowed")
         if scope["type"] == "websocket" and not self._may_open(headers.get(b"origin"), host):
             detail = "Pages of this Origin may not connect; list it in WEBSOCKET_ORIGINS."
-            return ProblemResponse(403, detail, "origin_not_allowed")
+            return refusal(scope, 403, detail, "origin_not_allowed")
         if _declared_length(headers) > self._max_body_bytes:
-            return ProblemResponse(413, self._too_large, "too_large")
+            return refusal(scope, 413, self._too_large, "too_large")
         return None
 
     def _may_open(self, origin: str | None, host: str) -> bool:

@@ -2,17 +2,20 @@
 
 Beside the members of the standard each problem has `code`, a stable name for programs,
 `retryable`, and for invalid values `errors`, one entry for each fault.
+
+A surface whose clients know another shape has its own, for all paths that begin alike.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Scope
 
 from errors import Invalid, ParleyError
 from models import Problem
@@ -30,34 +33,62 @@ MAX_FAULTS = 50
 """How many faults of one request are listed."""
 
 
+Shape: TypeAlias = Callable[[Problem, dict[str, str]], Response]
+"""Makes a problem, and headers, a response."""
+
+
 class ProblemResponse(Response):
-    """A problem as a response."""
+    """A problem as a response, in the shape of the standard."""
 
     media_type = "application/problem+json"
 
-    def __init__(
-        self,
-        status: int,
-        detail: str,
-        code: str,
-        *,
-        retryable: bool = False,
-        retry_after: float | None = None,
-        errors: list[dict[str, Any]] | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        problem = Problem(
-            title=HTTPStatus(status).phrase,
-            status=status,
-            detail=detail,
-            code=code,
-            retryable=retryable,
-            errors=errors or None,
-        )
-        headers = dict(headers or {})
-        if retry_after is not None:
-            headers["Retry-After"] = str(max(1, round(retry_after)))
-        super().__init__(problem.model_dump_json(exclude_none=True), status, headers)
+    def __init__(self, problem: Problem, headers: dict[str, str]) -> None:
+        super().__init__(problem.model_dump_json(exclude_none=True), problem.status, headers)
+
+
+def refusal(
+    scope: Scope,
+    status: int,
+    detail: str,
+    code: str,
+    *,
+    retryable: bool = False,
+    retry_after: float | None = None,
+    errors: list[dict[str, Any]] | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """Return a problem in the shape of the surface that was asked.
+
+    Args:
+        scope: of the request.
+        retry_after: seconds.
+        errors: the faults of invalid values.
+    """
+    headers = dict(headers or {})
+    if retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(retry_after)))
+    problem = _problem(status, detail, code, retryable=retryable, errors=errors)
+    return _shape_for(scope)(problem, headers)
+
+
+def _problem(
+    status: int,
+    detail: str,
+    code: str,
+    *,
+    retryable: bool = False,
+    errors: list[dict[str, Any]] | None = None,
+) -> Problem:
+    title = HTTPStatus(status).phrase
+    return Problem(
+        title=title, status=status, detail=detail, code=code, retryable=retryable, errors=errors
+    )
+
+
+def _shape_for(scope: Scope) -> Shape:
+    shapes: Mapping[str, Shape] = scope["app"].state.shapes
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    return next((shapes[prefix] for prefix in shapes if path.startswith(prefix)), ProblemResponse)
 
 
 class Failure(Protocol):
@@ -71,7 +102,9 @@ class Failure(Protocol):
     def retryable(self) -> bool: ...  # noqa: D102
 
 
-def run_failed(failure: Failure, headers: dict[str, str]) -> ProblemResponse:
+def run_failed(
+    failure: Failure, headers: dict[str, str], shape: Shape = ProblemResponse
+) -> Response:
     """Return the problem for a run that failed; whose fault it was follows from the code."""
     if failure.code in ("shutting_down", "storage_unavailable", "run_taken_over"):
         status = 503
@@ -81,9 +114,8 @@ def run_failed(failure: Failure, headers: dict[str, str]) -> ProblemResponse:
         status = 504
     else:
         status = 502 if failure.code.startswith("upstream_") else 500
-    return ProblemResponse(
-        status, failure.message, failure.code, retryable=failure.retryable, headers=headers
-    )
+    problem = _problem(status, failure.message, failure.code, retryable=failure.retryable)
+    return shape(problem, headers)
 
 
 def validation_faults(error: Any) -> list[dict[str, Any]]:
@@ -103,8 +135,13 @@ def _field(place: Sequence[str | int]) -> str:
     return ".".join(str(part) for part in inner if part not in _KINDS)
 
 
-def install(app: FastAPI) -> None:
-    """Make every error of the app a problem."""
+def install(app: FastAPI, shapes: Mapping[str, Shape]) -> None:
+    """Make every error of the app a problem.
+
+    Args:
+        shapes: by the beginning of a path, where it is not the standard's.
+    """
+    app.state.shapes = shapes
     app.add_exception_handler(ParleyError, _named)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -118,34 +155,37 @@ def _lacks_body(faults: Sequence[Any]) -> bool:
 
 async def _named(request: Request, error: Exception) -> Response:
     assert isinstance(error, ParleyError)  # noqa: S101 - registered for this type only
-    return ProblemResponse(
+    return refusal(
+        request.scope,
         error.status,
         error.message,
         error.code,
         retryable=error.retryable,
         retry_after=error.retry_after,
-        errors=error.errors if isinstance(error, Invalid) else None,
+        errors=(error.errors or None) if isinstance(error, Invalid) else None,
     )
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type only
-    faults = error.errors()
+    scope, faults = request.scope, error.errors()
     if any(fault["type"] == "json_invalid" for fault in faults):
-        return ProblemResponse(400, "The body is not valid JSON in UTF-8.", "invalid_json")
+        return refusal(scope, 400, "The body is not valid JSON in UTF-8.", "invalid_json")
     if "json" not in request.headers.get("content-type", "") and _lacks_body(faults):
         detail = "The body is read as JSON only with Content-Type: application/json."
-        return ProblemResponse(415, detail, "unsupported_media_type")
+        return refusal(scope, 415, detail, "unsupported_media_type")
     listed = validation_faults(error)
     detail = "; ".join(f"{fault['field'] or 'body'}: {fault['message']}" for fault in listed[:5])
-    return ProblemResponse(422, detail, "invalid_value", errors=listed)
+    return refusal(scope, 422, detail, "invalid_value", errors=listed)
 
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type only
+    scope = request.scope
     if isinstance(error.__cause__, ValueError | RecursionError):
-        return ProblemResponse(400, "The body is not valid JSON in UTF-8.", "invalid_json")
-    return ProblemResponse(
+        return refusal(scope, 400, "The body is not valid JSON in UTF-8.", "invalid_json")
+    return refusal(
+        scope,
         error.status_code,
         str(error.detail),
         _CODES.get(error.status_code, "http_error"),
@@ -155,4 +195,5 @@ async def _http(request: Request, error: Exception) -> Response:
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return ProblemResponse(500, "The service made a mistake; it has been logged.", "internal_error")
+    text = "The service made a mistake; it has been logged."
+    return refusal(request.scope, 500, text, "internal_error")

@@ -15,22 +15,23 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import msgspec
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from api.agentcore import Caller, asks, caller_of, chat_fields
 from api.documents import PROBLEMS
-from api.problems import ProblemResponse, validation_faults
+from api.problems import refusal, validation_faults
 from api.streams import Patience, cut_off, offer_of
 from errors import ClientError, Conflict, Invalid, NotFound, ParleyError, TooLarge, TooMany
 from events import ReaderEvent
 from hub import Reader
-from models import ChatRequest, EditRequest, Identifier, RegenerateRequest, new_id
+from models import TEXT, ChatRequest, EditRequest, Identifier, RegenerateRequest, new_id
 from protocols.native import WebSocketEncoder
 from registry import AgentRegistry
 
@@ -39,26 +40,28 @@ logger = logging.getLogger("parley.api")
 TOO_SLOW = 1013
 """The close code for a client that takes nothing: try again later (IANA registry)."""
 
-
 router = APIRouter(tags=["websocket"])
+
+Key: TypeAlias = Annotated[str, Field(min_length=1, max_length=255), TEXT] | None
+"""A caller's name for a request; over HTTP a header, which cannot hold what no store takes."""
 
 
 class SocketChat(ChatRequest):
     """`chat`: as over HTTP, with the idempotency key in the message."""
 
-    idempotency_key: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    idempotency_key: Key = None
 
 
 class SocketRegeneration(RegenerateRequest):
     """`regenerate`: likewise."""
 
-    idempotency_key: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    idempotency_key: Key = None
 
 
 class SocketEdit(EditRequest):
     """`edit`: likewise."""
 
-    idempotency_key: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    idempotency_key: Key = None
 
 
 class RunReference(BaseModel):
@@ -320,9 +323,10 @@ def _invalid(error: ValidationError) -> Invalid:
 
 
 @router.get("/ws", status_code=101, response_class=Response, responses=PROBLEMS)
-async def upgrade() -> Response:
+async def upgrade(request: Request) -> Response:
     """Open a WebSocket."""
-    return ProblemResponse(
+    return refusal(
+        request.scope,
         426,
         "This address speaks WebSocket (RFC 6455).",
         "upgrade_required",

@@ -12,6 +12,7 @@ from typing import ClassVar, Protocol
 from events import ReaderEvent
 from protocols.agents_sdk import AgentsSdkEncoder
 from protocols.chunks import ChunksEncoder
+from protocols.completions import CompletionsEncoder
 from protocols.native import EventsEncoder
 from protocols.tokens import TokensEncoder
 
@@ -36,5 +37,6 @@ ENCODERS: dict[str, Callable[[int], Encoder]] = {
     "tokens": TokensEncoder,
     "chunks": ChunksEncoder,
     "agents-sdk": AgentsSdkEncoder,
+    "openai": CompletionsEncoder,
 }
 """Protocol name to encoder; the argument is the epoch of the log that is read."""

@@ -124,6 +124,7 @@ BAD_CHATS: dict[str, Any] = {
     "an unknown if_busy": {"message": "hi", "if_busy": "wait"},
     "an empty key": {"message": "hi", "idempotency_key": ""},
     "a long key": {"message": "hi", "idempotency_key": "k" * 256},
+    "NUL in a key": {"message": "hi", "idempotency_key": "k\0"},
     "a reset that is no boolean": {"message": "hi", "reset_history": "perhaps"},
 }
 
@@ -135,6 +136,16 @@ async def test_a_chat_with_bad_data_is_refused_with_its_faults(client: Client, d
     assert (frame["type"], frame["request_id"]) == ("error", "r1")
     assert frame["data"]["code"] == "invalid_value"
     assert all(fault["message"] for fault in frame["data"]["errors"])
+    await still_chats(client)
+
+
+@pytest.mark.parametrize("kind", ["regenerate", "edit"])
+async def test_a_key_that_no_store_takes_is_refused_wherever_there_is_one(
+    client: Client, kind: str
+) -> None:
+    await client.send(kind, conversation_id="c", message_id="m", message="x", idempotency_key="\0")
+    refusal = await client.refusal()
+    assert [fault["field"] for fault in refusal["errors"]] == ["idempotency_key"]
     await still_chats(client)
 
 

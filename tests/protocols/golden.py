@@ -23,7 +23,8 @@ from events import (
     ToolCallStart,
     Usage,
 )
-from protocols import ENCODERS
+from protocols import ENCODERS, Encoder
+from protocols.completions import CompletionsEncoder
 from tests.logs import numbered
 
 FOLDER = Path(__file__).with_name("conversation")
@@ -76,9 +77,16 @@ CONVERSATION: list[Event] = numbered(
 """Two calls at the same time of which one fails, with text before and behind them."""
 
 
+def encoder_of(protocol: str, epoch: int) -> Encoder:
+    """Return an encoder whose clock stands still."""
+    if protocol == "openai":
+        return CompletionsEncoder(epoch, created=1_700_000_000)
+    return ENCODERS[protocol](epoch)
+
+
 def encoded(protocol: str) -> bytes:
     """Return the conversation's whole stream in a protocol."""
-    encoder = ENCODERS[protocol](1)
+    encoder = encoder_of(protocol, 1)
     return b"".join(map(encoder.encode, CONVERSATION)) + encoder.end()
 
 
