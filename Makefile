@@ -1,15 +1,25 @@
-# `make run` starts the service, `make check` does everything that is checked before a commit.
+# `make run` starts the service, `make check` does everything that is checked before a commit but
+# `make test-clients`, which installs published clients and runs them against the service.
 
 PYTHON ?= python3
 BIN := .venv/bin
+CLIENTS_BIN := .venv-clients/bin
+NODE_CLIENT := client_tests/node
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PYTEST_CLIENTS := -m pytest -c client_tests/pytest.ini --rootdir . -n 2
 
-.PHONY: run test check format lint types bench lock clean
+.PHONY: run test test-clients check format lint types bench lock clean
 
 run: .venv/service
 	$(BIN)/python app.py
 
 test: .venv/tests
 	$(BIN)/python -m pytest
+
+# The newest SDK of OpenAI is in the service's own environment.
+test-clients: .venv/tests .venv-clients/installed $(NODE_CLIENT)/node_modules/installed
+	$(BIN)/python $(PYTEST_CLIENTS) client_tests/test_openai_chat.py client_tests/test_openai_responses.py
+	$(CLIENTS_BIN)/python $(PYTEST_CLIENTS) client_tests
 
 check: format lint types test
 
@@ -28,22 +38,31 @@ bench: .venv/service
 # The locks hold for every Python that is supported and every platform.
 lock: .venv/tests
 	$(BIN)/pip install --quiet uv==0.13.8
-	for name in requirements requirements-dev; do \
+	for name in requirements requirements-dev requirements-clients; do \
 		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 			--no-header --no-annotate $$name.in -o $$name.txt || exit 1; \
 	done
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-clients $(NODE_CLIENT)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make PYTHON=python3.13 …")'
 	$(PYTHON) -m venv .venv
 
 .venv/service: requirements.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python $(PIP_INSTALL) -r requirements.txt
 	touch $@
 
 .venv/tests: requirements-dev.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python $(PIP_INSTALL) -r requirements-dev.txt
+	touch $@
+
+.venv-clients/installed: requirements-clients.txt | .venv/bin/python
+	$(BIN)/python -m venv --clear .venv-clients
+	$(CLIENTS_BIN)/python $(PIP_INSTALL) -r requirements-clients.txt
+	touch $@
+
+$(NODE_CLIENT)/node_modules/installed: $(NODE_CLIENT)/package-lock.json
+	cd $(NODE_CLIENT) && npm ci --silent --ignore-scripts --no-audit --no-fund
 	touch $@

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from calls import Calls
+from errors import NotFound
 from events import (
     AgentUpdated,
     ChatChunk,
@@ -88,6 +89,11 @@ class StreamingAgent:
         """The model that answers."""
         return self._provider.answering(self.config.model)
 
+    @property
+    def remembers(self) -> bool:
+        """Whether it remembers users across conversations, where a request does not say."""
+        return self.config.memory
+
     def add_tool(self, function: Callable[..., Any]) -> None:
         """Let the agent call a function; see `tools.tool.tool_from` for what it may be."""
         self._calls.add(tool_from(function))
@@ -99,9 +105,12 @@ class StreamingAgent:
             The terminal event, which is not in the log yet.
 
         Raises:
-            errors.ParleyError: the provider failed, the sink is full, or a turn was not stored.
+            errors.ParleyError: the provider failed, the sink is full, a turn was not stored, or an
+                agent that had taken over before a crash is gone.
         """
         agent = self
+        for name in turns.successors:
+            agent, turns.model = agent._successor(name), None
         if turns.pending is not None:
             agent = await agent._take_up(turns, turns.pending)
         while True:
@@ -150,13 +159,19 @@ class StreamingAgent:
         if name is None:
             return self
         turns.model = None
-        successor = self._handoffs[name]()
+        successor = self._successor(name)
         turns.sink.append(
             AgentUpdated(
                 message_id=reply.message_id, agent=successor.name, previous_agent=self.name
             )
         )
         return successor
+
+    def _successor(self, name: str) -> "StreamingAgent":
+        if name not in self._handoffs:  # it was configured anew since
+            text = f"The agent {self.name!r} hands over to no {name!r} any more."
+            raise NotFound(text, code="agent_not_found")
+        return self._handoffs[name]()
 
     async def _ask(self, turns: Turns) -> Reply:
         """Stream one reply of the model; what was streamed is kept also when it breaks off."""

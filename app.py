@@ -33,6 +33,7 @@ from api import (
     conversations,
     documents,
     health,
+    memories,
     problems,
     research,
     runs,
@@ -43,14 +44,19 @@ from api import (
 from api.guard import Guard
 from api.services import Streaming
 from api.socket import SocketLimits
-from api.v1 import catalog, completions
+from api.v1 import catalog, completions, embeddings, responses
 from api.v1.errors import as_openai
 from hub.memory import MemoryHub
+from learning import LongTermMemory, asker
 from llm import Provider
 from llm.anthropic import AnthropicProvider
 from llm.demo import DemoProvider
 from llm.openai import OpenAIProvider
 from llm.router import Router
+from memory import Embedder
+from memory.embedder import OpenAIEmbedder, WordllamaEmbedder
+from memory.hosted import open_hosted
+from memory.long_term import open_local, open_postgres
 from registry import AgentRegistry
 from research import ResearchAgent
 from runs import Limits
@@ -90,7 +96,10 @@ ROOMS = (
     agents,
     agentcore,
     completions,
+    responses,
     catalog,
+    memories,
+    embeddings,
 )
 
 logger = logging.getLogger("parley")
@@ -134,12 +143,61 @@ def _openai(
     )
 
 
+def make_embedder(settings: Settings) -> Embedder:
+    """Return what makes vectors of texts.
+
+    Raises:
+        BadSettings: it needs a key that is not there.
+    """
+    if settings.memory_embedder == "wordllama":
+        return WordllamaEmbedder()
+    if settings.openai_api_key is None:
+        text = "Bad settings: MEMORY_EMBEDDER: openai needs OPENAI_API_KEY. See .env.example."
+        raise BadSettings(text)
+    return OpenAIEmbedder(
+        settings.openai_api_key.get_secret_value(),
+        settings.openai_base_url,
+        settings.memory_embedding_model,
+    )
+
+
+def make_memory(
+    settings: Settings, store: Store, provider: Provider, embedder: Embedder
+) -> LongTermMemory:
+    """Return the long-term memory that the settings ask for."""
+    # The stand-in can read nothing out of an exchange: what was said is kept as it is.
+    ask = None if settings.provider == "demo" else asker(provider)
+    folder = settings.data_dir / "memory"
+    is_eager = True
+    if settings.mem0_api_key is not None:
+        key = settings.mem0_api_key.get_secret_value()
+        memories = open_hosted(key, settings.mem0_base_url)
+    elif store.kind == "postgresql":
+        memories = open_postgres(settings.storage_url, embedder, ask)
+    else:
+        memories = open_local(folder, embedder, ask)
+        is_eager = folder.exists()  # nobody has to wait for what nobody has used yet
+    return LongTermMemory(
+        memories,
+        store,
+        timeout=settings.memory_recall_timeout,
+        limit=settings.memory_recall_limit,
+        capacity=settings.memory_queue_size,
+        is_eager=is_eager,
+    )
+
+
 def make_registry(
-    settings: Settings, store: Store, tools: Iterable[Callable[..., Any]]
+    settings: Settings,
+    store: Store,
+    tools: Iterable[Callable[..., Any]],
+    provider: Provider,
+    memory: LongTermMemory | None,
 ) -> AgentRegistry:
     """Return the registry that the settings ask for."""
     return AgentRegistry(
-        provider=make_provider(settings),
+        provider=provider,
+        memory=memory,
         hub=MemoryHub(
             ttl=settings.run_log_ttl,
             max_events=settings.run_log_max_events,
@@ -174,15 +232,21 @@ def create_app(
     """
     _make_data_dir(settings)
     functions = _built_in(settings) if tools is None else tuple(tools)
+    embedder = make_embedder(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logger.info(_greeting(settings))
-        async with (
-            (storage or _storage)(settings) as store,
-            make_registry(settings, store, functions) as registry,
-        ):
-            app.state.registry = registry
+        async with AsyncExitStack() as stack:
+            store = await stack.enter_async_context((storage or _storage)(settings))
+            stack.push_async_callback(embedder.aclose)
+            provider, memory = make_provider(settings), None
+            if settings.memory_enabled:
+                memory = make_memory(settings, store, provider, embedder)
+                await stack.enter_async_context(memory)
+            registry = make_registry(settings, store, functions, provider, memory)
+            await stack.enter_async_context(registry)
+            app.state.registry, app.state.memory, app.state.embedder = registry, memory, embedder
             with _draining(registry, settings.shutdown_grace):
                 tuning = asyncio.create_task(_tune_collector(registry)) if owns_process else None
                 yield

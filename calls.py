@@ -172,7 +172,8 @@ class Calls:
         except NotFound as fault:
             return _failed(turns, message_id, call, "failed", fault.message)
         turns.successor = name
-        return ToolMessage(call.id, call.name, f"The agent {name!r} goes on from here.")
+        text = f"The agent {name!r} goes on from here."
+        return ToolMessage(call.id, call.name, text, successor=name)
 
     async def _execute(
         self,

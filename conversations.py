@@ -7,6 +7,8 @@ from models import AssistantMessage, Message, ToolMessage, UserMessage
 
 TITLE_CHARS = 60
 
+_SENTENCE_END = re.compile(r"(?<=.{14}[!?])\s|(?<=.{11}\w{3}\.)\s")
+
 _MESSAGE_TOKENS = 4
 _TOKEN_BYTES = 4
 """What a token is taken to be: no tokenizer is exact for every model, and this one is fast."""
@@ -42,11 +44,15 @@ def tokens_of(message: Message) -> int:
     return _MESSAGE_TOKENS + size // _TOKEN_BYTES
 
 
-def title_of(text: str) -> str:
-    """Return a title for a conversation that begins with this message."""
+def title_of(text: str) -> str | None:
+    """Return a title for a conversation that begins with this message; None for a blank one.
+
+    That is its first sentence, together with the next one where it is as short as a greeting.
+    A full stop behind one or two letters ends an abbreviation or a number, not a sentence.
+    """
     line = " ".join(text[: 20 * TITLE_CHARS].split())
-    sentence = re.split(r"(?<=[.!?])\s", line, maxsplit=1)[0]
+    sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
     if len(sentence) <= TITLE_CHARS:
-        return sentence.rstrip(".") or sentence
+        return sentence.rstrip(".") or sentence or None
     cut = sentence[:TITLE_CHARS].rsplit(" ", 1)[0]
     return cut.rstrip(",;:-") + "…"

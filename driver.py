@@ -10,26 +10,30 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
+
+import msgspec
 
 from conversations import title_of, window
 from errors import Conflict, ParleyError, RunTimeout, Unavailable
 from events import ChatComplete, RunError, TerminalEvent, stamped
 from hub import Hub, Log
-from intake import text_of
+from intake import last_said, remains_of, text_of
+from learning import LongTermMemory
 from models import (
     AssistantMessage,
     ChatRequest,
     Completion,
     Message,
+    Owner,
     RunRequest,
     SystemMessage,
     ToolMessage,
     UserMessage,
 )
-from recovery import MAX_EPOCHS, told_again
+from recovery import MAX_EPOCHS, successors, told_again
 from runs import Limits, Run, Work
-from storage import StoredRun
+from storage import Begin, StoredRun
 from storage.store import Store
 from turns import INTERRUPTED, Journal, Turns, to_its_end
 
@@ -38,11 +42,24 @@ _MISTAKE = "The service made a mistake; it has been logged."
 logger = logging.getLogger("parley.registry")
 
 
+class _End(NamedTuple):
+    """How a run ended, as it is to be stored; see `Store.finish`."""
+
+    run: StoredRun
+    messages: list[Message]
+    terminal: TerminalEvent
+    title: str | None
+    begin: Begin | None
+    lesson: tuple[Message, ...] = ()
+
+
 class Driver:
     """Takes runs from their acceptance to their end.
 
     Args:
+        memory: remembers users; None: nobody is remembered.
         refuse: is told of a run that was not accepted, and why; None: it is a repeated request.
+        forget: is told whose conversation begins anew: its runs that have ended are over.
         leave: is told of a run that has ended.
     """
 
@@ -52,15 +69,19 @@ class Driver:
         hub: Hub,
         limits: Limits,
         *,
+        memory: LongTermMemory | None,
         refuse: Callable[[Run, Work, ParleyError | None], None],
+        forget: Callable[[Owner, str], None],
         leave: Callable[[Run, Work], None],
     ) -> None:
         self._store = store
         self._hub = hub
         self._limits = limits
+        self._memory = memory
         self._refuse = refuse
+        self._forget = forget
         self._leave = leave
-        self._unsaved: deque[tuple[Run, list[Message], TerminalEvent]] = deque()
+        self._unsaved: deque[_End] = deque()
 
     @property
     def has_unsaved(self) -> bool:
@@ -69,6 +90,9 @@ class Driver:
 
     async def drive(self, run: Run, work: Work) -> None:
         """Take a run from its acceptance to its end. Never raises."""
+        text = text_of(work.request)
+        if self._memory is not None and text and _remembers(work):
+            work.recall = self._memory.recall(run.stored.owner, text)
         try:
             log = await self._accept(run, work)
         except ParleyError as error:
@@ -129,14 +153,18 @@ class Driver:
             if not begun:
                 raise _taken_over()
             work.begun = True
+        if work.begin.reset:
+            self._forget(stored.owner, stored.conversation_id)
+        context = await self._context(stored, work)
         turns = Turns(
             run_id=run.id,
             conversation_id=stored.conversation_id,
-            context=await self._context(stored, work.request),
+            context=context,
             sink=log,
             message_id=run.start.message_id,
             parallel_tools=work.request.parallel_tools,
             **_wishes(work.request),
+            knowledge=await self._knowledge(stored, work, context),
             journal=self._journal(stored),
             pending=stored.pending,
         )
@@ -147,9 +175,9 @@ class Driver:
         work.turns = turns
         return await work.agent.run(turns)
 
-    async def _context(self, stored: StoredRun, request: RunRequest) -> tuple[Message, ...]:
+    async def _context(self, stored: StoredRun, work: Work) -> tuple[Message, ...]:
         """Return what the model gets to see: from a user's message on, however far back it is."""
-        limits, many = self._limits, self._limits.history_messages
+        limits, request = self._limits, work.request
         if isinstance(request, Completion):
             said = await self._store.context(stored.owner, stored.conversation_id, None)
             rules = [SystemMessage(request.instructions)] if request.instructions else []
@@ -158,11 +186,26 @@ class Driver:
         brought = [prior.message() for prior in history]
         rules = [message for message in brought if isinstance(message, SystemMessage)]
         said = [message for message in brought if not isinstance(message, SystemMessage)]
+        newest = await self._newest(stored)
+        if stored.replaces and not (work.resumed and await self._store.run_messages(stored)):
+            newest = up_to_user(newest)
+        seen = window([*said, *newest], limits.history_messages, limits.history_tokens)
+        return (*rules, *seen)
+
+    async def _knowledge(self, stored: StoredRun, work: Work, context: tuple[Message, ...]) -> str:
+        """Return what is remembered of the user, as far as it came in time."""
+        if self._memory is None or not _remembers(work):
+            return ""
+        recall = work.recall or self._memory.recall(stored.owner, last_said(context))
+        return await recall.block()
+
+    async def _newest(self, stored: StoredRun) -> list[Message]:
+        """Return as many messages as a model may see, or more, with a user's one among them."""
+        many = self._limits.history_messages
         while True:
             newest = await self._store.context(stored.owner, stored.conversation_id, many)
-            seen = window([*said, *newest], limits.history_messages, limits.history_tokens)
             if len(newest) < many or any(isinstance(each, UserMessage) for each in newest):
-                return (*rules, *seen)
+                return newest
             many *= 4
 
     def _journal(self, stored: StoredRun) -> Journal:
@@ -173,15 +216,24 @@ class Driver:
         return journal
 
     async def _finish(self, run: Run, work: Work, log: Log, terminal: TerminalEvent) -> None:
-        """Store how a run ended, then say so; what cannot be stored now is tried again."""
-        is_taken_up = work.turns is not None and work.turns.kept
-        messages = work.unsaved() if is_taken_up else left_open(run.stored)
+        """Store how a run ended, then say so; what cannot be stored now is tried again.
+
+        The message of a run that never had the floor was acknowledged, so it is kept, in its
+        place: behind what is said by the run before. One that was cancelled is taken back.
+        """
+        begin = None if work.begun or work.ending == "cancelled" else work.begin
+        if begin is not None:
+            await to_its_end(asyncio.ensure_future(work.floor.wait()))
+        messages = _unsaved(run.stored, work, terminal)
         terminal = stamped(terminal, run.id, log.last_seq + 1)
+        run.stored = msgspec.structs.replace(run.stored, request=remains_of(work.request))
+        lesson = _lesson(work, terminal) if self._memory is not None else ()
+        end = _End(run.stored, messages, terminal, _title(work, terminal), begin, lesson)
         try:
-            await to_its_end(asyncio.ensure_future(self._store_end(run, messages, terminal)))
+            await to_its_end(asyncio.ensure_future(self._store_end(end)))
         except ParleyError as error:
             terminal = stamped(failure(error), run.id, log.last_seq + 1)
-            self._unsaved.append((run, messages, terminal))
+            self._unsaved.append(end._replace(terminal=terminal, lesson=()))
         except Exception:  # a mistake of ours must end this run, and only it
             logger.exception("The end of run %s could not be stored", run.id)
             terminal = stamped(failure(ParleyError(_MISTAKE)), run.id, log.last_seq + 1)
@@ -190,19 +242,19 @@ class Driver:
         run.finished_at = datetime.now(UTC)
         self._leave(run, work)
 
-    async def _store_end(self, run: Run, messages: list[Message], terminal: TerminalEvent) -> None:
-        work = run.work
-        said = text_of(work.request) if work else ""
-        title = title_of(said) if said and isinstance(terminal, ChatComplete) else None
-        if not await self._store.finish(run.stored, messages, terminal, title):
+    async def _store_end(self, end: _End) -> None:
+        if not await self._store.finish(*end):
             raise _taken_over()
+        if end.lesson and self._memory is not None:
+            self._memory.wake()
 
     async def _tell_again(self, stored: StoredRun, turns: Turns) -> None:
         """Put what is stored of a run into its new log."""
         messages = await self._store.run_messages(stored)
-        for event in told_again(messages):
+        for event in told_again(messages, stored.agent):
             turns.sink.append(event)
         await turns.sink.drain()
+        turns.successors = successors(messages)
         turns.count(each for each in messages if isinstance(each, AssistantMessage))
 
     async def store_unsaved(self) -> None:
@@ -212,8 +264,7 @@ class Driver:
             storage.StorageUnavailable: it is still not possible.
         """
         while self._unsaved:
-            run, messages, terminal = self._unsaved[0]
-            await self._store.finish(run.stored, messages, terminal, None)
+            await self._store.finish(*self._unsaved[0])
             self._unsaved.popleft()
 
 
@@ -222,6 +273,48 @@ def _wishes(request: RunRequest) -> dict[str, Any]:
     if not isinstance(request, Completion):
         return {}
     return {"model": request.model, "options": request.options, "client_tools": request.tools}
+
+
+def _remembers(work: Work) -> bool:
+    """Tell whether the user of a run is remembered."""
+    wanted = work.request.memory
+    return work.agent.remembers if wanted is None else wanted
+
+
+def _lesson(work: Work, terminal: TerminalEvent) -> tuple[Message, ...]:
+    """Return what may be learned about the user from an answer; made anew, it says no more."""
+    said = text_of(work.request)
+    if not isinstance(terminal, ChatComplete) or not said or not _remembers(work):
+        return ()
+    if terminal.finish_reason == "cancelled":
+        return ()
+    return UserMessage(said), AssistantMessage(terminal.final_response)
+
+
+def up_to_user(messages: list[Message]) -> list[Message]:
+    """Return messages without those behind the last one of the user."""
+    users = [at for at, each in enumerate(messages) if isinstance(each, UserMessage)]
+    return messages[: users[-1] + 1] if users else []
+
+
+def _unsaved(stored: StoredRun, work: Work, terminal: TerminalEvent) -> list[Message]:
+    """Return what is to be kept of a run that has ended, and is not stored yet."""
+    said = work.unsaved() if work.turns and work.turns.kept else left_open(stored)
+    has_acted = work.resumed or any(isinstance(each, ToolMessage) for each in said)
+    if stored.replaces and isinstance(terminal, RunError) and not has_acted and not _saved(work):
+        return []  # the answer that is there is better than a piece of another
+    return said
+
+
+def _saved(work: Work) -> bool:
+    return work.turns is not None and work.turns.saved > 0
+
+
+def _title(work: Work, terminal: TerminalEvent) -> str | None:
+    """Return what a conversation may be called after a run, which may have answered anew."""
+    if not isinstance(terminal, ChatComplete) or work.turns is None:
+        return None
+    return title_of(text_of(work.request) or last_said(work.turns.context))
 
 
 def failure(error: ParleyError) -> RunError:
@@ -244,7 +337,7 @@ def left_open(stored: StoredRun) -> list[Message]:
 
 
 def _ended_early(work: Work) -> TerminalEvent:
-    if work.ending == "cancelled":
+    if work.ending in ("cancelled", "superseded"):
         text, usage = (work.turns.text, work.turns.usage) if work.turns else ("", None)
         return ChatComplete(final_response=text, finish_reason="cancelled", usage=usage)
     return failure(

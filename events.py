@@ -124,12 +124,16 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_
 
 
 class ChatStart(_Event, frozen=True, kw_only=True, tag="chat_start"):
-    """The run was accepted (it may wait its turn); `message_id` is that of the first message."""
+    """The run was accepted (it may wait its turn); `message_id` is that of the first message.
+
+    `ephemeral`: the conversation is there for this run only.
+    """
 
     conversation_id: str
     agent: str
     model: str
     message_id: str
+    ephemeral: bool = False
 
 
 class ChatChunk(_Event, frozen=True, kw_only=True, tag="chat_chunk"):

@@ -62,7 +62,7 @@ def begin_of(request: RunRequest) -> Begin:
         case EditRequest():
             return Begin(messages=(UserMessage(request.message),))
         case RegenerateRequest():
-            return Begin(regenerate=True)
+            return Begin()
         case Completion():
             return Begin(messages=request.messages if request.is_kept else ())
 
@@ -89,6 +89,17 @@ def encoded(request: RunRequest) -> str:
     if isinstance(request, Completion):
         return msgspec.json.encode({"completion": request}).decode()
     return request.model_dump_json(exclude_defaults=True, exclude={"idempotency_key"})
+
+
+def remains_of(request: RunRequest) -> str:
+    """Return what is stored of a request when its run has ended.
+
+    That is nothing, except for whoever asked for a completion: what they wanted to find again.
+    """
+    if not isinstance(request, Completion):
+        return ""
+    rest = msgspec.structs.replace(request, messages=(), instructions="", tools=())
+    return encoded(rest)
 
 
 def decoded(said: str) -> RunRequest:

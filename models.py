@@ -156,13 +156,17 @@ class AssistantMessage(msgspec.Struct, frozen=True, tag="assistant", tag_field="
     reasoning: tuple[ReasoningBlock, ...] = ()
 
 
-class ToolMessage(msgspec.Struct, frozen=True, tag="tool", tag_field="role"):
-    """The result of one call, as text for the model. `is_error`: the text says what failed."""
+class ToolMessage(msgspec.Struct, frozen=True, tag="tool", tag_field="role", omit_defaults=True):
+    """The result of one call, as text for the model. `is_error`: the text says what failed.
+
+    `successor`: the agent to which the call handed the conversation over.
+    """
 
     tool_call_id: str
     name: str
     content: str
     is_error: bool = False
+    successor: str | None = None
 
 
 Message: TypeAlias = SystemMessage | UserMessage | AssistantMessage | ToolMessage
@@ -334,10 +338,9 @@ class AgentList(BaseModel):
 MAX_MESSAGE_CHARS = 100_000
 
 
-class RunOptions(BaseModel):
+class AnswerOptions(BaseModel):
     """What every request for an answer may say. Unknown fields are ignored, as clients expect."""
 
-    agent: Name = Field("chat", description="An agent's name.")
     conversation_id: Identifier | None = Field(
         None, description="The conversation to go on with; a new one where it is absent."
     )
@@ -352,6 +355,20 @@ class RunOptions(BaseModel):
         None,
         description="Whether what was learned of the user in other conversations is told to the "
         "model, and learned from this one; as the agent is configured where it is absent.",
+    )
+
+
+class RunOptions(AnswerOptions):
+    """The same, with the agent that is asked."""
+
+    agent: Name = Field("chat", description="An agent's name.")
+
+
+class AnewOptions(AnswerOptions):
+    """The same, where an answer is made anew."""
+
+    agent: Name | None = Field(
+        None, description="An agent's name; the one that was last asked there where it is absent."
     )
 
 
@@ -380,13 +397,13 @@ class ChatRequest(RunOptions):
     )
 
 
-class RegenerateRequest(RunOptions):
+class RegenerateRequest(AnewOptions):
     """A wish for another answer to the last message of a conversation."""
 
     conversation_id: Identifier
 
 
-class Edit(RunOptions):
+class Edit(AnewOptions):
     """A message in the place of an earlier one, from where the conversation goes on anew."""
 
     message_id: Annotated[str, Field(max_length=128), TEXT]
@@ -519,7 +536,7 @@ class BranchPoint(BaseModel):
 
 
 class ConversationView(BaseModel):
-    """A conversation without its messages."""
+    """A conversation without its messages. `agent` is the one that was last asked there."""
 
     conversation_id: str
     title: str | None
@@ -529,6 +546,7 @@ class ConversationView(BaseModel):
     message_count: int
     branched_from: BranchPoint | None
     active_run_id: str | None
+    agent: str | None = None
 
 
 class ConversationDetail(ConversationView):

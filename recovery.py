@@ -1,24 +1,33 @@
-"""Going on after a crash: what is told again of a run whose log is lost.
+"""What is told again of a run whose log is lost: after a crash, or when it has expired.
 
-The turns that were stored become events once more, so that the log of the new epoch has the
-state so far. What storage does not have is not made up: durations are 0, and a text comes as
-one piece.
+The turns that were stored become events once more. After a crash they are what the log of the new
+epoch begins with; of a run that has ended they are, between its start and its end, what a reader
+gets that comes too late. What storage does not have is not made up: durations are 0, and a text
+comes as one piece.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from events import (
+    AgentUpdated,
     ChatChunk,
+    ChatComplete,
+    ChatStart,
     CompletedCall,
     Event,
     FailedCall,
+    Reset,
     StartedCall,
+    TerminalEvent,
     ToolCallComplete,
     ToolCallError,
     ToolCallStart,
+    stamped,
 )
+from hub import parse_cursor
+from hub.fixed import FixedReader
 from models import AssistantMessage, Message, ToolCall, ToolMessage, new_id
 
 MAX_EPOCHS = 4
@@ -27,24 +36,61 @@ MAX_EPOCHS = 4
 A run that only waited is begun all the same."""
 
 
-def told_again(messages: Sequence[Message]) -> Iterator[Event]:
-    """Yield the events of stored turns."""
+def told_again(messages: Sequence[Message], agent: str) -> Iterator[Event]:
+    """Yield the events of stored turns. `agent` is the one that began."""
     results = {each.tool_call_id: each for each in messages if isinstance(each, ToolMessage)}
     for message in messages:
         if isinstance(message, AssistantMessage):
-            yield from _turn(message, results.get)
+            made = [(call, results[call.id]) for call in message.tool_calls if call.id in results]
+            yield from _turn(message.content, made, agent)
+            agent = next(iter(successors(result for _, result in made)), agent)
 
 
-def _turn(
-    message: AssistantMessage, result_of: Callable[[str], ToolMessage | None]
-) -> Iterator[Event]:
+def successors(messages: Iterable[Message]) -> list[str]:
+    """Return the agents that took over, in order."""
+    results = [each for each in messages if isinstance(each, ToolMessage)]
+    return [each.successor for each in results if each.successor is not None]
+
+
+def remains(
+    start: ChatStart,
+    terminal: TerminalEvent,
+    messages: Sequence[Message],
+    *,
+    epoch: int,
+    after: str | None,
+) -> FixedReader:
+    """Return a reader of a run that has ended: a reset, its start, its turns and its end.
+
+    Where its turns are gone, but not its answer, that is told.
+
+    Raises:
+        hub.InvalidCursor: `after` is none of this run's.
+    """
+    middle = [*told_again(messages, start.agent)]
+    answer = terminal.final_response if isinstance(terminal, ChatComplete) else ""
+    if answer and not middle:
+        middle = [ChatChunk(message_id=start.message_id, content=answer)]
+    # A run that ended before it went on has told less than is stored.
+    end = stamped(terminal, start.run_id, max(terminal.seq, len(middle) + 2))
+    if after is not None:
+        of_epoch, seq = parse_cursor(after, start.run_id)
+        if of_epoch in (None, epoch) and seq >= end.seq:
+            return FixedReader([], epoch)
+    reset = Reset(run_id=start.run_id, epoch=epoch, reason="log_expired")
+    told = [stamped(event, start.run_id, seq) for seq, event in enumerate(middle, 2)]
+    return FixedReader([reset, start, *told, end], epoch)
+
+
+def _turn(text: str, made: Iterable[tuple[ToolCall, ToolMessage]], agent: str) -> Iterator[Event]:
     message_id = new_id("msg")
-    if message.content:
-        yield ChatChunk(message_id=message_id, content=message.content)
-    for call in message.tool_calls:
-        result = result_of(call.id)
-        if result is not None:
+    if text:
+        yield ChatChunk(message_id=message_id, content=text)
+    for call, result in made:
+        if result.successor is None:
             yield from _call(message_id, call, result)
+    for successor in successors(result for _, result in made):
+        yield AgentUpdated(message_id=message_id, agent=successor, previous_agent=agent)
 
 
 def _call(message_id: str, call: ToolCall, result: ToolMessage) -> Iterable[Event]:

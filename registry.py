@@ -18,24 +18,27 @@ turn, in a new epoch.
 import asyncio
 import hashlib
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from driver import Driver, failure, left_open
 from errors import Conflict, Invalid, NotFound, ParleyError, TooMany, Unavailable
-from events import ChatChunk, ChatComplete, ChatStart, Reset, TerminalEvent, stamped
-from hub import Hub, LogNotFound, Reader, parse_cursor
-from hub.fixed import FixedReader
+from events import ChatStart, Event, stamped
+from hub import Hub, LogNotFound, Reader
 from intake import begin_of, decoded, encoded, entry_of, owner_of, place_of, text_of
+from learning import LongTermMemory
 from llm import Provider
-from models import Completion, Owner, RunRequest, new_id
-from roster import Roster
+from models import Completion, Owner, RegenerateRequest, RunRequest, new_id
+from recovery import remains
+from remembered import Remembered, check_same
+from roster import DEFAULT, Roster
 from runs import Agent, Limits, Queue, Queues, Run, Work
-from storage import StorageUnavailable, StoredRun
+from storage import Entry, StorageUnavailable, StoredRun
 from storage.store import Store
 from tools.tool import Tool
 from tools.workers import Workers
@@ -59,6 +62,7 @@ class AgentRegistry:
         tools: what agents may use, by name.
         limits: the bounds.
         instructions: the system prompt of agents that bring none.
+        memory: remembers users; open for longer than the registry.
         allowed_models: the models that an agent may name; empty: any.
         special: makes agents of another kind, from the provider, the tools and their workers.
     """
@@ -72,6 +76,7 @@ class AgentRegistry:
         tools: Iterable[Tool],
         limits: Limits,
         instructions: str,
+        memory: LongTermMemory | None = None,
         allowed_models: frozenset[str] = frozenset(),
         special: Callable[[Provider, Mapping[str, Tool], Workers], Iterable[Agent]] | None = None,
     ) -> None:
@@ -94,11 +99,17 @@ class AgentRegistry:
             limit=limits.max_agents,
         )
         self._queues = Queues()
-        self._runs: dict[str, Run] = {}
+        self._known = Remembered(limits.run_ttl, limits.max_runs)
         self._active: set[Run] = set()
-        self._finished: deque[tuple[float, str]] = deque()
-        self._keys: dict[tuple[Owner, str], tuple[bytes, str]] = {}
-        self._driver = Driver(store, hub, limits, refuse=self._refuse, leave=self._leave)
+        self._driver = Driver(
+            store,
+            hub,
+            limits,
+            memory=memory,
+            refuse=self._refuse,
+            forget=self.forget,
+            leave=self._leave,
+        )
         self._stack = AsyncExitStack()
         self._tasks = asyncio.TaskGroup()
 
@@ -166,39 +177,46 @@ class AgentRegistry:
             errors.TooMany: too many messages wait in the conversation.
             errors.Unavailable: the service is full or stopping, or nothing can be stored now.
         """
-        self._expire()
         owner = owner_of(request)
         said = encoded(request)
         fingerprint = hashlib.sha256(said.encode()).digest() if key is not None else b""
-        run = self._known(owner, key, fingerprint) if key is not None else None
+        asked = await self._agent_of(request)
+        run = self._known.asked_before(owner, key, fingerprint) if key is not None else None
         if run is None:
             queue = self._queues.of(owner, place_of(request) or conversation_id or new_id("conv"))
-            stored = self._admit(request, said, queue, key, fingerprint)
-            work = Work(
-                request,
-                self.agents.find(request.agent),
-                queue,
-                begin_of(request),
-                entry_of(request, ephemeral=ephemeral),
-            )
+            agent = self.agents.find(asked)
+            entry = entry_of(request, ephemeral=ephemeral)
+            stored = self._admit(request, agent, entry, said, queue, key, fingerprint)
+            work = Work(request, agent, queue, begin_of(request), entry)
             run = self._enter(Run(stored, work), work)
         await run.accepted.wait()
         if run.refusal is not None:
             raise run.refusal
         if run.twin is not None:
-            _check_twin(run.twin.fingerprint, fingerprint)
-            return self._runs.get(run.twin.id) or Run.remembered(run.twin)
+            check_same(run.twin.fingerprint, fingerprint)
+            return self._known.find(run.twin.id) or Run.remembered(run.twin)
         return run
 
-    def _known(self, owner: Owner, key: str, fingerprint: bytes) -> Run | None:
-        if (owner, key) not in self._keys:
-            return None
-        before, run_id = self._keys[owner, key]
-        _check_twin(before, fingerprint)
-        return self._runs[run_id]
+    async def _agent_of(self, request: RunRequest) -> str:
+        """Return the name of the agent that is asked: the one named, or the last one there."""
+        if request.agent is not None:
+            return request.agent
+        owner = owner_of(request)
+        queue = self._queues.of(owner, request.conversation_id)
+        if queue.runs:
+            return queue.runs[-1].stored.agent
+        there = await self.store.conversation(owner, request.conversation_id)
+        return there.agent if there is not None and there.agent is not None else DEFAULT
 
     def _admit(
-        self, request: RunRequest, said: str, queue: Queue, key: str | None, fingerprint: bytes
+        self,
+        request: RunRequest,
+        agent: Agent,
+        entry: Entry,
+        said: str,
+        queue: Queue,
+        key: str | None,
+        fingerprint: bytes,
     ) -> StoredRun:
         """Refuse a run, or return it as it is to be stored. Without an await, as is `_enter`."""
         limits = self._limits
@@ -209,7 +227,6 @@ class AgentRegistry:
         if chars > limits.max_message_chars:
             fault = f"At most {limits.max_message_chars} characters."
             raise Invalid("The message is too long.", errors=[_fault("message", fault)])
-        agent = self.agents.find(request.agent)
         if len(self._active) >= limits.max_active_runs:
             raise Unavailable("The service is at its limit of runs under way.", retry_after=1)
         self._make_way(queue, request)
@@ -219,6 +236,7 @@ class AgentRegistry:
             agent=agent.name,
             model=self._answering(request, agent),
             message_id=new_id("msg"),
+            ephemeral=entry.ephemeral,
         )
         return StoredRun(
             id=run_id,
@@ -231,6 +249,7 @@ class AgentRegistry:
             created_at=datetime.now(UTC),
             key=key,
             fingerprint=fingerprint,
+            replaces=isinstance(request, RegenerateRequest),
         )
 
     def _answering(self, request: RunRequest, agent: Agent) -> str:
@@ -247,47 +266,38 @@ class AgentRegistry:
             )
         if request.if_busy == "interrupt":
             for run in queue.runs:
-                run.end("cancelled")
+                run.end("superseded")
         elif len(queue.runs) > self._limits.max_queued_messages:
             raise TooMany("Too many messages wait in this conversation.", retry_after=1)
 
     def _enter(self, run: Run, work: Work) -> Run:
-        self._runs[run.id] = run
+        self._known.add(run)
         self._active.add(run)
         self._queues.enter(work.queue, run)
-        if run.stored.key is not None:
-            self._keys[run.stored.owner, run.stored.key] = (run.stored.fingerprint, run.id)
         work.task = self._tasks.create_task(self._driver.drive(run, work), name=run.id)
         return run
 
     def _refuse(self, run: Run, work: Work, error: ParleyError | None) -> None:
         """Take back a run that is not stored."""
         run.refusal = error
-        self._forget(run.id)
+        self._known.forget(run.id)
         self._leave(run, work)
         run.accepted.set()
 
     def _leave(self, run: Run, work: Work) -> None:
+        if work.recall is not None:
+            work.recall.drop()
         run.work = None
         self._queues.leave(work.queue, run)
         self._active.discard(run)
         if run.refusal is None and run.terminal is not None:
-            deadline = asyncio.get_running_loop().time() + self._limits.run_ttl
-            self._finished.append((deadline, run.id))
+            self._known.ended(run)
 
-    def _expire(self) -> None:
-        now = asyncio.get_running_loop().time()
-        while self._finished:
-            deadline, run_id = self._finished[0]
-            if deadline > now and len(self._finished) <= self._limits.max_runs:
-                return
-            self._finished.popleft()
-            self._forget(run_id)
-
-    def _forget(self, run_id: str) -> None:
-        run = self._runs.pop(run_id, None)
-        if run is not None and run.stored.key is not None:
-            self._keys.pop((run.stored.owner, run.stored.key), None)
+    def forget(self, owner: Owner, conversation_id: str) -> None:
+        """Forget the runs of a conversation that have ended, and their logs."""
+        for run in self._known.ended_in(owner, conversation_id):
+            self._known.forget(run.id)
+            self._hub.forget(run.id)
 
     # Recovering
 
@@ -298,11 +308,11 @@ class AgentRegistry:
                 self._resume(stored)
             except ParleyError as error:
                 terminal = stamped(failure(error), stored.id, 2)
-                await self.store.finish(stored, left_open(stored), terminal, None)
+                gone = msgspec.structs.replace(stored, request="")
+                await self.store.finish(gone, left_open(stored), terminal)
 
     def _resume(self, stored: StoredRun) -> None:
-        if stored.id in self._runs:
-            self._forget(stored.id)
+        self._known.forget(stored.id)
         request = decoded(stored.request)
         work = Work(
             request,
@@ -345,9 +355,9 @@ class AgentRegistry:
             errors.NotFound: there is none of this id, or it was forgotten.
             storage.StorageUnavailable: nobody can tell now.
         """
-        self._expire()
-        if run_id in self._runs:
-            return self._runs[run_id]
+        known = self._known.find(run_id)
+        if known is not None:
+            return known
         stored = await self.store.run(Owner().tenant, run_id)
         if stored is None or self._is_old(stored):
             raise NotFound("There is no run of this id.", code="run_not_found")
@@ -368,9 +378,12 @@ class AgentRegistry:
         """Follow a run's events; see `hub.Hub.read`.
 
         Where the log has expired and the run is remembered, the reader gets a `reset` and
-        the run's state: its start, its answer as one piece, and its end.
+        the run's state: its start, what is stored of its turns, and its end.
+
+        Raises:
+            errors.Unavailable: it is under way in another process.
         """
-        known = self._runs.get(run_id)
+        known = self._known.find(run_id)
         if known is not None:
             await known.accepted.wait()
         try:
@@ -378,8 +391,14 @@ class AgentRegistry:
         except LogNotFound:
             run = await self.run(run_id)
             if run.terminal is None:
-                raise
-            return _remains(run, run.terminal, after)
+                text = "Another process works on this run; ask again when it has ended."
+                raise Unavailable(text, code="run_elsewhere", retry_after=1) from None
+            said = await self.store.run_messages(run.stored)
+            return remains(run.start, run.terminal, said, epoch=run.stored.epoch, after=after)
+
+    async def before(self, run_id: str, seq: int) -> list[Event]:
+        """Return the events of a run up to `seq`, as they are in its log; see `hub.Hub.before`."""
+        return await self._hub.before(run_id, seq)
 
     async def cancel(self, run_id: str) -> Run:
         """Cancel a run; one that has ended stays as it is.
@@ -426,31 +445,5 @@ class AgentRegistry:
             run.end("shutting_down")
 
 
-def _check_twin(before: bytes, fingerprint: bytes) -> None:
-    if before != fingerprint:
-        raise Conflict(
-            "This idempotency key was used for another request.", code="idempotency_conflict"
-        )
-
-
 def _fault(field: str, message: str) -> dict[str, str]:
     return {"field": field, "message": message}
-
-
-def _remains(run: Run, terminal: TerminalEvent, after: str | None) -> FixedReader:
-    epoch = run.stored.epoch
-    if after is not None:
-        of_epoch, seq = parse_cursor(after, run.id)
-        if of_epoch in (None, epoch) and seq >= terminal.seq:
-            return FixedReader([], epoch)
-    text = terminal.final_response if isinstance(terminal, ChatComplete) else ""
-    piece = ChatChunk(
-        run_id=run.id,
-        seq=terminal.seq - 1,
-        first_seq=2,
-        message_id=run.start.message_id,
-        content=text,
-    )
-    reset = Reset(run_id=run.id, epoch=epoch, reason="log_expired")
-    middle = [piece] if text else []
-    return FixedReader([reset, run.start, *middle, terminal], epoch)

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias
 from errors import ParleyError
 from events import ChatComplete, ChatStart, RunError, TerminalEvent
 from hub import Log
+from learning import Recall
 from models import (
     Message,
     Owner,
@@ -26,7 +27,8 @@ from models import (
 from storage import ANY_ENTRY, Begin, Entry, StoredRun
 from turns import Turns
 
-Ending: TypeAlias = Literal["cancelled", "shutting_down"]
+Ending: TypeAlias = Literal["cancelled", "superseded", "shutting_down"]
+"""Why a run is ended: somebody asked for that, another message interrupts it, the service stops."""
 
 
 class Agent(Protocol):
@@ -40,6 +42,11 @@ class Agent(Protocol):
     @property
     def model(self) -> str:
         """The model that answers."""
+        ...
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it remembers users across conversations, where a request does not say."""
         ...
 
     async def run(self, turns: Turns) -> ChatComplete:
@@ -81,6 +88,7 @@ class Work:
     begun: bool = False
     floor: asyncio.Event = field(default_factory=asyncio.Event)
     task: "asyncio.Task[None] | None" = None
+    recall: Recall | None = None
     log: Log | None = None
     turns: Turns | None = None
     is_cancellable: bool = False

@@ -60,6 +60,16 @@ class Settings(BaseSettings):
     enable_sessions: bool = True
     conversation_ttl: float | None = Field(None, gt=0)
 
+    # What is remembered of users across conversations
+    memory_enabled: bool = True
+    memory_recall_timeout: float = Field(0.15, gt=0)
+    memory_recall_limit: int = Field(5, ge=1, le=50)
+    memory_queue_size: int = Field(10_000, ge=1)
+    memory_embedder: Literal["wordllama", "openai"] = "wordllama"
+    memory_embedding_model: str = Field("text-embedding-3-small", min_length=1)
+    mem0_api_key: SecretStr | None = None
+    mem0_base_url: str | None = Field(None, pattern=r"^https?://[^\s]+$")
+
     # The service
     app_name: str = Field("Parley", min_length=1)
     host: str = Field("127.0.0.1", min_length=1)
@@ -75,7 +85,7 @@ class Settings(BaseSettings):
     allowed_hosts: Names = ()
 
     # What /chat/stream speaks where the request does not say
-    chat_stream_protocol: Literal["events", "tokens", "chunks", "agents-sdk"] = "events"
+    chat_stream_protocol: Literal["events", "tokens", "chunks", "agents-sdk", "openai"] = "events"
 
     # Limits
     max_body_bytes: int = Field(1_048_576, ge=1024)

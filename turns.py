@@ -75,6 +75,7 @@ class Turns:
         saved: how many of `kept` are stored.
         calls: the running and waiting tool calls by id; cancelling one ends that call only.
         successor: the name of the agent that takes over after this turn.
+        successors: of a run that goes on after a crash: the agents that took over before it.
     """
 
     run_id: str
@@ -93,6 +94,7 @@ class Turns:
     saved: int = 0
     calls: dict[str, asyncio.Task[ToolMessage]] = field(default_factory=dict)
     successor: str | None = None
+    successors: Sequence[str] = ()
     usage: Usage | None = None
     text: str = ""
     turns: int = 0

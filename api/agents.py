@@ -3,8 +3,10 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
+from starlette.responses import StreamingResponse
 
 from api.documents import PROBLEMS
+from api.exports import json_list
 from api.services import Registry
 from models import NAME_PATTERN, AgentConfig, AgentInfo, AgentList
 
@@ -13,10 +15,11 @@ router = APIRouter(tags=["agents"], responses=PROBLEMS)
 AgentName = Annotated[str, Path(pattern=NAME_PATTERN, examples=["my_custom_agent"])]
 
 
-@router.get("/agents")
-async def list_agents(registry: Registry) -> AgentList:
+@router.get("/agents", response_model=AgentList)
+async def list_agents(registry: Registry) -> Response:
     """List all agents, by name."""
-    return AgentList(agents=registry.agents.all())
+    pieces = json_list('{"agents":[', registry.agents.all(), "]}")
+    return StreamingResponse(pieces, media_type="application/json")
 
 
 @router.get("/agents/{agent_name}")

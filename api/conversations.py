@@ -1,19 +1,17 @@
 """`/conversations`: what was said, and going on from any point of it."""
 
-import re
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Path, Query
-from fastapi.responses import JSONResponse
-from starlette.responses import PlainTextResponse, Response
+from fastapi import APIRouter, Depends, Header, Path, Query
+from starlette.responses import Response, StreamingResponse
 
 from api.documents import EVENT_STREAM, PROBLEMS
+from api.exports import as_json, as_markdown, everything_said, message_view
 from api.keys import IdempotencyKey
-from api.services import OwnerOfQuery, Protocol, Registry, StreamSettings, whole_answer
+from api.services import OwnerOfQuery, Protocol, Registry, StreamSettings, resumed, whole_answer
 from models import (
     ID_PATTERN,
-    AssistantMessage,
+    AnewOptions,
     BranchPoint,
     ChatResponse,
     ConversationChange,
@@ -22,16 +20,13 @@ from models import (
     ConversationView,
     Edit,
     EditRequest,
-    MessageView,
     Owner,
     RegenerateRequest,
-    RunOptions,
     SearchHit,
     SearchResult,
-    ToolMessage,
 )
 from registry import AgentRegistry
-from storage import ConversationRecord, NoSuchConversation, StoredMessage
+from storage import ConversationRecord, NoSuchConversation
 
 router = APIRouter(tags=["conversations"], responses=PROBLEMS)
 
@@ -42,9 +37,9 @@ ConversationId = Annotated[str, Path(pattern=ID_PATTERN)]
 
 
 async def _regeneration(
-    conversation_id: ConversationId, options: RunOptions | None = None
+    conversation_id: ConversationId, options: AnewOptions | None = None
 ) -> RegenerateRequest:
-    fields = (options or RunOptions()).model_dump(exclude={"conversation_id"})
+    fields = (options or AnewOptions()).model_dump(exclude={"conversation_id"})
     return RegenerateRequest(**fields, conversation_id=conversation_id)
 
 
@@ -90,7 +85,7 @@ async def get_conversation(
     found = await registry.store.messages(owner, conversation_id, limit=limit + 1, before=before)
     return ConversationDetail(
         **_view(registry, owner, record).model_dump(),
-        messages=[_message(message) for message in found[-limit:]],
+        messages=[message_view(message) for message in found[-limit:]],
         has_more=len(found) > limit,
     )
 
@@ -119,6 +114,7 @@ async def delete_conversation(
     await registry.quiet(owner, conversation_id, QUIET_PATIENCE)
     if not await registry.store.delete(owner, conversation_id):
         raise _none()
+    registry.forget(owner, conversation_id)
     return {"status": "deleted"}
 
 
@@ -133,14 +129,18 @@ async def join_conversation(
     owner: OwnerOfQuery,
     streaming: StreamSettings,
     protocol: Protocol,
+    last_event_id: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Response:
-    """Follow the run that is under way, from its start."""
+    """Follow the run that is under way, from its start or from a cursor in it."""
     run = registry.active_run(owner, conversation_id)
     if run is None:
         await _found(registry, owner, conversation_id)
         return Response(status_code=204)
     await run.accepted.wait()
-    return streaming.response(run.id, await registry.read(run.id), protocol or "events")
+    # The cursor of an EventSource may be one of the run before, which says nothing of this one.
+    is_its = last_event_id is not None and last_event_id.startswith(f"{run.id}:")
+    after = last_event_id if is_its else None
+    return await resumed(registry, streaming, run.id, after, protocol)
 
 
 @router.get(
@@ -156,18 +156,14 @@ async def export_conversation(
 ) -> Response:
     """Download a whole conversation."""
     record = await _found(registry, owner, conversation_id)
-    found = await registry.store.messages(owner, conversation_id)
+    said = await everything_said(registry.store, owner, conversation_id)
     extension = "json" if format == "json" else "md"
     headers = {"Content-Disposition": f'attachment; filename="{conversation_id}.{extension}"'}
     if format == "markdown":
-        text = _markdown(record, found)
-        return PlainTextResponse(text, media_type="text/markdown", headers=headers)
-    detail = ConversationDetail(
-        **_view(registry, owner, record).model_dump(),
-        messages=[_message(message) for message in found],
-        has_more=False,
-    )
-    return JSONResponse(detail.model_dump(mode="json"), headers=headers)
+        pieces = as_markdown(record.title or record.id, said)
+        return StreamingResponse(pieces, media_type="text/markdown", headers=headers)
+    pieces = as_json(_view(registry, owner, record), said)
+    return StreamingResponse(pieces, media_type="application/json", headers=headers)
 
 
 @router.post("/conversations/{conversation_id}/regenerate", response_model=ChatResponse)
@@ -254,56 +250,6 @@ def _view(registry: AgentRegistry, owner: Owner, record: ConversationRecord) -> 
         branched_from=BranchPoint(conversation_id=branched[0], message_id=branched[1])
         if branched
         else None,
+        agent=record.agent,
         active_run_id=run.id if run else None,
     )
-
-
-def _message(stored: StoredMessage) -> MessageView:
-    message = stored.message
-    view = MessageView(
-        id=stored.id,
-        role=str(message.__struct_config__.tag),
-        content=message.content,
-        created_at=stored.created_at,
-        run_id=stored.run_id,
-    )
-    if isinstance(message, AssistantMessage) and message.tool_calls:
-        view.tool_calls = [
-            {"id": call.id, "name": call.name, "arguments": call.arguments}
-            for call in message.tool_calls
-        ]
-    if isinstance(message, ToolMessage):
-        view.tool_call_id, view.name = message.tool_call_id, message.name
-        view.is_error = message.is_error
-    return view
-
-
-def _markdown(record: ConversationRecord, found: Sequence[StoredMessage]) -> str:
-    """Return a conversation for people: who said what; tools by their name and result.
-
-    What was said stands in block quotes, whose end ends every fence and heading in them
-    (CommonMark 0.31, 5.1), so that no text can pass for another's.
-    """
-    parts = [f"# {' '.join((record.title or record.id).split())}"]
-    for stored in found:
-        message = stored.message
-        when = f"{stored.created_at:%Y-%m-%d %H:%M} UTC"
-        if isinstance(message, ToolMessage):
-            fence = _fence(message.content, 3)
-            tick = _fence(message.name, 1)
-            name = " ".join(message.name.split())
-            parts.append(f"**Tool {tick} {name} {tick}** ({when})")
-            parts.append(f"{fence}\n{message.content}\n{fence}")
-        elif message.content:
-            who = "Assistant" if isinstance(message, AssistantMessage) else "User"
-            parts.append(f"**{who}** ({when})")
-            parts.append("\n".join(f"> {line}" for line in _LINE_END.split(message.content)))
-    return "\n\n".join(parts) + "\n"
-
-
-_LINE_END = re.compile(r"\r\n|\r|\n")
-
-
-def _fence(text: str, least: int) -> str:
-    """Return more backticks than stand together anywhere in a text."""
-    return "`" * max(least, 1 + max(map(len, re.findall("`+", text)), default=0))

@@ -14,7 +14,13 @@ from starlette.responses import Response
 from api.documents import EVENT_STREAM, PROBLEMS
 from api.keys import IdempotencyKey
 from api.problems import run_failed
-from api.services import Protocol, Registry, StreamSettings, run_to_its_end
+from api.services import (
+    Protocol,
+    Registry,
+    RemembersSessions,
+    StreamSettings,
+    run_to_its_end,
+)
 from events import RunError
 from models import (
     MAX_MESSAGE_CHARS,
@@ -47,10 +53,10 @@ class ResearchRequest(BaseModel):
         examples=["How do heat pumps work in cold winters?"],
     )
     conversation_id: Identifier | None = Field(
-        None,
-        validation_alias=AliasChoices("conversation_id", "session_id"),
-        description="The conversation to go on with, also as `session_id`; a new one where it is "
-        "absent.",
+        None, description="The conversation to go on with; a new one where it is absent."
+    )
+    session_id: Identifier | None = Field(
+        None, description="The same, for clients of sessions, where the server has these."
     )
     user_id: UserId | None = Field(
         None, description="Whose conversation it is, within what the caller may see."
@@ -59,10 +65,19 @@ class ResearchRequest(BaseModel):
         "enqueue", description="What to do while the conversation has a run under way."
     )
 
-    def chat(self) -> ChatRequest:
-        """Return the message to the agent that this is."""
-        rest = self.model_dump(exclude={"query"})
-        return ChatRequest(message=self.query, agent=NAME, **rest)
+    def chat(self, remembers: bool) -> ChatRequest:
+        """Return the message to the agent that this is.
+
+        Args:
+            remembers: whether the server has sessions.
+        """
+        return ChatRequest(
+            message=self.query,
+            agent=NAME,
+            conversation_id=self.conversation_id or (self.session_id if remembers else None),
+            user_id=self.user_id,
+            if_busy=self.if_busy,
+        )
 
 
 class ResearchSource(BaseModel):
@@ -73,7 +88,7 @@ class ResearchSource(BaseModel):
 
 
 class ResearchResponse(BaseModel):
-    """A whole report, or `error`.
+    """A whole report, or `error` with its `code` and whether it is `retryable`.
 
     `report` and `final_output` are the same text. `sources` and `follow_up_questions` are what
     stands at its end, `summary` is its first paragraph. A report that was cut short has neither
@@ -87,10 +102,12 @@ class ResearchResponse(BaseModel):
     final_output: str | None
     success: bool
     error: str | None
+    code: str | None
+    retryable: bool | None
     finish_reason: str | None
     run_id: str
     conversation_id: str
-    session_id: str
+    session_id: str | None
     usage: TokenUsage | None
 
 
@@ -98,28 +115,34 @@ class ResearchResponse(BaseModel):
 async def stream_research(
     question: ResearchRequest,
     registry: Registry,
+    remembers: RemembersSessions,
     streaming: StreamSettings,
     protocol: Protocol,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Research a question and get the report as server-sent events."""
-    run = await registry.start(question.chat(), idempotency_key)
+    run = await registry.start(question.chat(remembers), idempotency_key)
     reader = await registry.read(run.id)
     return streaming.response(run.id, reader, protocol or PROTOCOL)
 
 
 @router.post("/research", response_model=ResearchResponse, responses=PROBLEMS)
 async def research(
-    question: ResearchRequest, registry: Registry, idempotency_key: IdempotencyKey = None
+    question: ResearchRequest,
+    registry: Registry,
+    remembers: RemembersSessions,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Research a question and get the whole report."""
-    run = await registry.start(question.chat(), idempotency_key)
+    run = await registry.start(question.chat(remembers), idempotency_key)
     headers = {"X-Run-Id": run.id}
     result = await run_to_its_end(registry, run)
     if isinstance(result, ChatResponse):
-        return JSONResponse(_report(result).model_dump(mode="json"), headers=headers)
-    body = _failure(run.start.conversation_id, result)
-    status = run_failed(result, {}).status_code
+        body, status = _report(result), 200
+    else:
+        body = _failure(run.start.conversation_id, result)
+        status = run_failed(result, {}).status_code
+    body.session_id = body.conversation_id if remembers else None
     return JSONResponse(body.model_dump(mode="json"), status, headers)
 
 
@@ -136,10 +159,12 @@ def _report(answer: ChatResponse) -> ResearchResponse:
         final_output=answer.response,
         success=True,
         error=None,
+        code=None,
+        retryable=None,
         finish_reason=answer.finish_reason,
         run_id=answer.run_id,
         conversation_id=answer.conversation_id,
-        session_id=answer.conversation_id,
+        session_id=None,
         usage=answer.usage,
     )
 
@@ -153,9 +178,11 @@ def _failure(conversation_id: str, error: RunError) -> ResearchResponse:
         final_output=None,
         success=False,
         error=error.message,
+        code=error.code,
+        retryable=error.retryable,
         finish_reason=None,
         run_id=error.run_id,
         conversation_id=conversation_id,
-        session_id=conversation_id,
+        session_id=None,
         usage=None,
     )

@@ -6,10 +6,8 @@ from fastapi import APIRouter, Header, Path, Query
 from starlette.responses import Response
 
 from api.documents import EVENT_STREAM, PROBLEMS
-from api.services import Protocol, Registry, StreamSettings
-from hub import Reader
+from api.services import Protocol, Registry, StreamSettings, resumed
 from models import ID_PATTERN, RunInfo
-from protocols import ENCODERS, Encoder
 
 router = APIRouter(prefix="/runs/{run_id}", tags=["runs"], responses=PROBLEMS)
 
@@ -25,7 +23,11 @@ async def get_run(run_id: RunId, registry: Registry) -> RunInfo:
     return (await registry.run(run_id)).info()
 
 
-@router.get("/events", response_class=Response, responses=EVENT_STREAM)
+@router.get(
+    "/events",
+    response_class=Response,
+    responses=EVENT_STREAM | {204: {"description": "All of it was told."}},
+)
 async def read_run(
     run_id: RunId,
     registry: Registry,
@@ -39,19 +41,7 @@ async def read_run(
 ) -> Response:
     """Follow a run's events from its start, or from a cursor."""
     # An EventSource repeats the address it began with, and says in the header how far it came.
-    reader = await registry.read(run_id, last_event_id or after)
-    encoder = ENCODERS[protocol or "events"](reader.epoch)
-    if reader.seq and protocol not in (None, "events"):
-        await _tell_before(encoder, await registry.read(run_id), reader.seq)
-    return streaming.response_of(run_id, reader, encoder)
-
-
-async def _tell_before(encoder: Encoder, before: Reader, seq: int) -> None:
-    """Let an encoder with a memory see what its client has seen."""
-    while not before.ended and before.seq < seq:
-        for event in await before.read():
-            if event.seq <= seq:
-                encoder.encode(event)
+    return await resumed(registry, streaming, run_id, last_event_id or after, protocol)
 
 
 @router.post("/cancel")

@@ -4,6 +4,7 @@ They are `async`, though none waits: FastAPI sends a plain function to a thread,
 of a whole chat.
 """
 
+import asyncio
 from typing import Annotated, NamedTuple
 
 from fastapi import Depends, Query
@@ -13,13 +14,16 @@ from starlette.responses import JSONResponse, Response
 from api.problems import run_failed
 from api.streams import EventStream
 from errors import ClientError
-from events import RunError
+from events import Event, RunError
 from hub import Reader
 from models import USER_PATTERN, ChatResponse, Owner
 from protocols import ENCODERS, Encoder
 from protocols.answer import WholeAnswer
 from registry import AgentRegistry
 from runs import Run
+
+_BREATH = 1000
+"""How many events are encoded before others get their turn."""
 
 
 class Streaming(NamedTuple):
@@ -91,6 +95,34 @@ async def _remembers_sessions(connection: HTTPConnection) -> bool:
 
 RemembersSessions = Annotated[bool, Depends(_remembers_sessions)]
 OwnerOfQuery = Annotated[Owner, Depends(_owner)]
+
+
+async def resumed(
+    registry: AgentRegistry,
+    streaming: Streaming,
+    run_id: str,
+    after: str | None,
+    protocol: str | None,
+) -> Response:
+    """Return a run's events behind a cursor, told by an encoder that knows what was before.
+
+    Behind the end that is 204, the one answer after which an EventSource does not come back.
+    """
+    reader = await registry.read(run_id, after)
+    if reader.ended:
+        return Response(status_code=204, headers={"X-Run-Id": run_id})
+    encoder = ENCODERS[protocol or "events"](reader.epoch)
+    if reader.seq and protocol not in (None, "events"):
+        await _tell_before(encoder, await registry.before(run_id, reader.seq))
+    return streaming.response_of(run_id, reader, encoder)
+
+
+async def _tell_before(encoder: Encoder, events: list[Event]) -> None:
+    """Let an encoder with a memory see what its client has seen."""
+    for number, event in enumerate(events, 1):
+        encoder.encode(event)
+        if number % _BREATH == 0:
+            await asyncio.sleep(0)
 
 
 async def run_to_its_end(registry: AgentRegistry, run: Run) -> ChatResponse | RunError:

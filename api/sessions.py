@@ -31,6 +31,7 @@ from models import (
     NAME_PATTERN,
     TEXT,
     ChatRequest,
+    ChatResponse,
     Identifier,
     Owner,
     PriorMessage,
@@ -88,16 +89,20 @@ class InputRequest(RunOptions):
         Discriminator(_kind),
     ]
     session_id: Identifier | None = Field(
-        None, description="The conversation that the agent remembers; none where it is absent."
+        None,
+        description="The conversation that the agent remembers; none where it is absent. Of an "
+        "`input` of several messages the last one is kept there, the others are only read.",
     )
 
 
 class RunResult(BaseModel):
-    """A whole answer: `final_output`, or `error`."""
+    """A whole answer: `final_output`, or `error` with its `code` and whether it is `retryable`."""
 
     final_output: str | None
     success: bool
     error: str | None
+    code: str | None
+    retryable: bool | None
     usage: TokenUsage | None
     response_id: str
     session_id: str | None
@@ -180,17 +185,20 @@ async def _run(
 ) -> Response:
     run = await start_input(registry, agent, request, key, remembers)
     result = await run_to_its_end(registry, run)
-    failed = isinstance(result, RunError)
+    failure = result if isinstance(result, RunError) else None
+    answer = result if isinstance(result, ChatResponse) else None
     body = RunResult(
-        final_output=None if isinstance(result, RunError) else result.response,
-        success=not failed,
-        error=result.message if isinstance(result, RunError) else None,
-        usage=None if isinstance(result, RunError) else result.usage,
+        final_output=answer and answer.response,
+        success=failure is None,
+        error=failure and failure.message,
+        code=failure and failure.code,
+        retryable=failure and failure.retryable,
+        usage=answer and answer.usage,
         response_id=run.id,
-        session_id=request.session_id if remembers else None,
+        session_id=None if run.start.ephemeral else run.start.conversation_id,
     )
     headers = {"X-Run-Id": run.id}
-    status = run_failed(result, {}).status_code if isinstance(result, RunError) else 200
+    status = run_failed(failure, {}).status_code if failure else 200
     return JSONResponse(body.model_dump(mode="json"), status, headers)
 
 
@@ -232,6 +240,7 @@ async def _session(registry: AgentRegistry, owner: Owner, session_id: str) -> Se
 async def _clear(registry: AgentRegistry, owner: Owner, session_id: str) -> Cleared:
     await registry.quiet(owner, session_id, QUIET_PATIENCE)
     await registry.store.clear(owner, session_id)
+    registry.forget(owner, session_id)
     return Cleared(session_id=session_id)
 
 
@@ -290,7 +299,7 @@ def router_for(name: str | None) -> APIRouter:
         agent: Agent, session_id: SessionId, registry: Registry, owner: OwnerOfQuery
     ) -> Session:
         """Show what was said in a session."""
-        registry.agents.info(agent)
+        registry.agents.find(agent)
         return await _session(registry, owner, session_id)
 
     @router.delete("/session/{session_id}", dependencies=[Depends(_need_sessions)])
@@ -298,7 +307,7 @@ def router_for(name: str | None) -> APIRouter:
         agent: Agent, session_id: SessionId, registry: Registry, owner: OwnerOfQuery
     ) -> Cleared:
         """Forget what was said in a session; a run in it is cancelled."""
-        registry.agents.info(agent)
+        registry.agents.find(agent)
         return await _clear(registry, owner, session_id)
 
     return router

@@ -149,6 +149,7 @@ async def clear_history(user_id: UserIdInPath, registry: Registry) -> dict[str, 
     owner = Owner(user=user_id)
     await registry.quiet(owner, CONVERSATION, QUIET_PATIENCE)
     await registry.store.clear(owner, CONVERSATION)
+    registry.forget(owner, CONVERSATION)
     return {"user_id": user_id, "message": "The conversation's history was cleared."}
 
 

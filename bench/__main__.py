@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import uvloop
 
-from bench import report, scenarios
-from bench.load import Target
-from bench.measure import Figures, Process, TooFewCores, cores, create_agents, running
+from bench import memory, report, scenarios
+from bench.load import REMEMBERED, Target
+from bench.measure import Figures, Process, TooFewCores, cores, create_agents, remember, running
 
 SERVICE, UNSTORED, PLAIN, RELAY = report.SERVICE, report.UNSTORED, report.PLAIN, report.RELAY
 MODULES = {SERVICE: "service", UNSTORED: "unstored", PLAIN: "plain", RELAY: "relay"}
@@ -39,6 +39,8 @@ def server(name: str, upstream: Process, core: int) -> Iterator[Process]:
     with running(f"bench.servers.{MODULES[name]}", core, **environment) as process:
         if name in (SERVICE, UNSTORED):
             create_agents(process.port, scenarios.SCRIPTS)
+        if name == SERVICE:
+            remember(process.port, REMEMBERED, memory.sentences())
         yield process
 
 
@@ -48,7 +50,11 @@ def targets(processes: dict[str, Process]) -> list[Target]:
     return [
         wire
         for target in found
-        for wire in (target, target._replace(wire="WebSocket"))
+        for wire in (
+            target,
+            target._replace(wire="WebSocket"),
+            target._replace(wire="OpenAI"),
+        )
         if wire.name in report.COLUMNS
     ]
 
@@ -72,21 +78,32 @@ async def measure(plan: Plan, names: list[str]) -> Figures:
                 process = processes[target.server]
                 await unpaced(figures, target, direct, process, plan, repetition)
             await scenarios.fixed(figures, targets(processes), processes)
-            with_tools = [each for each in targets(processes) if each.server != RELAY]
-            await scenarios.tools(figures, with_tools)
+            by_wire = [each for each in targets(processes) if each.wire != "OpenAI"]
+            await scenarios.tools(figures, [each for each in by_wire if each.server != RELAY])
             for wire in ("SSE", "WebSocket"):
                 at_once = [each for each in targets(processes) if each.wire == wire]
                 await scenarios.paced(figures, at_once, processes)
             for target in targets(processes):
                 if target.wire == "SSE" and target.server != UNSTORED:
                     await scenarios.added_busy(figures, target, direct)
+                if target.name == report.SSE:
+                    await scenarios.remembering(figures, target)
+    await fresh(figures, names, server_core, load_core)
+    return figures
+
+
+async def fresh(figures: Figures, names: list[str], server_core: int, load_core: int) -> None:
+    """Run what needs processes that have served nobody yet."""
     with running("bench.upstream", load_core) as upstream:
         for name in names:
             if name not in (UNSTORED, RELAY):
                 with server(name, upstream, server_core) as process:
                     say(f"memory: {name}")
                     await scenarios.memory(figures, Target(name, process.port, "SSE"), process)
-    return figures
+    if SERVICE in names:
+        say("long-term memory")
+        for name, value in (await memory.measure()).items():
+            figures.add(name, SERVICE, value)
 
 
 async def unpaced(

@@ -29,16 +29,20 @@ class Void(Exception):
 
 
 class Target(NamedTuple):
-    """Whom to ask, and how: server-sent events, a WebSocket, or the upstream itself."""
+    """Whom to ask, and how: server-sent events, a WebSocket, or chat completions.
+
+    `remembers`: as a user of whom something is remembered.
+    """
 
     server: str
     port: int
     wire: Literal["SSE", "WebSocket", "OpenAI"]
+    remembers: bool = False
 
     @property
     def name(self) -> str:
         """The name in tables."""
-        return f"{self.server}, {self.wire}"
+        return f"{self.server}, {self.wire}" + (" with memory" if self.remembers else "")
 
 
 class Record(NamedTuple):
@@ -196,8 +200,14 @@ def _masked(payload: bytes) -> bytes:
     return b"\x81\xfe" + len(payload).to_bytes(2) + bytes(4) + payload
 
 
+REMEMBERED = "bench"
+"""The user of whom something is remembered."""
+
+
 def _stream(target: Target, script: str) -> _HttpStream | _SocketStream:
-    body = {"message": "How much does a token cost?", "agent": script}
+    body: dict[str, Any] = {"message": "How much does a token cost?", "agent": script}
+    if target.remembers:
+        body |= {"memory": True, "user_id": REMEMBERED}
     match target.wire:
         case "SSE":
             return _HttpStream("/chat/stream", body)

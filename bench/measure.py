@@ -1,6 +1,7 @@
 """Processes under measurement: each on its core, with its CPU clock and its memory."""
 
 import asyncio
+import itertools
 import os
 import socket
 import statistics
@@ -123,6 +124,17 @@ def create_agents(port: int, scripts: Iterable[str]) -> None:
             headers={"content-type": "application/json"},
         )
         urllib.request.urlopen(request, timeout=10).close()
+
+
+def remember(port: int, user: str, sentences: Iterable[str]) -> None:
+    """Let the service remember a hundred sentences of a user."""
+    for sentence in itertools.islice(sentences, 100):
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/memories",
+            data=msgspec.json.encode({"memory": sentence, "user_id": user}),
+            headers={"content-type": "application/json"},
+        )
+        urllib.request.urlopen(request, timeout=30).close()
 
 
 class Figures:

@@ -9,15 +9,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import plot, scenarios
+from bench import memory, plot, scenarios
 from bench.measure import ROOT, Figures
 
 SERVICE, UNSTORED, PLAIN, RELAY = "service", "nothing stored", "plain version", "raw relay"
 SSE, SOCKET = f"{SERVICE}, SSE", f"{SERVICE}, WebSocket"
+COMPLETIONS = f"{SERVICE}, OpenAI"
 PLAIN_SSE, PLAIN_SOCKET = f"{PLAIN}, SSE", f"{PLAIN}, WebSocket"
 RELAY_SSE = f"{RELAY}, SSE"
 UNSTORED_SSE = f"{UNSTORED}, SSE"
-COLUMNS = (SSE, SOCKET, UNSTORED_SSE, PLAIN_SSE, PLAIN_SOCKET, RELAY_SSE)
+COLUMNS = (SSE, SOCKET, COMPLETIONS, UNSTORED_SSE, PLAIN_SSE, PLAIN_SOCKET, RELAY_SSE)
 
 PACKAGES = (
     *("fastapi", "starlette", "uvicorn", "uvloop", "httptools", "websockets"),
@@ -85,6 +86,13 @@ def goals(figures: Figures) -> list[Goal]:
         Goal(f"{pace}, SSE: to nothing stored", ratio(paced, SSE, UNSTORED_SSE), 1.1),
         Goal("added time to first token, alone", get(scenarios.ADDED_ALONE, SSE), 5, "ms"),
         Goal(f"the same beside {pace}, 99th percentile", busy, 50, "ms"),
+        Goal(f"{fast}, chat completions: to native SSE", ratio(FAST_32, COMPLETIONS, SSE), 1.3),
+        Goal(
+            "recalling of 10,000 memories (100,000 in all), 99th percentile",
+            get(memory.RECALL_P99, SERVICE),
+            150,
+            "ms",
+        ),
         Goal("memory per idle WebSocket", get(scenarios.IDLE, SERVICE), 60, "KiB"),
         Goal("five parallel 100 ms tools, alone", get(scenarios.TOOLS_ALONE, SSE), 130, "ms"),
         Goal(
@@ -135,7 +143,10 @@ def tables(figures: Figures) -> str:
 
     def memory_row(text: str, scenario: str) -> list[str]:
         own, plain = (_number(get(scenario, server)) for server in (SERVICE, PLAIN))
-        return [text, own, "", "", plain, "", ""]
+        return [text, own, "", "", "", plain, "", ""]
+
+    def own_row(text: str, scenario: str, column: str = SERVICE) -> list[str]:
+        return [text, _number(get(scenario, column)), *[""] * (len(COLUMNS) - 1)]
 
     rows = [
         *(row(f"{case.name}: CPU µs per token", case.name) for case in scenarios.FAST),
@@ -149,6 +160,12 @@ def tables(figures: Figures) -> str:
         row("five 100 ms tools, 50 runs at once: ms", scenarios.TOOLS_MANY),
         memory_row("memory per idle WebSocket: KiB", scenarios.IDLE),
         memory_row("memory per open SSE stream: KiB", scenarios.OPEN),
+        own_row("recalling of 10,000 memories, median: ms", memory.RECALL_MEDIAN),
+        own_row("the same, 99th percentile: ms", memory.RECALL_P99),
+        own_row("the same, CPU: ms", memory.RECALL_CPU),
+        own_row("the same, longest stall of the event loop: ms", memory.LOOP_STALL),
+        own_row("learning from an exchange as it was said: ms", memory.LEARN),
+        own_row("time to first token that memory adds: ms", scenarios.REMEMBERING, SSE),
     ]
     void = [f"\nVoid: {name}, {who}: {why}." for (name, who), why in figures.void.items()]
     return "\n".join([_rows(("", *COLUMNS), rows), *void])

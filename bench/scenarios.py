@@ -38,6 +38,7 @@ FAST = (
 )
 PACED, FIXED, TOOLS_ALONE, TOOLS_MANY = "paced", "fixed", "tools alone", "tools, 50 at once"
 ADDED_ALONE, ADDED_BUSY = "added time to first token", "added time at 200 streams"
+REMEMBERING = "added time to first token by memory"
 MESSAGES = "messages per token"
 IDLE, OPEN = "memory per idle socket", "memory per open stream"
 
@@ -100,6 +101,17 @@ async def added_alone(figures: Figures, target: Target, direct: Target) -> None:
             own.append((await load.chat(direct, "fast-1", 1)).time_to_first_token)
         base = statistics.median(own)
         figures.add(ADDED_ALONE, target.name, *((took - base) / MILLI for took in through))
+
+
+async def remembering(figures: Figures, target: Target) -> None:
+    """Time to first token with memory, less that without, turn about, in ms."""
+    with figures.voiding(REMEMBERING, target.name):
+        with_memory = target._replace(remembers=True)
+        await load.chats(with_memory, "fast-1", 1, total=4, at_once=1)
+        for _ in range(PROBES // 2):
+            through = (await load.chat(with_memory, "fast-1", 1)).time_to_first_token
+            without = (await load.chat(target, "fast-1", 1)).time_to_first_token
+            figures.add(REMEMBERING, target.name, (through - without) / MILLI)
 
 
 async def paced(

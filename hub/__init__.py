@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from errors import ClientError, NotFound, ParleyError
-from events import EventSink, ReaderEvent
+from events import Event, EventSink, ReaderEvent
 
 LAG = 256
 """How many events a reader may be behind before text pieces are merged for it."""
@@ -106,6 +106,18 @@ class Hub(Protocol):
 
     async def create(self, run_id: str, epoch: int = 1) -> Log:
         """Begin the log of a run, or of a new epoch of it: what was there before is over."""
+        ...
+
+    def forget(self, run_id: str) -> None:
+        """Drop the log of a run that has ended."""
+        ...
+
+    async def before(self, run_id: str, seq: int) -> list[Event]:
+        """Return the events of a run up to `seq`, none of them merged.
+
+        Raises:
+            LogNotFound: no log of this run is kept.
+        """
         ...
 
     async def read(self, run_id: str, after: str | None) -> Reader:

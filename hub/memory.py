@@ -175,17 +175,14 @@ class MemoryHub:
     async def create(self, run_id: str, epoch: int = 1) -> MemoryLog:
         """Begin the log of a run, or of a new epoch of it."""
         self._expire()
-        self._forget(run_id)
+        self.forget(run_id)
         log = MemoryLog(run_id, epoch, self)
         self._logs[run_id] = log
         return log
 
     async def read(self, run_id: str, after: str | None) -> MemoryReader:
         """Follow a run from a cursor, or from its start; see `hub.Hub`."""
-        self._expire()
-        log = self._logs.get(run_id)
-        if log is None:
-            raise LogNotFound("There is no run of this id, or its events have expired.")
+        log = self._log(run_id)
         if after is None:
             return MemoryReader(log, 0, None)
         epoch, seq = parse_cursor(after, run_id)
@@ -195,6 +192,16 @@ class MemoryHub:
         if seq > log.last_seq or (epoch or log.epoch) > log.epoch:
             raise InvalidCursor("The cursor lies beyond the end of the run's log.")
         return MemoryReader(log, seq, None)
+
+    async def before(self, run_id: str, seq: int) -> list[Event]:
+        """Return the events of a run up to `seq`, none of them merged."""
+        return self._log(run_id).events[:seq]
+
+    def _log(self, run_id: str) -> MemoryLog:
+        self._expire()
+        if run_id not in self._logs:
+            raise LogNotFound("There is no run of this id, or its events have expired.")
+        return self._logs[run_id]
 
     def finished(self, log: MemoryLog) -> None:
         """Start the expiry of a log that has just ended."""
@@ -210,9 +217,10 @@ class MemoryHub:
             is_room = self._finished_bytes <= self._max_bytes or len(self._finished) == 1
             if deadline > now and is_room:
                 return
-            self._forget(run_id)
+            self.forget(run_id)
 
-    def _forget(self, run_id: str) -> None:
+    def forget(self, run_id: str) -> None:
+        """Drop the log of a run that has ended."""
         self._logs.pop(run_id, None)
         _, size = self._finished.pop(run_id, (0.0, 0))
         self._finished_bytes -= size

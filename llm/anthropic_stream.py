@@ -139,7 +139,11 @@ class _Call:
             self.is_truncated = True
 
     def part(self, taken: set[str]) -> ToolCallPart:
-        """Return the whole call, under an id that is not `taken`."""
+        """Return the whole call, under an id that is not `taken`.
+
+        Raises:
+            RecursionError: arguments that came with its start are nested too deep.
+        """
         id = clean_text(joined_halves(self.id))
         if not id or id in taken:
             id = new_id("call")
@@ -216,8 +220,12 @@ class Reply:
         if self._reason is None:
             self._fail(self._failures.truncated())
             return
+        try:
+            calls = [call.part(self._taken) for call in self._calls]
+        except RecursionError:
+            self._fail(self._failures.malformed("a call's arguments are nested too deep"))
+            return
         self.is_over = True
-        calls = [call.part(self._taken) for call in self._calls]
         self._batch.extend(calls)
         reason = _REASONS.get(self._reason, "tool_calls" if calls else "stop")
         self._batch.append(EndPart(reason, self._usage()))

@@ -14,6 +14,7 @@ stands for, and `item` of a run item the SDK's item with its `raw_item`.
   executed is told as called, too, so that every output has its call.
 * One event may be several frames. Only the last of them has the cursor as its `id`, so that
   a client that lost its connection in between is told all of them again.
+* `session_id` is the conversation, or null where nothing is remembered.
 * A reader that goes on from a cursor has not seen what came before: its `session_id`,
   `current_turn` and `requests` are null, a message that is under way has the status
   `incomplete` and the text from there on, and a call that is under way is told again.
@@ -81,6 +82,7 @@ class AgentsSdkEncoder:
     def __init__(self, epoch: int) -> None:
         self._epoch = epoch
         self._session: str | None = None
+        self._is_begun = False
         self._turns = 1
         self._message = _Message("", is_whole=False)
         self._called: set[str] = set()
@@ -105,7 +107,8 @@ class AgentsSdkEncoder:
         return b""
 
     def _begin(self, start: ChatStart) -> None:
-        self._session = start.conversation_id
+        self._session = None if start.ephemeral else start.conversation_id
+        self._is_begun = True
         self._turns = 1
         self._message = _Message(start.message_id, is_whole=True)
         self._called = set()
@@ -174,7 +177,7 @@ class AgentsSdkEncoder:
         return [*said, _tool_called(call)]
 
     def _complete(self, event: ChatComplete) -> _Frame:
-        turns = self._turns if self._session is not None else None
+        turns = self._turns if self._is_begun else None
         usage = event.usage and {
             "requests": turns,
             "input_tokens": event.usage.prompt_tokens,

@@ -151,6 +151,11 @@ class ResearchAgent:
         """The model that plans and writes."""
         return self._provider.answering(self._config.model)
 
+    @property
+    def remembers(self) -> bool:
+        """Whether it remembers users: a report is about the world."""
+        return False
+
     async def run(self, turns: Turns) -> ChatComplete:
         """Research the last message of the user; see `agent.StreamingAgent.run`."""
         researcher = _Researcher(self._provider, turns.sink)

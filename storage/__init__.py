@@ -58,6 +58,7 @@ class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
         key: the caller's name for the request; one run for each key of an owner.
         fingerprint: what the key was used for, to compare.
         pending: a turn whose calls are being executed.
+        replaces: its first message takes the place of what follows the last one of the user.
     """
 
     id: str
@@ -75,6 +76,7 @@ class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None
     fingerprint: bytes = b""
     pending: AssistantMessage | None = None
+    replaces: bool = False
 
 
 class Begin(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,13 +84,11 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         messages: what is appended: what the user said, or nothing where an answer is made anew.
-        reset: the messages that are there are deleted first.
-        regenerate: the messages behind the last user's message are deleted first.
+        reset: what is there is forgotten first: messages, title and finished runs.
     """
 
     messages: tuple[Message, ...] = ()
     reset: bool = False
-    regenerate: bool = False
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +125,7 @@ class ConversationRecord(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         updated_at: when something was last said in it, or forgotten; a new title is no change.
         branched_from: the conversation and the message before which it was branched off.
+        agent: the one that was last asked for an answer.
     """
 
     id: str
@@ -134,6 +135,20 @@ class ConversationRecord(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime
     message_count: int
     branched_from: tuple[str, str] | None
+    agent: str | None
+
+
+class Lesson(msgspec.Struct, frozen=True, kw_only=True):
+    """An exchange from which something is to be learned about its user.
+
+    `attempts`: how often it has been tried, this time included.
+    """
+
+    seq: int
+    owner: Owner
+    run_id: str
+    messages: tuple[Message, ...]
+    attempts: int
 
 
 class Hit(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,6 +33,9 @@ from models import Message, Owner
 from storage import ConversationRecord, InvalidPage, StoredMessage
 from storage.tables import Utc, conversations, messages, runs
 
+BRANCH = 2000
+"""How many messages a branch copies about at most: while it does, nobody else can write."""
+
 _ALL = 2**31 - 1  # as many as a limit can say
 _END = 2**63 - 1  # behind every message
 
@@ -98,7 +101,10 @@ _UPDATE = (
         ),
     )
 )
-_TOUCH = update(conversations).where(_ONE).values(updated_at=bindparam("at", type_=Utc()))
+_UNNAME = (
+    update(conversations).where(_ONE).values(updated_at=bindparam("at", type_=Utc()), title=None)
+)
+_NAMELESS = update(conversations).where(_ONE).values(title=None)
 _CLEAR = delete(messages).where(_WITHIN)
 _DELETE = delete(conversations).where(_ONE)
 _DELETE_RUNS = delete(runs).where(
@@ -122,6 +128,7 @@ _BRANCH = insert(conversations).from_select(
         "updated_at",
         "branched_conversation",
         "branched_message",
+        "agent",
     ],
     select(
         conversations.c.tenant,
@@ -134,14 +141,32 @@ _BRANCH = insert(conversations).from_select(
         bindparam("at", type_=Utc()),
         conversations.c.id,
         bindparam("of_message", type_=Text()),
+        func.coalesce(bindparam("new_agent", type_=Text()), conversations.c.agent),
     ).where(_ONE),
 )
 _COPIED = ["tenant", "user_id", "id", "role", "message", "run_id", "created_at"]
 _COPY = insert(messages).from_select(
     ["conversation_id", *_COPIED],
     select(bindparam("new", type_=Text()), *(messages.c[name] for name in _COPIED))
-    .where(_WITHIN, messages.c.seq < bindparam("end", type_=BigInteger()))
+    .where(
+        _WITHIN,
+        messages.c.seq >= bindparam("first", type_=BigInteger()),
+        messages.c.seq < bindparam("end", type_=BigInteger()),
+    )
     .order_by(messages.c.seq),
+)
+_FARTHEST = (
+    select(messages.c.seq)
+    .where(_WITHIN, messages.c.seq < bindparam("end", type_=BigInteger()))
+    .order_by(messages.c.seq.desc())
+    .offset(bindparam("many", type_=Integer()))
+    .limit(1)
+)
+_BEGINNING = select(func.min(messages.c.seq)).where(
+    _WITHIN,
+    messages.c.role == "user",
+    messages.c.seq > bindparam("first", type_=BigInteger()),
+    messages.c.seq < bindparam("end", type_=BigInteger()),
 )
 
 
@@ -206,11 +231,17 @@ def remove(db: Connection, owner: Owner, conversation_id: str) -> bool:
 
 
 def clear(db: Connection, owner: Owner, conversation_id: str) -> bool:
-    """Delete the messages of a conversation; False: there is none."""
+    """Forget what was said in a conversation; False: there is none."""
+    return forget(db, owner, conversation_id)
+
+
+def forget(db: Connection, owner: Owner, conversation_id: str) -> bool:
+    """Delete a conversation's messages, title and finished runs; False: there is none."""
     where = _where(owner, conversation_id)
-    if db.execute(_TOUCH, where | {"at": datetime.now(UTC)}).rowcount == 0:
+    if db.execute(_UNNAME, where | {"at": datetime.now(UTC)}).rowcount == 0:
         return False
     db.execute(_CLEAR, where)
+    db.execute(_DELETE_RUNS, where)
     return True
 
 
@@ -220,20 +251,27 @@ def branch(
     conversation_id: str,
     message_id: str | None,
     new_id: str,
+    agent: str | None,
     ephemeral: bool,
 ) -> bool:
     """Begin a conversation with the messages before a user's one; False: there is none such.
 
-    Title and metadata are copied. Without a message's id all messages are.
+    Metadata is copied, and the title where anything was said before. Without a message's id all
+    messages are copied; but no more than the newest `BRANCH`, from a user's one on.
     """
     where = _where(owner, conversation_id) | {"of_message": message_id}
     end = _END if message_id is None else db.execute(_IS_USERS, where).scalar_one_or_none()
     if end is None:
         return False
-    values = where | {"new": new_id, "end": end, "at": datetime.now(UTC), "ephemeral": ephemeral}
-    if db.execute(_BRANCH, values).rowcount == 0:
+    values = where | {"new": new_id, "at": datetime.now(UTC), "ephemeral": ephemeral}
+    if db.execute(_BRANCH, values | {"new_agent": agent}).rowcount == 0:
         return False
-    db.execute(_COPY, values)
+    span = where | {"end": end, "many": BRANCH}
+    span["first"] = db.execute(_FARTHEST, span).scalar_one_or_none() or 0
+    if span["first"]:
+        span["first"] = db.execute(_BEGINNING, span).scalar_one() or span["first"]
+    if db.execute(_COPY, span | {"new": new_id}).rowcount == 0:
+        db.execute(_NAMELESS, _where(owner, new_id))
     return True
 
 
@@ -275,4 +313,5 @@ def _record(row: Row[Any]) -> ConversationRecord:
         updated_at=row.updated_at,
         message_count=row.message_count,
         branched_from=branched or None,
+        agent=row.agent,
     )

@@ -12,7 +12,9 @@ everything it needs (psycopg wants libpq on the machine or a second wheel), and 
 keeps the few statements that there are.
 
 A unit that has begun is never cancelled: the caller's cancellation reaches the caller at once,
-and the unit ends in its own task or thread, committed or rolled back. So a unit has no half.
+and the unit ends in its own task or thread, committed or rolled back. So a unit has no half. One
+of SQLite that has not begun when its caller's time is over never begins, and the caller is told
+at once.
 
 Trouble of the database becomes `StorageUnavailable`; a mistake of ours (a statement that is
 wrong, a constraint that is violated) stays what it is. After trouble the connection is closed
@@ -26,8 +28,9 @@ import asyncio
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
@@ -43,6 +46,9 @@ from storage.writer import GroupWriter, Task
 
 READERS: Final = 4
 """Threads that read from SQLite, and connections that they hold."""
+
+LONG: Final = 0.1
+"""Seconds after which a transaction of several units takes no more of those that wait."""
 
 CONNECTIONS: Final = 10
 """Connections to PostgreSQL that a process holds at most."""
@@ -123,7 +129,8 @@ class SqliteDatabase:
 
     Args:
         url: `sqlite:///<path>`; the folder has to be there.
-        timeout: seconds that a unit waits for its turn at most, and then for the file's lock.
+        timeout: seconds that a unit waits for its turn at most; those who hold the file's lock
+            are waited for as long.
     """
 
     shared = False
@@ -133,6 +140,7 @@ class SqliteDatabase:
         self._engine = create_engine(
             url.set(drivername="sqlite+pysqlite"),
             poolclass=NullPool,
+            hide_parameters=True,  # what users say is in no message of an error, and in no log
             connect_args={"isolation_level": None, "timeout": timeout, "check_same_thread": False},
         )
         event.listen(self._engine, "connect", _prepare)
@@ -143,16 +151,26 @@ class SqliteDatabase:
 
     async def read(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Do a unit that changes nothing."""
-        deadline = time.monotonic() + self._timeout
-        reading = partial(self._read, lambda db: unit(db, *args, **kwargs), deadline)
-        return await asyncio.get_running_loop().run_in_executor(self._readers, reading)
+        reading = partial(self._read, lambda db: unit(db, *args, **kwargs))
+        return await self._awaited(self._readers.submit(reading))
 
     async def write(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Do a unit and commit it."""
-        deadline = time.monotonic() + self._timeout
-        waiting = self._writer.submit(lambda db: unit(db, *args, **kwargs), deadline)
-        result: _T = await asyncio.wrap_future(waiting)
-        return result
+        waiting: Future[_T] = self._writer.submit(lambda db: unit(db, *args, **kwargs))
+        return await self._awaited(waiting)
+
+    async def _awaited(self, waiting: "Future[_T]") -> _T:
+        """Return a unit's result, if it begins in time."""
+        future = asyncio.wrap_future(waiting)
+        try:
+            await asyncio.wait([future], timeout=self._timeout)
+        except asyncio.CancelledError:
+            waiting.cancel()
+            future.cancel()  # of a unit that has begun, nobody asks for the result
+            raise
+        if waiting.cancel():
+            raise _busy()
+        return await future
 
     async def migrate(self, unit: Callable[[Connection], None]) -> None:
         """Do a unit that changes the schema.
@@ -173,25 +191,28 @@ class SqliteDatabase:
             connection.close()
         self._engine.dispose()
 
-    def _read(self, unit: Callable[[Connection], _T], deadline: float) -> _T:
-        if time.monotonic() > deadline:
-            raise _busy()
+    def _read(self, unit: Callable[[Connection], _T]) -> _T:
         with self._trouble_drops_connection():
             return _in_transaction(self._connection(), "BEGIN", unit)
 
     def _write_all(self, tasks: Sequence[Task]) -> None:
-        """Do units in one transaction, and resolve their futures when it is committed."""
-        now = time.monotonic()
+        """Do units in as few transactions as may be, and resolve their futures at each commit."""
+        waiting = deque(tasks)
+        while waiting:
+            self._write_some(waiting)
+
+    def _write_some(self, waiting: deque[Task]) -> None:
+        """Do the units that share a transaction; what breaks it ends them and all that wait."""
+        begun: list[Task] = []
         outcomes: list[tuple[Task, Any, Exception | None]] = []
-        in_time = [task for task in tasks if task.deadline >= now]
         try:
             with self._trouble_drops_connection():
-                units = partial(_one_by_one, in_time, outcomes)
-                if in_time:
-                    _in_transaction(self._connection(), "BEGIN IMMEDIATE", units)
+                units = partial(_one_by_one, waiting, begun, outcomes)
+                _in_transaction(self._connection(), "BEGIN IMMEDIATE", units)
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must learn it
-            outcomes = [(task, None, error) for task in in_time]
-        outcomes += [(task, None, _busy()) for task in tasks if task.deadline < now]
+            begun += [task for task in waiting if task.future.set_running_or_notify_cancel()]
+            waiting.clear()
+            outcomes = [(task, None, error) for task in begun]
         for task, result, failed in outcomes:
             if failed is None:
                 task.future.set_result(result)
@@ -242,7 +263,8 @@ def _in_transaction(connection: Connection, begin: str, unit: Callable[[Connecti
 
 
 def _one_by_one(
-    tasks: Sequence[Task],
+    waiting: deque[Task],
+    begun: list[Task],
     outcomes: list[tuple[Task, Any, Exception | None]],
     connection: Connection,
 ) -> None:
@@ -250,10 +272,16 @@ def _one_by_one(
 
     A unit that is alone needs none: what it raises ends the transaction.
     """
-    if len(tasks) == 1:
-        outcomes.append((tasks[0], tasks[0].unit(connection), None))
-        return
-    for task in tasks:
+    is_alone = len(waiting) == 1
+    end = time.monotonic() + LONG
+    while waiting and time.monotonic() <= end:
+        task = waiting.popleft()
+        if not task.future.set_running_or_notify_cancel():
+            continue
+        begun.append(task)
+        if is_alone:
+            outcomes.append((task, task.unit(connection), None))
+            return
         connection.exec_driver_sql("SAVEPOINT unit")
         try:
             outcomes.append((task, task.unit(connection), None))
@@ -320,6 +348,7 @@ class PostgresDatabase:
             pool_size=CONNECTIONS,
             max_overflow=0,
             pool_timeout=timeout,
+            hide_parameters=True,
             connect_args={"timeout": timeout, "command_timeout": timeout},
         )
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -335,7 +364,9 @@ class PostgresDatabase:
     async def migrate(self, unit: Callable[[Connection], None]) -> None:
         """Do a unit that changes the schema, on a connection without a time-out."""
         connecting = {"timeout": self._timeout}
-        engine = create_async_engine(self._url, poolclass=NullPool, connect_args=connecting)
+        engine = create_async_engine(
+            self._url, poolclass=NullPool, hide_parameters=True, connect_args=connecting
+        )
         await self._shielded(engine, unit)
 
     async def aclose(self) -> None:

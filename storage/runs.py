@@ -8,10 +8,15 @@ store has claimed the run, or it has ended) the whole transaction is undone by `
 
 A conversation that was deleted under a run stays deleted: the run goes on, its messages do not
 come back.
+
+A run that answers anew takes nothing away before it has something to put there: what followed the
+last message of the user goes in the transaction that appends the run's first message. So an
+answer is never lost to an attempt that failed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import repeat
 from typing import Any
 
 from sqlalchemy import (
@@ -32,9 +37,9 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from events import ChatComplete, RunError, TerminalEvent
-from models import AssistantMessage, Message, Owner, RunStatus, new_id
+from models import AssistantMessage, Message, Owner, RunStatus, ToolMessage, new_id
 from storage import Begin, Entry, NoSuchConversation, NoSuchMessage, StoredRun
-from storage.conversations import branch
+from storage.conversations import branch, forget
 from storage.tables import Utc, conversations, messages, runs
 
 
@@ -72,6 +77,7 @@ _ENTER = _upsert.on_conflict_do_update(
     index_elements=["tenant", "user_id", "id"],
     set_={
         "updated_at": _upsert.excluded.updated_at,
+        "agent": func.coalesce(_upsert.excluded.agent, conversations.c.agent),
         "ephemeral": and_(conversations.c.ephemeral, _upsert.excluded.ephemeral),
     },
 )
@@ -101,6 +107,7 @@ _TOUCH = (
     .values(
         updated_at=bindparam("at", type_=Utc()),
         title=func.coalesce(conversations.c.title, bindparam("new_title", type_=Text())),
+        agent=func.coalesce(bindparam("new_agent", type_=Text()), conversations.c.agent),
     )
 )
 _IN_CONVERSATION = and_(
@@ -113,8 +120,11 @@ _LAST_OF_USER = (
     .where(_IN_CONVERSATION, messages.c.role == "user")
     .scalar_subquery()
 )
-_RESET = delete(messages).where(_IN_CONVERSATION)
-_REGENERATE = delete(messages).where(_IN_CONVERSATION, messages.c.seq > _LAST_OF_USER)
+_REPLACE = delete(messages).where(
+    _IN_CONVERSATION,
+    messages.c.seq > _LAST_OF_USER,
+    messages.c.run_id.is_distinct_from(bindparam("of_run")),
+)
 
 _COLUMNS = [column for column in runs.c if column.name not in ("seq", "instance", "lease_until")]
 _BY_ID = select(*_COLUMNS).where(_OF_RUN)
@@ -160,7 +170,7 @@ def accept(
         Undone: the run's key is taken; by which run, it says.
         NoSuchMessage, NoSuchConversation: see `Store.accept`.
     """
-    _enter(db, run, entry)
+    _enter(db, run, entry, None if begin is None else run.agent)
     row = _row(run) | {"instance": me, "lease": lease}
     if begin is not None:
         row |= {"status": "running", "started_at": run.started_at or run.created_at}
@@ -181,14 +191,16 @@ def _check_key(db: Connection, run: StoredRun) -> None:
         raise Undone(_run(there))
 
 
-def _enter(db: Connection, run: StoredRun, entry: Entry) -> None:
-    """Make the run's conversation, or find it."""
+def _enter(db: Connection, run: StoredRun, entry: Entry, agent: str | None) -> None:
+    """Make the run's conversation, or find it; `agent` is the one that has the floor."""
     if entry.branch is not None:
-        if not branch(db, run.owner, *entry.branch, run.conversation_id, entry.ephemeral):
+        of, message_id = entry.branch
+        new = (run.conversation_id, agent, entry.ephemeral)
+        if not branch(db, run.owner, of, message_id, *new):
             _check_key(db, run)
             raise NoSuchMessage("There is no such message of a user in such a conversation.")
     elif entry.must_exist:
-        if not _touch(db, run, run.created_at, None):
+        if not _touch(db, run, run.created_at, agent=agent):
             _check_key(db, run)
             raise NoSuchConversation("There is no conversation of this id.")
     else:
@@ -198,6 +210,7 @@ def _enter(db: Connection, run: StoredRun, entry: Entry) -> None:
             "id": run.conversation_id,
             "metadata": {},
             "ephemeral": entry.ephemeral,
+            "agent": agent,
             "created_at": run.created_at,
             "updated_at": run.created_at,
         }
@@ -211,7 +224,7 @@ def begin(db: Connection, run: StoredRun, begin: Begin) -> None:
         Undone: the run is not held.
     """
     now = datetime.now(UTC)
-    there = _touch(db, run, now, None)
+    there = _touch(db, run, now, agent=run.agent)
     _change(db, run, {"status": "running", "started_at": now})
     if there:
         _take_floor(db, run, begin, now)
@@ -226,7 +239,7 @@ def save_turn(
         Undone: the run is not held.
     """
     now = datetime.now(UTC)
-    there = _touch(db, run, now, None)
+    there = _touch(db, run, now)
     _change(db, run, {"pending": pending})
     if there:
         _append(db, run, said, now)
@@ -238,6 +251,7 @@ def finish(
     said: Sequence[Message],
     terminal: TerminalEvent,
     title: str | None,
+    begin: Begin | None,
 ) -> None:
     """Append messages and end a run; name its conversation where it has no title.
 
@@ -245,9 +259,16 @@ def finish(
         Undone: the run is not held.
     """
     now = datetime.now(UTC)
-    there = _touch(db, run, now, title)
-    status = status_of(terminal)
-    changes = {"status": status, "terminal": terminal, "finished_at": now, "pending": None}
+    there = _touch(db, run, now, title=title)
+    if there and begin is not None:  # while this run is not one of the finished ones
+        _take_floor(db, run, begin, now)
+    changes = {
+        "status": status_of(terminal),
+        "terminal": terminal,
+        "finished_at": now,
+        "pending": None,
+        "request": run.request,
+    }
     _change(db, run, changes)
     if there:
         _append(db, run, said, now)
@@ -289,15 +310,22 @@ def renew(db: Connection, me: str, lease: float) -> None:
 
 def _take_floor(db: Connection, run: StoredRun, begin: Begin, now: datetime) -> None:
     if begin.reset:
-        db.execute(_RESET, _where(run))
-    elif begin.regenerate:
-        db.execute(_REGENERATE, _where(run))
-    _append(db, run, begin.messages, now)
+        forget(db, run.owner, run.conversation_id)
+    # The answers that a client brings are no run's.
+    own = [not isinstance(message, AssistantMessage | ToolMessage) for message in begin.messages]
+    _append(db, run, begin.messages, now, own)
 
 
-def _touch(db: Connection, run: StoredRun, now: datetime, title: str | None) -> bool:
+def _touch(
+    db: Connection,
+    run: StoredRun,
+    now: datetime,
+    *,
+    title: str | None = None,
+    agent: str | None = None,
+) -> bool:
     """Mark the conversation as changed; return whether there still is one."""
-    values = _where(run) | {"at": now, "new_title": title}
+    values = _where(run) | {"at": now, "new_title": title, "new_agent": agent}
     return db.execute(_TOUCH, values).rowcount == 1
 
 
@@ -306,9 +334,17 @@ def _change(db: Connection, run: StoredRun, changes: dict[str, Any]) -> None:
         raise Undone
 
 
-def _append(db: Connection, run: StoredRun, said: Sequence[Message], now: datetime) -> None:
+def _append(
+    db: Connection,
+    run: StoredRun,
+    said: Sequence[Message],
+    now: datetime,
+    own: Iterable[bool] = repeat(True),
+) -> None:
     if not said:
         return
+    if run.replaces:
+        db.execute(_REPLACE, _where(run))
     rows = [
         {
             "tenant": run.owner.tenant,
@@ -317,10 +353,10 @@ def _append(db: Connection, run: StoredRun, said: Sequence[Message], now: dateti
             "id": new_id("msg"),
             "role": role_of(message),
             "message": message,
-            "run_id": run.id,
+            "run_id": run.id if is_own else None,
             "created_at": now,
         }
-        for message in said
+        for message, is_own in zip(said, own, strict=False)
     ]
     db.execute(_APPEND, rows)
 

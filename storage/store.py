@@ -21,10 +21,12 @@ from storage import (
     ConversationRecord,
     Entry,
     Hit,
+    Lesson,
     StoredMessage,
     StoredRun,
     agents,
     expiry,
+    lessons,
     runs,
     search,
 )
@@ -123,13 +125,18 @@ class Store:
         messages: Sequence[Message],
         terminal: TerminalEvent,
         title: str | None = None,
+        begin: Begin | None = None,
+        lesson: Sequence[Message] = (),
     ) -> bool:
         """Append messages of a run and end it; False: as for `begin`, its end stays.
 
         Args:
+            run: what its `request` is now stays of it.
             title: for the conversation, where it has none.
+            begin: what a run that never had the floor does first.
+            lesson: the exchange from which something is to be learned about the user.
         """
-        return await self._held(runs.finish, run, messages, terminal, title)
+        return await self._held(_finish, run, messages, terminal, title, begin, lesson)
 
     async def run(self, tenant: str, run_id: str) -> StoredRun | None:
         """Return a run of a tenant, whoever of its users it belongs to."""
@@ -241,7 +248,7 @@ class Store:
         return await self._db.write(rows.remove, owner, conversation_id)
 
     async def clear(self, owner: Owner, conversation_id: str) -> bool:
-        """Delete the messages of a conversation; False: there is none."""
+        """Delete a conversation's messages, title and finished runs; False: there is none."""
         return await self._db.write(rows.clear, owner, conversation_id)
 
     async def search(self, owner: Owner, text: str, *, limit: int) -> list[Hit]:
@@ -251,6 +258,32 @@ class Store:
             text: words, all of which must occur, the last one also as the begin of a word.
         """
         return await self._db.read(search.find, owner, text, limit)
+
+    # What is to be learned
+
+    async def take_lesson(self) -> Lesson | None:
+        """Take the oldest lesson that nobody holds; it is this store's for some minutes."""
+        return await self._db.write(lessons.take, self.instance, not self._db.shared)
+
+    async def return_lesson(self, lesson: Lesson) -> None:
+        """Let a lesson that could not be learned be taken again, after a pause."""
+        await self._db.write(lessons.give_back, lesson, self.instance)
+
+    async def drop_lesson(self, lesson: Lesson) -> None:
+        """Delete a lesson that was learned, or never will be."""
+        await self._db.write(lessons.drop, lesson, self.instance)
+
+    async def trim_lessons(self, capacity: int) -> int:
+        """Delete the oldest lessons beyond so many; return how many were deleted."""
+        return await self._db.write(lessons.trim, capacity)
+
+    async def forget_lessons(self, owner: Owner) -> None:
+        """Delete all lessons of a user."""
+        await self._db.write(lessons.forget, owner)
+
+    async def lessons(self) -> int:
+        """Count the lessons that wait or are being learned."""
+        return await self._db.read(lessons.count)
 
     # Agents
 
@@ -265,6 +298,20 @@ class Store:
     async def delete_agent(self, tenant: str, name: str) -> bool:
         """Delete an agent; False: there is none of this name."""
         return await self._db.write(agents.remove, tenant, name)
+
+
+def _finish(
+    db: Connection,
+    run: StoredRun,
+    said: Sequence[Message],
+    terminal: TerminalEvent,
+    title: str | None,
+    begin: Begin | None,
+    lesson: Sequence[Message],
+) -> None:
+    runs.finish(db, run, said, terminal, title, begin)
+    if lesson:
+        lessons.add(db, run, lesson)
 
 
 def _ping(db: Connection) -> None:

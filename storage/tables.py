@@ -110,6 +110,7 @@ conversations = Table(
     Column("updated_at", Utc, nullable=False),
     Column("branched_conversation", Text),
     Column("branched_message", Text),
+    Column("agent", Text),
     UniqueConstraint("tenant", "user_id", "id"),
     Index("conversations_by_update", "tenant", "user_id", "updated_at", "id"),
     Index(
@@ -158,6 +159,7 @@ runs = Table(
     Column("key", Text),
     Column("fingerprint", LargeBinary, nullable=False),
     Column("pending", Json[AssistantMessage](AssistantMessage)),
+    Column("replaces", Boolean, nullable=False),
     Column("instance", Text, nullable=False),
     Column("lease_until", Utc, nullable=False),
     UniqueConstraint("tenant", "id"),
@@ -170,6 +172,21 @@ runs = Table(
         postgresql_where=text("finished_at IS NULL"),
     ),
     Index("runs_by_end", "finished_at"),
+    sqlite_autoincrement=True,
+)
+
+lessons = Table(
+    "lessons",
+    metadata,
+    Column("seq", Serial, primary_key=True, autoincrement=True),
+    Column("tenant", Text, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("messages", Json[tuple[Message, ...]](tuple[Message, ...]), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("instance", Text),
+    Column("lease_until", Utc, nullable=False),
+    Index("lessons_of_user", "tenant", "user_id"),
     sqlite_autoincrement=True,
 )
 

@@ -16,10 +16,9 @@ MOST = 64
 
 
 class Task(NamedTuple):
-    """A unit that waits, and who waits for it."""
+    """A unit that waits, and who waits for it: until it has begun, its future can be cancelled."""
 
     unit: Callable[[Any], Any]
-    deadline: float
     future: "Future[Any]"
 
 
@@ -27,7 +26,8 @@ class GroupWriter:
     """The thread.
 
     Args:
-        perform: does units that were started, in one transaction, and resolves their futures.
+        perform: does units in their order, and resolves their futures. A unit whose future was
+            cancelled is left out; it says of the others when they begin.
     """
 
     def __init__(self, perform: Callable[[Sequence[Task]], None]) -> None:
@@ -36,10 +36,10 @@ class GroupWriter:
         self._thread = threading.Thread(target=self._work, name="storage-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, unit: Callable[[Any], Any], deadline: float) -> "Future[Any]":
-        """Queue a unit; until it has begun its future can be cancelled."""
+    def submit(self, unit: Callable[[Any], Any]) -> "Future[Any]":
+        """Queue a unit."""
         future: Future[Any] = Future()
-        self._queue.put(Task(unit, deadline, future))
+        self._queue.put(Task(unit, future))
         return future
 
     def close(self) -> None:
@@ -50,9 +50,9 @@ class GroupWriter:
     def _work(self) -> None:
         while True:
             batch, is_last = self._next()
-            started = [task for task in batch if task.future.set_running_or_notify_cancel()]
-            if started:
-                self._perform(started)
+            wanted = [task for task in batch if not task.future.cancelled()]
+            if wanted:
+                self._perform(wanted)
             if is_last:
                 return
 

@@ -186,16 +186,22 @@ def test_a_message_takes_about_a_token_for_four_bytes() -> None:
     ("text", "title"),
     [
         ("What's the weather in Tokyo?", "What's the weather in Tokyo?"),
-        ("Hello there. How are you?", "Hello there"),
+        ("Hello there, Ada. How are you?", "Hello there, Ada"),
+        ("Hello there. How are you?", "Hello there. How are you?"),
+        ("Hi! Can you help me with my taxes? Soon?", "Hi! Can you help me with my taxes?"),
+        ("Dr. Smith said hi", "Dr. Smith said hi"),
+        ("Yesterday I met Dr. Smith. Why?", "Yesterday I met Dr. Smith"),
+        ("1. first thing", "1. first thing"),
         ("  A\n\ttitle  of two\nlines ", "A title of two lines"),
         ("word " * 30, "word word word word word word word word word word word word…"),
         ("x" * 100, "x" * 60 + "…"),
         ("?", "?"),
         (".", "."),
+        (" \n\t", None),
         ("你好" * 5, "你好" * 5),
     ],
 )
-def test_a_title_is_the_first_sentence_or_its_beginning(text: str, title: str) -> None:
+def test_a_title_is_the_first_sentence_or_its_beginning(text: str, title: str | None) -> None:
     assert title_of(text) == title
 
 

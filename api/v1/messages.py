@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, Discriminator, Field, StringConstraints, Tag
+import msgspec
+from pydantic import AfterValidator, BaseModel, Discriminator, Field, StringConstraints, Tag
 
 from errors import Invalid
 from models import (
@@ -27,12 +28,30 @@ from models import (
     ToolMessage,
     ToolSpec,
     UserMessage,
+    is_deep,
 )
 
 _TOOL_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 _URL = r"^(https?://|data:image/[a-z+.-]+;base64,)"
 
+MAX_LEVELS = 32
+"""How deep a schema may be nested."""
+
+
+def _schema(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        encoded = msgspec.json.encode(value)
+    except (UnicodeEncodeError, RecursionError):
+        raise ValueError("must be JSON in UTF-8") from None
+    if b"\\u0000" in encoded:
+        raise ValueError("must not contain NUL characters")
+    if is_deep(value, MAX_LEVELS):
+        raise ValueError(f"may be nested at most {MAX_LEVELS} levels deep")
+    return value
+
+
 Text = Annotated[str, TEXT]
+Schema = Annotated[dict[str, Any], AfterValidator(_schema)]
 
 
 class TextPart(BaseModel):
@@ -139,7 +158,7 @@ class FunctionDefinition(BaseModel):
 
     name: Annotated[str, Field(pattern=_TOOL_NAME)]
     description: Text | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Schema | None = None
     strict: bool | None = None
 
     def spec(self) -> ToolSpec:
@@ -161,7 +180,7 @@ class JsonSchema(BaseModel):
     model_config = {"populate_by_name": True}
 
     name: Annotated[str, Field(pattern=_TOOL_NAME)]
-    form: dict[str, Any] | None = Field(None, alias="schema")
+    form: Schema | None = Field(None, alias="schema")
     strict: bool | None = None
 
 

@@ -43,10 +43,19 @@ class NoStore:
         messages: Sequence[Message],
         terminal: TerminalEvent,
         title: str | None,
+        begin: Begin | None,
+        lesson: Sequence[Message],
     ) -> bool:
         """Forget the question."""
         self._asked.pop(run.conversation_id, None)
         return True
+
+    async def trim_lessons(self, capacity: int) -> int:
+        """Do nothing."""
+        return 0
+
+    async def take_lesson(self) -> None:
+        """Return none."""
 
     async def agents(self, tenant: str) -> dict[str, str]:
         """Return none."""

@@ -142,3 +142,18 @@ async def test_an_agent_that_is_gone_is_not_handed_over_to(workers: Workers) -> 
     assert bench.results()[0].is_error
     assert bench.sink.of(AgentUpdated) == []
     assert bench.provider.requests[1].messages[0] == SystemMessage("T.")
+
+
+async def test_the_result_of_a_hand_off_says_who_took_over(workers: Workers) -> None:
+    bench, _ = team(workers, asks(("transfer_to_billing_eu", {})), says("Here."))
+    await bench.run()
+    assert [result.successor for result in bench.results()] == ["billing.eu"]
+
+
+async def test_a_run_goes_on_with_the_agent_that_had_taken_over(workers: Workers) -> None:
+    bench, _ = team(workers, says("Here."))
+    bench.turns.successors, bench.turns.model = ["billing.eu"], "asked-of-the-first"
+    await bench.run()
+    [request] = bench.provider.requests
+    assert request.messages[0] == SystemMessage("Bill.")
+    assert request.model == bench.provider.default_model

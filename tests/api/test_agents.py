@@ -36,6 +36,24 @@ async def test_the_default_agent_is_there_with_every_default_filled_in() -> None
     }
 
 
+async def test_a_long_list_of_agents_comes_in_pieces() -> None:
+    async with running() as service:
+        for number in range(20):
+            config = {"instructions": f"{number}" * 20_000}
+            await service.json("POST", f"/agents/a{number}", expect=201, json=config)
+        async with service.session.get(service.url + "/agents") as response:
+            assert response.content_type == "application/json"
+            sizes = [len(data) async for data, _ in response.content.iter_chunks()]
+        listed = await service.json("GET", "/agents")
+        shown = [
+            await service.json("GET", f"/agents/{agent['agent_name']}")
+            for agent in listed["agents"]
+        ]
+    assert listed["agents"] == shown
+    assert len(shown) == 22
+    assert len(sizes) >= 5
+
+
 async def test_an_agent_is_created_replaced_and_deleted() -> None:
     config = {
         "name": "MyAssistant",
@@ -150,7 +168,7 @@ async def test_a_name_that_is_none_is_refused(name: str) -> None:
 
 
 async def test_a_model_outside_the_allowlist_is_refused() -> None:
-    async with running(allowed_models=("good", "better")) as service:
+    async with scripted([], allowed_models=("good", "better")) as (service, _):
         problem = await refused(
             service, "POST", "/agents/x", 422, "invalid_value", json={"model": "dear"}
         )

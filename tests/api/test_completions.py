@@ -253,6 +253,14 @@ async def test_a_completion_leaves_no_conversation_behind() -> None:
             assert (await service.json("GET", f"/conversations{query}"))["conversations"] == []
 
 
+def with_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "a", "parameters": schema}}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    return {"a": nested(levels - 1)} if levels > 1 else {}
+
+
 BAD: list[tuple[dict[str, Any], str | None]] = [
     ({"n": 2}, "n"),
     ({"messages": []}, "messages"),
@@ -280,6 +288,9 @@ BAD: list[tuple[dict[str, Any], str | None]] = [
     ({"max_tokens": 0}, "max_tokens"),
     ({"stop": ["a"] * 5}, None),
     ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
+    ({"tools": [with_schema({"title": "\ud800"})]}, "tools.0.function.parameters"),
+    ({"tools": [with_schema({"title": "\0"})]}, "tools.0.function.parameters"),
+    ({"tools": [with_schema(nested(40))]}, "tools.0.function.parameters"),
     ({"tool_choice": NOTE | {"function": {"name": "none_such"}}}, "tool_choice"),
     ({"functions": [{"name": "old"}]}, "functions"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),

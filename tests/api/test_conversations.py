@@ -11,7 +11,7 @@ import pytest
 
 from tests.api.support import fail, refused, rest, scripted, streaming, types
 from tests.service import Service, events, running
-from tests.upstream import calls, held, paced, text
+from tests.upstream import calls, eof_after, held, paced, status, text
 from tests.wsclient import connected
 
 pytestmark = pytest.mark.usefixtures("no_mistakes")
@@ -33,11 +33,11 @@ def contents(detail: Any) -> list[str]:
 async def test_conversations_are_listed_newest_first_and_page_by_page() -> None:
     async with running() as service:
         for name in "abc":
-            await chat(service, f"Hello from {name}. And more.", name)
+            await chat(service, f"What about {name}, my friend? And more.", name)
         await chat(service, "Again.", "a")
         page = await service.json("GET", "/conversations?limit=2")
         assert [each["conversation_id"] for each in page["conversations"]] == ["a", "c"]
-        assert page["conversations"][0]["title"] == "Hello from a"
+        assert page["conversations"][0]["title"] == "What about a, my friend?"
         assert page["conversations"][0]["message_count"] == 4
         following = await service.json("GET", f"/conversations?limit=2&before={page['next']}")
         assert [each["conversation_id"] for each in following["conversations"]] == ["b"]
@@ -126,12 +126,14 @@ async def test_the_messages_come_with_their_calls_and_results_and_page_by_page()
 
 async def test_a_deleted_conversation_is_gone_and_its_run_is_cancelled() -> None:
     async with scripted([held(text("never")), text("new")]) as (service, upstream):
-        async with streaming(service, message="hi", conversation_id="c") as (_, incoming):
+        async with streaming(service, message="hi", conversation_id="c") as (run_id, incoming):
             await upstream.asked.reach(1)
             deleted = await service.json("DELETE", "/conversations/c")
             assert deleted == {"status": "deleted"}
             assert (await rest(incoming))[-1]["finish_reason"] == "cancelled"
         await refused(service, "GET", "/conversations/c", 404, "conversation_not_found")
+        for place in ("", "/events"):
+            await refused(service, "GET", f"/runs/{run_id}{place}", 404, "run_not_found")
         assert (await chat(service, "again"))["response"] == "new"
         assert contents(await shown(service)) == ["again", "new"]
 
@@ -167,6 +169,27 @@ async def test_a_run_under_way_is_joined_by_its_conversation() -> None:
         async with service.session.get(path) as response:
             assert response.status == 204
         assert (await shown(service))["active_run_id"] is None
+
+
+async def test_who_lost_the_stream_of_a_conversation_goes_on_where_it_was() -> None:
+    script = [text("before"), paced(text("one", " two"))]
+    async with scripted(script) as (service, upstream):
+        earlier = await service.stream(message="hi", conversation_id="c")
+        path = f"{service.url}/conversations/c/stream"
+        async with streaming(service, message="hi", conversation_id="c") as (_, incoming):
+            await upstream.asked.reach(2)
+            await upstream.gate.pass_one()
+            await upstream.gate.pass_one()
+            whole = [await anext(incoming), await anext(incoming)]
+            rejoined = [
+                service.session.get(path, headers={"Last-Event-ID": cursor})
+                for cursor in (whole[0]["id"], whole[1]["id"], earlier[1]["id"])
+            ]
+            async with rejoined[0] as first, rejoined[1] as second, rejoined[2] as other:
+                upstream.gate.open()
+                whole += await rest(incoming)
+                for response, seq in ((first, 1), (second, 2), (other, 0)):
+                    assert [event async for event in events(response)] == whole[seq:]
 
 
 HOSTILE = "# No title\r\n```\nfenced\r**Assistant** (2026-01-01 00:00 UTC)\n\n<!--"
@@ -229,6 +252,59 @@ async def test_the_last_message_is_answered_anew() -> None:
         assert contents(await shown(service)) == ["hi", "three"]
         asked = [request["messages"][1:] for request in upstream.requests]
         assert asked == [[{"role": "user", "content": "hi"}]] * 3
+
+
+async def test_an_answer_stays_where_no_other_could_be_made() -> None:
+    script = [text("one"), status(401, "no"), eof_after(3, text("two", " three")), text("four")]
+    async with scripted(script, openai_max_retries=0) as (service, upstream):
+        await chat(service, "hi")
+        path = "/conversations/c/regenerate"
+        await refused(service, "POST", path, 502, "upstream_unauthorized", json={})
+        assert contents(await shown(service)) == ["hi", "one"]
+        *_, piece, end = await service.stream(f"{path}/stream")
+        assert (piece["content"], end["code"]) == (" three", "upstream_truncated")
+        assert contents(await shown(service)) == ["hi", "one"]
+        assert (await service.json("POST", path, json={}))["response"] == "four"
+        assert contents(await shown(service)) == ["hi", "four"]
+        asked = [request["messages"][1:] for request in upstream.requests]
+        assert asked == [[{"role": "user", "content": "hi"}]] * 4
+
+
+async def test_the_agent_that_answered_last_answers_anew_unless_another_is_named() -> None:
+    async with running() as service:
+        for name in ("b", "d"):
+            await service.json("POST", f"/agents/{name}", expect=201, json={})
+        await chat(service, "hi")
+        assert (await shown(service))["agent"] == "chat"
+        await chat(service, "ho", agent="b")
+        path = "/conversations/c"
+        first = (await shown(service))["messages"][0]["id"]
+        edit = {"message_id": first, "message": "he"}
+        edited = await service.json("POST", f"{path}/edit", json=edit)
+        assert edited["agent"] == "b"
+        assert (await shown(service, edited["conversation_id"]))["agent"] == "b"
+        assert (await service.json("POST", f"{path}/regenerate"))["agent"] == "b"
+        named = await service.json("POST", f"{path}/regenerate", json={"agent": "d"})
+        assert named["agent"] == "d"
+        streamed = await service.stream(f"{path}/regenerate/stream")
+        assert streamed[0]["agent"] == "d"
+        async with connected(service) as client:
+            await client.send("regenerate", conversation_id="c")
+            assert (await client.until("chat_complete"))[0]["data"]["agent"] == "d"
+            await client.send("edit", **edit, conversation_id="c")
+            assert (await client.until("chat_complete"))[0]["data"]["agent"] == "d"
+
+
+async def test_the_last_message_is_what_an_answer_made_anew_names_the_conversation_by() -> None:
+    async with scripted([status(401, "no"), text("one"), text("two")]) as (service, _):
+        await service.json("POST", "/chat", 502, json={"message": "Sums?", "conversation_id": "c"})
+        assert (await shown(service))["title"] is None
+        await service.json("POST", "/conversations/c/regenerate")
+        assert (await shown(service))["title"] == "Sums?"
+        first = (await shown(service))["messages"][0]["id"]
+        edit = {"message_id": first, "message": "Verse?"}
+        branch = await service.json("POST", "/conversations/c/edit", json=edit)
+        assert (await shown(service, branch["conversation_id"]))["title"] == "Verse?"
 
 
 async def test_while_a_run_is_under_way_another_answer_waits_or_is_refused() -> None:

@@ -65,6 +65,8 @@ async def test_a_question_is_answered_with_a_report_in_its_parts() -> None:
         "final_output": REPORT,
         "success": True,
         "error": None,
+        "code": None,
+        "retryable": None,
         "finish_reason": "stop",
         "run_id": answer["run_id"],
         "conversation_id": conversation,
@@ -119,6 +121,21 @@ async def test_a_research_that_fails_says_why_in_the_same_form() -> None:
     assert "refused the credentials" in answer["error"]
     assert answer["run_id"].startswith("run_")
     assert answer["session_id"] == "c1"
+    assert (answer["code"], answer["retryable"]) == ("upstream_unauthorized", False)
+
+
+async def test_without_sessions_a_report_has_none_and_remembers_none() -> None:
+    async with scripted(SCRIPT * 2, tools=TOOLS, enable_sessions=False) as (service, upstream):
+        first = await asked(service, query="Is it so?", session_id="s")
+        again = await asked(service, query="And now?", session_id="s")
+        assert first["session_id"] is again["session_id"] is None
+        assert first["conversation_id"] != again["conversation_id"]
+        listed = (await service.json("GET", "/conversations"))["conversations"]
+    assert {each["conversation_id"] for each in listed} == {
+        first["conversation_id"],
+        again["conversation_id"],
+    }
+    assert all("Is it so?" not in str(request["messages"]) for request in upstream.requests[3:])
 
 
 async def test_where_the_web_cannot_be_searched_the_answer_says_so() -> None:

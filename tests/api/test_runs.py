@@ -2,10 +2,12 @@
 
 import asyncio
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from protocols import ENCODERS
 from tests.api.support import (
     Hanging,
     add,
@@ -18,7 +20,7 @@ from tests.api.support import (
     types,
     until,
 )
-from tests.service import DEADLINE, Service, running
+from tests.service import DEADLINE, Service, events, running
 from tests.upstream import calls, held, paced, refusing, text
 
 pytestmark = pytest.mark.usefixtures("no_mistakes")
@@ -29,7 +31,7 @@ async def test_every_cursor_in_every_form_gives_exactly_the_rest() -> None:
     async with scripted(script, tools=[add]) as (service, _):
         found = await service.stream(message="1 + 2?")
         run_id = found[0]["run_id"]
-        for seq in range(len(found) + 1):
+        for seq in range(len(found)):
             later, cursor = found[seq:], f"{run_id}:1:{seq}"
             assert await follow(service, run_id, after=seq) == later
             assert await follow(service, run_id, after=cursor) == later
@@ -58,12 +60,32 @@ async def test_a_run_under_way_is_resumed_at_every_position_without_loss() -> No
     assert rests == [whole[seq:] for seq in (1, 2, 3, 4)]
 
 
+async def status_behind(service: Service, run_id: str, cursor: str, protocol: str = "") -> int:
+    """Return the status with which the events behind a cursor are answered."""
+    path = f"{service.url}/runs/{run_id}/events?protocol={protocol or 'events'}"
+    async with service.session.get(path, headers={"Last-Event-ID": cursor}) as response:
+        assert await response.read() == b"" or response.status == 200
+        return response.status
+
+
+async def test_behind_the_end_of_a_run_there_is_nothing_to_come_back_for(tmp_path: Path) -> None:
+    async with running(data_dir=tmp_path) as service:
+        found = await service.stream(message="hi")
+        run_id, end = found[0]["run_id"], found[-1]["id"]
+        for protocol in ENCODERS:
+            assert await status_behind(service, run_id, end, protocol) == 204
+        assert await status_behind(service, run_id, found[-2]["id"]) == 200
+    async with running(data_dir=tmp_path) as service:
+        for protocol in ENCODERS:
+            assert await status_behind(service, run_id, end, protocol) == 204
+
+
 async def test_an_expired_log_is_told_as_a_reset_and_the_outcome() -> None:
     async with scripted([text("All", " there")], run_log_ttl=1e-6) as (service, _):
         found = await service.stream(message="hi")
         run_id, end = found[0]["run_id"], found[-1]
         told = await follow(service, run_id, last=found[1]["id"])
-        nothing_new = await follow(service, run_id, last=end["id"])
+        nothing_new = await status_behind(service, run_id, end["id"])
     assert types(told) == ["reset", "chat_start", "chat_chunk", "chat_complete"]
     assert told[0] == {
         "event_type": "reset",
@@ -73,7 +95,7 @@ async def test_an_expired_log_is_told_as_a_reset_and_the_outcome() -> None:
     }
     assert (told[1], told[-1]) == (found[0], end)
     assert said(told) == "All there"
-    assert nothing_new == []
+    assert nothing_new == 204
 
 
 async def test_a_run_is_forgotten_after_its_time() -> None:
@@ -267,3 +289,15 @@ async def test_a_protocol_with_a_memory_goes_on_as_if_it_had_not_been_left(
     assert rest_of_it
     assert whole.endswith(rest_of_it)
     assert f":1:{seq}\n" in whole.removesuffix(rest_of_it)
+
+
+async def test_however_long_it_is_a_message_that_is_gone_on_with_is_whole() -> None:
+    pieces = [f"{number} " for number in range(600)]
+    async with scripted([text(*pieces)]) as (service, _):
+        run_id = (await service.json("POST", "/chat", json={"message": "hi"}))["run_id"]
+        path = f"{service.url}/runs/{run_id}/events?protocol=agents-sdk&after=300"
+        async with service.session.get(path) as response:
+            frames = [frame async for frame in events(response)]
+    [item] = [frame for frame in frames if frame.get("name") == "message_output_created"]
+    assert item["item"]["raw_item"]["content"][0]["text"] == "".join(pieces)
+    assert item["status"] == "completed"

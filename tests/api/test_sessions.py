@@ -29,6 +29,8 @@ async def test_an_agent_runs_streams_and_tells_of_itself(prefix: str) -> None:
             "final_output": "one",
             "success": True,
             "error": None,
+            "code": None,
+            "retryable": None,
             "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
             "response_id": answer["response_id"],
             "session_id": None,
@@ -53,12 +55,18 @@ async def test_a_session_is_remembered_across_agents_until_it_is_cleared() -> No
     async with running() as service:
         told = {"input": "My name is Ada.", "session_id": "s"}
         asked = {"input": "What is my name?", "session_id": "s"}
-        await service.json("POST", "/chat/run", json=told)
+        first = await service.json("POST", "/chat/run", json=told)
         assert "Ada" in (await service.json("POST", "/assistant/run", json=asked))["final_output"]
         session = await service.json("GET", "/assistant/session/s")
         assert (session["message_count"], session["success"], session["error"]) == (4, True, None)
         assert session["messages"][0] == {"role": "user", "content": "My name is Ada."}
+        [listed] = (await service.json("GET", "/conversations"))["conversations"]
+        assert listed["title"] == "My name is Ada"
         cleared = await service.json("DELETE", "/chat/session/s")
+        [listed] = (await service.json("GET", "/conversations"))["conversations"]
+        assert listed["title"] is None
+        assert (await service.json("GET", "/search?q=ada"))["hits"] == []
+        await refused(service, "GET", f"/runs/{first['response_id']}", 404, "run_not_found")
         assert (cleared["session_id"], cleared["success"]) == ("s", True)
         assert (await service.json("GET", "/chat/session/s"))["messages"] == []
         again = await service.json("POST", "/chat/run", json=asked)
@@ -227,6 +235,7 @@ async def test_a_run_that_fails_says_so_in_the_same_form() -> None:
     async with scripted([status(401, "no")] * 2) as (service, _):
         answer = await service.json("POST", "/chat/run", expect=502, json={"input": "hi"})
         assert (answer["success"], answer["final_output"], answer["usage"]) == (False, None, None)
+        assert (answer["code"], answer["retryable"]) == ("upstream_unauthorized", False)
         assert "credentials" in answer["error"]
         assert answer["response_id"].startswith("run_")
         *_, last = await service.stream("/assistant/stream", input="hi")
@@ -283,3 +292,35 @@ async def test_an_agent_hands_over_and_says_so_on_the_wire() -> None:
         bad = {"handoffs": ["nobody", "loop"]}
         problem = await refused(service, "POST", "/agents/loop", 422, "invalid_value", json=bad)
         assert [fault["field"] for fault in problem["errors"]] == ["handoffs", "handoffs"]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_what_is_remembered_of_nothing_has_no_session(enabled: bool) -> None:
+    async with running(enable_sessions=enabled) as service:
+        bodies: list[dict[str, Any]] = [{"input": "hi"}]
+        bodies += [] if enabled else [{"input": "hi", "session_id": "s"}]
+        for body in bodies:
+            assert (await service.json("POST", "/chat/run", json=body))["session_id"] is None
+            *_, last = await service.stream("/assistant/stream", **body)
+            assert (last["type"], last["session_id"]) == ("stream_complete", None)
+            assert last["current_turn"] == 1
+            start, *_ = await service.stream("/chat/stream?protocol=events", **body)
+            assert start["ephemeral"] is True
+
+
+async def test_a_conversation_that_is_gone_on_with_is_the_session() -> None:
+    async with running() as service:
+        body = {"input": "My name is Ada.", "conversation_id": "c"}
+        assert (await service.json("POST", "/chat/run", json=body))["session_id"] == "c"
+        start, *_ = await service.stream("/chat/stream?protocol=events", **body)
+        assert "ephemeral" not in start
+
+
+async def test_the_agent_of_research_has_sessions_too() -> None:
+    async with running() as service:
+        asked = {"input": "Is it so?", "session_id": "s"}
+        await service.json("POST", "/agents/research/run", json=asked)
+        session = await service.json("GET", "/agents/research/session/s")
+        assert session["messages"][0] == {"role": "user", "content": "Is it so?"}
+        await service.json("DELETE", "/agents/research/session/s")
+        assert (await service.json("GET", "/agents/research/session/s"))["messages"] == []

@@ -32,9 +32,17 @@ async def test_each_user_has_a_conversation() -> None:
         assert history["history"][0]["assistant_response"] == first["response"]
         listed = await service.json("GET", "/conversations?user_id=ada@example.org")
         assert [each["conversation_id"] for each in listed["conversations"]] == ["default"]
+        async with service.session.post(f"{service.url}/api/chat/simple", json=WHO) as response:
+            run_id = response.headers["X-Run-Id"]
+        assert (await service.json("GET", f"/runs/{run_id}"))["status"] == "completed"
         await service.json("DELETE", "/api/chat/history/ada@example.org")
+        await refused(service, "GET", f"/runs/{run_id}", 404, "run_not_found")
         cleared = await service.json("GET", "/api/chat/history/ada@example.org")
         assert cleared == {"user_id": "ada@example.org", "history": [], "count": 0}
+        [left] = (await service.json("GET", "/conversations?user_id=ada@example.org"))[
+            "conversations"
+        ]
+        assert (left["title"], left["message_count"]) == (None, 0)
         assert (await service.json("GET", "/api/chat/history/eve"))["count"] == 1
 
 

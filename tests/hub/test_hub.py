@@ -120,6 +120,23 @@ async def test_a_log_numbers_its_events_from_one_without_gaps(hub: Hub) -> None:
     assert await rest(await hub.read("run_1", None)) == LOG
 
 
+async def test_what_is_before_a_cursor_is_as_it_was_appended(hub: Hub) -> None:
+    many = numbered([START, *(piece(str(n)) for n in range(2 * LAG))])
+    await fill(hub, many)
+    for seq in (0, 1, LAG, len(many)):
+        assert await hub.before("run_1", seq) == many[:seq]
+    with pytest.raises(LogNotFound):
+        await hub.before("run_other", 1)
+
+
+async def test_a_log_that_is_dropped_is_not_found(hub: Hub) -> None:
+    await fill(hub)
+    hub.forget("run_1")
+    hub.forget("run_1")
+    with pytest.raises(LogNotFound):
+        await hub.read("run_1", None)
+
+
 @pytest.mark.parametrize("terminal", [DONE, FAILED])
 @pytest.mark.parametrize("event", [piece("late"), DONE, FAILED])
 async def test_nothing_is_appended_behind_the_terminal_event(

@@ -109,7 +109,7 @@ class Following:
             assert self.after is None, f"no reset for {self.order}, but {event}"
             self._last = 0
         first = event.get("first_seq") or event["seq"]
-        # Of a log that has expired the start, the answer and the end are left.
+        # Of a log that has expired what is stored is left: the start, the turns and the end.
         assert first == self._last + 1 or self.reason == "log_expired", f"a gap before {event}"
         assert (event["event_type"] == "chat_start") == (self._last == 0), f"no start: {event}"
         self._last = event["seq"]
@@ -124,8 +124,7 @@ class Following:
             assert self.life - order.first_life >= MAX_EPOCHS, f"{order} was given up: {event}"
             return
         assert (event["finish_reason"], event["final_response"]) == ("stop", order.answer())
-        wanted = order.answer() if self.reason == "log_expired" else order.whole()
-        assert self.text == wanted, f"{order} has another text: {self.text!r}"
+        assert self.text == order.whole(), f"{order} has another text: {self.text!r}"
 
 
 def what(terminal: Event) -> tuple[Any, ...]:

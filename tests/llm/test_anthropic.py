@@ -461,6 +461,16 @@ def test_what_is_not_known_is_ignored(odd: bytes) -> None:
             assert fed(*steps[:at], odd, *steps[at:]) == (read(reply), None)
 
 
+@pytest.mark.parametrize("levels", range(900, 1100))
+def test_a_call_that_came_whole_ends_the_reply_however_deep_it_is(levels: int) -> None:
+    whole = b'"input":{"a":' + b"[" * levels + b"]" * levels + b"}"
+    body = body_of(claude.calls(called("c1", "deep"))).replace(b'"input":{}', whole)
+    for stream in (body, body.removesuffix(claude.STOP)):
+        parts, failure = fed(stream)
+        ended = [part for part in parts if isinstance(part, EndPart)]
+        assert len(ended) + (failure is not None) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

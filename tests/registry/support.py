@@ -22,6 +22,7 @@ from models import (
 )
 from registry import AgentRegistry
 from runs import Limits, Run
+from storage import StorageUnavailable
 from storage.store import Store
 from tests.agent.support import add, check_calls, fail, hang, until
 from tests.scripted import DEADLINE, Gate, Script, ScriptedProvider, asks, says, types
@@ -97,6 +98,25 @@ class Paused:
         await until(lambda: len(self.gates) >= count)
         await self.gates[count - 1].reached()
         return self.gates[count - 1]
+
+
+class Troubled:
+    """Makes methods of a store fail until it is repaired."""
+
+    def __init__(self, registry: AgentRegistry, *names: str) -> None:
+        self.store = registry.store
+        self.sound = {name: getattr(self.store, name) for name in names}
+        self.asked = 0
+        for name in names:
+            setattr(self.store, name, self._fail)
+
+    async def _fail(self, *args: Any, **kwargs: Any) -> Any:
+        self.asked += 1
+        raise StorageUnavailable("Full.", retry_after=1)
+
+    def repair(self) -> None:
+        for name in self.sound:
+            delattr(self.store, name)
 
 
 def ask(message: str = "Hi.", **fields: Any) -> ChatRequest:

@@ -93,7 +93,7 @@ async def test_an_interrupt_cancels_all_that_wait_and_then_answers() -> None:
         assert [other.status for other in before] == ["cancelled"] * 3
         assert run.status == "completed"
         said = [message.content for message in await history(registry, run)]
-        assert said == ["Hi.", "a", "Stop!", "ab"]
+        assert said == ["Hi.", "a", "Hi.", "Hi.", "Stop!", "ab"]
 
 
 async def test_of_many_interrupts_at_once_the_last_is_answered() -> None:

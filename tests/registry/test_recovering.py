@@ -8,14 +8,25 @@ from typing import Any
 import pytest
 
 from errors import NotFound
-from events import ChatChunk, ChatComplete, Reset, RunError, ToolCallComplete, ToolCallError
+from events import (
+    AgentUpdated,
+    ChatChunk,
+    ChatComplete,
+    Reset,
+    RunError,
+    ToolCallComplete,
+    ToolCallError,
+)
 from hub import cursor
+from intake import begin_of, encoded, entry_of, place_of
 from models import (
     AgentConfig,
     AssistantMessage,
-    ChatRequest,
+    Completion,
     Message,
     Owner,
+    RegenerateRequest,
+    RunRequest,
     ToolCall,
     ToolMessage,
     UserMessage,
@@ -28,6 +39,7 @@ from storage.store import Store
 from tests.agent.support import check_history, until
 from tests.registry.support import (
     Paused,
+    Troubled,
     ask,
     check_log,
     ended,
@@ -43,6 +55,13 @@ CALL = AssistantMessage("Well: ", (ToolCall("c0", "act", "{}"),))
 RESULT = ToolMessage("c0", "act", '"done"')
 
 
+def admitted(registry: AgentRegistry, request: RunRequest) -> StoredRun:
+    """Return a run as it is to be stored, without beginning it."""
+    queue = registry._queues.of(Owner(), place_of(request) or "c")
+    agent, entry = registry.agents.find(request.agent or "chat"), entry_of(request, ephemeral=False)
+    return registry._admit(request, agent, entry, encoded(request), queue, None, b"")
+
+
 async def leave_behind(
     path: Path,
     *,
@@ -54,10 +73,8 @@ async def leave_behind(
 ) -> StoredRun:
     """Store a run as a service that was killed leaves it."""
     async with opened(path=path) as registry:
-        queue = registry._queues.of(Owner(), fields.get("conversation_id", "c"))
-        request = ask(**fields)
-        said = request.model_dump_json(include=set(ChatRequest.model_fields))
-        stored = registry._admit(request, said, queue, None, b"")
+        request = ask(**{"conversation_id": "c"} | fields)
+        stored = admitted(registry, request)
         begin = Begin(messages=(UserMessage(request.message),))
         store = registry.store
         await store.accept(stored, begin=begin if begun else None)
@@ -106,9 +123,7 @@ async def test_a_run_that_waited_begins_after_the_one_before_it(tmp_path: Path) 
             owner=Owner(),
             conversation_id="c",
             agent="chat",
-            request=ask("two", conversation_id="c").model_dump_json(
-                include=set(ChatRequest.model_fields)
-            ),
+            request=encoded(ask("two", conversation_id="c")),
             start=first.start,
             status="queued",
             created_at=first.created_at,
@@ -215,10 +230,7 @@ async def test_a_run_whose_agent_is_gone_ends_in_an_error(tmp_path: Path) -> Non
         await registry.agents.put("gone", AgentConfig())
     async with opened(path=path) as registry:
         assert registry.agents.info("gone").agent_name == "gone"
-        queue = registry._queues.of(Owner(), "c")
-        stored = registry._admit(
-            ask(agent="gone"), ask(agent="gone").model_dump_json(), queue, None, b""
-        )
+        stored = admitted(registry, ask(agent="gone", conversation_id="c"))
         await registry.store.accept(stored, begin=Begin(messages=(UserMessage("Hi."),)))
         await registry.agents.delete("gone")
     async with opened(path=path) as registry:
@@ -231,25 +243,6 @@ async def test_a_run_whose_agent_is_gone_ends_in_an_error(tmp_path: Path) -> Non
 
 
 # Trouble with the database.
-
-
-class Troubled:
-    """Makes methods of a store fail until it is repaired."""
-
-    def __init__(self, registry: AgentRegistry, *names: str) -> None:
-        self.store = registry.store
-        self.sound = {name: getattr(self.store, name) for name in names}
-        self.asked = 0
-        for name in names:
-            setattr(self.store, name, self._fail)
-
-    async def _fail(self, *args: Any, **kwargs: Any) -> Any:
-        self.asked += 1
-        raise StorageUnavailable("Full.", retry_after=1)
-
-    def repair(self) -> None:
-        for name in self.sound:
-            delattr(self.store, name)
 
 
 async def test_what_is_not_stored_is_not_accepted_and_leaves_nothing_behind() -> None:
@@ -335,7 +328,9 @@ async def test_the_same_request_before_and_after_a_restart_is_one_run(tmp_path: 
 def test_only_what_is_stored_is_told_again() -> None:
     failed = ToolMessage("c1", "act", "Error: No.", is_error=True)
     two = AssistantMessage("", (ToolCall("c0", "act", "{"), ToolCall("c1", "act", '{"a": 1}')))
-    events = [*told_again([UserMessage("Hi."), two, RESULT, failed, AssistantMessage("So.")])]
+    events = [
+        *told_again([UserMessage("Hi."), two, RESULT, failed, AssistantMessage("So.")], "chat")
+    ]
     assert types(events) == [
         "tool_call_start",
         "tool_call_complete",
@@ -360,3 +355,90 @@ async def test_a_conversation_made_quiet_has_no_run() -> None:
         assert registry.active_run(Owner(), "c") is None
         with pytest.raises(NotFound):
             await registry.run("run_none")
+
+
+HANDED_OVER = (
+    AssistantMessage("Wait.", (ToolCall("c0", "transfer_to_b", "{}"),)),
+    ToolMessage("c0", "transfer_to_b", "The agent 'b' goes on from here.", successor="b"),
+)
+
+
+@pytest.mark.parametrize("handoffs", [["b"], []])
+async def test_after_a_hand_off_the_agent_that_took_over_goes_on(
+    tmp_path: Path, handoffs: list[str]
+) -> None:
+    path = tmp_path / "p.db"
+    async with opened(path=path) as registry:
+        await registry.agents.put("b", AgentConfig(instructions="Be b."))
+        await registry.agents.put("front", AgentConfig(handoffs=["b"]))
+        await registry.agents.put("front", AgentConfig(handoffs=handoffs))
+    stored = await leave_behind(path, messages=HANDED_OVER, agent="front")
+    provider = ScriptedProvider(says("Here is b."))
+    async with opened(provider, path=path) as registry:
+        run = await recovered(registry, stored)
+        events = await everything(registry, run)
+        assert types(events)[:3] == ["chat_start", "chat_chunk", "agent_updated"]
+        assert isinstance(events[2], AgentUpdated)
+        assert (events[2].previous_agent, events[2].agent) == ("front", "b")
+        if handoffs:
+            assert [request.messages[0].content for request in provider.requests] == ["Be b."]
+        else:
+            assert isinstance(run.terminal, RunError)
+            assert run.terminal.code == "agent_not_found"
+
+
+async def test_what_is_stored_of_a_run_that_was_given_up_is_told_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "p.db"
+    other = AssistantMessage("And: ", (ToolCall("c1", "act", "{}"),))
+    stored = await leave_behind(path, messages=[CALL, RESULT], pending=other, epoch=MAX_EPOCHS)
+    async with opened(path=path, tools=[act]) as registry:
+        await recovered(registry, stored)
+    async with opened(path=path) as registry:
+        run = await registry.run(stored.id)
+        told = await everything(registry, run)
+        check_log(run, told[1:])
+        assert "tool_call_complete" in types(told)
+        end = told[-1]
+        assert not isinstance(end, Reset)
+        assert await everything(registry, run, cursor(run.id, MAX_EPOCHS + 1, end.seq)) == []
+        again = await everything(registry, run, cursor(run.id, MAX_EPOCHS + 1, end.seq - 1))
+        assert again[0] == told[0]
+
+
+@pytest.mark.parametrize("has_acted", [False, True])
+async def test_an_answer_that_is_made_anew_goes_on_without_the_one_before(
+    tmp_path: Path, has_acted: bool
+) -> None:
+    path = tmp_path / "p.db"
+    async with opened(path=path) as registry:
+        await ended(registry, await started(registry, conversation_id="c"))
+        stored = admitted(registry, RegenerateRequest(conversation_id="c"))
+        await registry.store.accept(stored, begin=Begin())
+        await registry.store.save_turn(stored, [CALL, RESULT] if has_acted else [], None)
+    provider = ScriptedProvider(says("New."))
+    async with opened(provider, path=path, tools=[act]) as registry:
+        run = await recovered(registry, stored)
+        acted = [CALL, RESULT] if has_acted else []
+        assert provider.requests[0].messages[1:] == (UserMessage("Hi."), *acted)
+        assert await history(registry, run) == [
+            UserMessage("Hi."),
+            *acted,
+            AssistantMessage("New."),
+        ]
+
+
+async def test_what_a_client_brings_is_not_told_as_the_runs_own(tmp_path: Path) -> None:
+    path = tmp_path / "p.db"
+    brought = (UserMessage("Hi."), CALL, RESULT, AssistantMessage("So."), UserMessage("And?"))
+    async with opened(path=path) as registry:
+        request = Completion(messages=brought, is_kept=True)
+        stored = admitted(registry, request)
+        await registry.store.accept(stored, begin=begin_of(request))
+    async with opened(ScriptedProvider(says("Yes.")), path=path) as registry:
+        run = await recovered(registry, stored)
+        assert types(await everything(registry, run)) == [
+            "chat_start",
+            "chat_chunk",
+            "chat_complete",
+        ]
+        assert await history(registry, run) == [*brought, AssistantMessage("Yes.")]

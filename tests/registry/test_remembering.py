@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 
+import msgspec
 import pytest
 
 import hub.memory
@@ -15,11 +16,11 @@ from errors import (
 )
 from events import ChatChunk, Reset
 from hub import InvalidCursor
-from models import (
-    TextPart,
-)
+from intake import decoded
+from models import Completion, Owner, TextPart, ToolSpec, UserMessage
 from registry import AgentRegistry
 from runs import Run
+from storage import Begin
 from tests.registry.support import FAULT, SUM, Paused, answered, ended, everything, opened, started
 from tests.scripted import DEADLINE, ScriptedProvider, says, types
 
@@ -136,19 +137,46 @@ async def test_a_log_that_expired_is_told_as_a_reset_and_the_state_so_far(
         clock.now += 61
         for after in (None, "0", "3", f"{run.id}:1:2"):
             got = await everything(registry, run, after)
-            assert types(got) == ["reset", "chat_start", "chat_chunk", "chat_complete"]
-            reset, start, piece, end = got
+            assert types(got) == [
+                "reset",
+                "chat_start",
+                "chat_chunk",
+                "tool_call_start",
+                "tool_call_complete",
+                "chat_chunk",
+                "chat_complete",
+            ]
+            reset, start, *told, end = got
             assert reset == Reset(run_id=run.id, epoch=1, reason="log_expired")
             assert (start, end) == (whole[0], last)
-            assert isinstance(piece, ChatChunk)
-            assert (piece.content, piece.first_seq, piece.seq) == ("It is 3.", 2, last.seq - 1)
+            said = [piece.content for piece in told if isinstance(piece, ChatChunk)]
+            assert said == ["Well: ", "It is 3."]
+            numbers = [event.seq for event in told if not isinstance(event, Reset)]
+            assert numbers == [2, 3, 4, 5]
+            assert last.seq > 5
         assert await everything(registry, run, f"{run.id}:1:{last.seq}") == []
         for after in ("nonsense", "run_other:1:1", "-1"):
             with pytest.raises(InvalidCursor):
                 await registry.read(run.id, after)
 
 
-async def test_an_expired_log_of_a_run_that_failed_tells_its_error(
+async def test_where_the_turns_of_a_run_are_gone_its_answer_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(hub.memory, "time", clock)
+    async with opened(log_ttl=60) as registry:
+        run = await started(registry)
+        whole = await everything(registry, run)
+        await registry.store.delete(Owner(), run.start.conversation_id)
+        clock.now += 61
+        got = await everything(registry, run)
+        assert types(got) == ["reset", "chat_start", "chat_chunk", "chat_complete"]
+        assert isinstance(got[2], ChatChunk)
+        assert (got[2].content, got[-1]) == ("You said: Hi.", whole[-1])
+
+
+async def test_an_expired_log_of_a_run_that_failed_tells_what_it_said_and_its_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock()
@@ -158,11 +186,76 @@ async def test_an_expired_log_of_a_run_that_failed_tells_its_error(
         whole = await everything(registry, run)
         clock.now += 61
         got = await everything(registry, run)
-        assert types(got) == ["reset", "chat_start", "error"]
-        assert got[1:] == [whole[0], whole[-1]]
+        assert types(got) == ["reset", "chat_start", "chat_chunk", "error"]
+        assert [got[1], got[-1]] == [whole[0], whole[-1]]
+        assert isinstance(got[2], ChatChunk)
+        assert got[2].content == "a"
 
 
 async def test_a_run_that_is_not_known_cannot_be_read() -> None:
     async with opened() as registry:
         with pytest.raises(NotFound):
             await registry.read("run_unknown")
+
+
+async def test_a_run_under_way_in_another_process_can_be_read_later() -> None:
+    async with opened() as registry:
+        run = await started(registry)
+        await ended(registry, run)
+        other = msgspec.structs.replace(run.stored, id="run_other", key="k", status="running")
+        await registry.store.accept(other, begin=Begin())
+        with pytest.raises(Unavailable) as caught:
+            await registry.read("run_other")
+        assert (caught.value.code, caught.value.retry_after) == ("run_elsewhere", 1)
+
+
+async def test_of_a_request_nothing_is_kept_behind_the_runs_end() -> None:
+    async with opened() as registry:
+        run = await started(registry)
+        assert "Hi." in run.stored.request
+        await ended(registry, run)
+        stored = await registry.store.run("open", run.id)
+        assert stored is not None
+        assert (run.stored.request, stored.request) == ("", "")
+
+
+async def test_of_a_completion_is_kept_what_its_caller_wants_to_find_again() -> None:
+    request = Completion(
+        messages=(UserMessage("Hi." * 1000),),
+        instructions="Rhyme." * 1000,
+        tools=(ToolSpec("act", "Act." * 1000, {}),),
+        model="big-1",
+        echo={"metadata": {"a": 1}},
+    )
+    async with opened() as registry:
+        async with asyncio.timeout(DEADLINE):
+            run = await registry.start(request)
+        await ended(registry, run)
+        stored = await registry.store.run("open", run.id)
+        assert stored is not None
+        assert stored.request == run.stored.request
+        assert len(stored.request) < 300
+        kept = decoded(stored.request)
+        assert isinstance(kept, Completion)
+        assert (kept.model, kept.echo) == ("big-1", request.echo)
+
+
+async def test_what_begins_anew_takes_the_ended_runs_with_it() -> None:
+    async with opened() as registry:
+        gone = await started(registry, "key", conversation_id="c")
+        other = await started(registry, conversation_id="other")
+        await ended(registry, gone, other)
+        again = await started(registry, conversation_id="c", message="No!", reset_history=True)
+        await ended(registry, again)
+        for run in (gone, other, again):
+            if run is gone:
+                with pytest.raises(NotFound):
+                    await registry.read(run.id)
+                with pytest.raises(NotFound):
+                    await registry.run(run.id)
+            else:
+                assert await everything(registry, run)
+        record = await registry.store.conversation(Owner(), "c")
+        assert record is not None
+        assert record.title == "No!"
+        assert (await started(registry, "key", conversation_id="c")).id != gone.id

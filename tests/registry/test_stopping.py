@@ -23,6 +23,7 @@ from tests.registry.support import (
     LIMITS,
     SUM,
     Paused,
+    Troubled,
     answered,
     ask,
     check_log,
@@ -86,6 +87,40 @@ async def test_leaving_ends_all_runs_with_an_error_that_says_so_and_is_quick(
             assert (await registry.run(run.id)).terminal == run.terminal
     assert provider.is_closed
     assert provider.open_streams == 0
+
+
+async def test_a_message_that_waits_while_the_service_stops_is_kept_behind_the_one_before(
+    tmp_path: Path,
+) -> None:
+    paused = Paused()
+    async with opened(paused.provider, path=tmp_path / "p.db") as registry:
+        runs = [await started(registry, conversation_id="c", message=text) for text in "xyz"]
+        await paused.reached(1)
+    assert [run.status for run in runs] == ["failed"] * 3
+    async with opened(path=tmp_path / "p.db") as registry:
+        said = [message.content for message in await history(registry, runs[0])]
+        assert said == ["x", "a", "y", "z"]
+        assert registry.active_runs == 0
+
+
+async def test_a_message_that_could_not_be_begun_is_kept_when_the_storage_can_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("registry.RETRY", 0.005)
+    monkeypatch.setattr("registry.HOUSEKEEPING", 0.005)
+    paused = Paused()
+    async with opened(paused.provider) as registry:
+        first = await started(registry, conversation_id="c", message="one")
+        gate = await paused.reached(1)
+        second = await started(registry, conversation_id="c", message="two")
+        trouble = Troubled(registry, "begin", "finish")
+        gate.open()
+        await ended(registry, first, second)
+        assert second.status == "failed"
+        trouble.repair()
+        await until(lambda: not registry._driver.has_unsaved)
+        said = [message.content for message in await history(registry, second)]
+        assert said == ["one", "ab", "two"]
 
 
 async def test_a_run_that_was_just_accepted_is_ended_too() -> None:
@@ -180,6 +215,37 @@ async def test_a_configuration_with_faults_is_refused_and_every_fault_named() ->
             registry.agents.info("b")
         assert await registry.agents.put("b", AgentConfig(model="small-1"))
         assert await registry.agents.put("c", AgentConfig())
+
+
+class Prefixed(ScriptedProvider):
+    """A provider whose models have two names each."""
+
+    def answering(self, wanted: str | None) -> str:
+        return (wanted or self.default_model).removeprefix("scripted:")
+
+
+async def test_a_model_may_be_asked_for_by_any_of_its_names() -> None:
+    allowed = frozenset({"scripted:small-1", "mid-1"})
+    async with opened(Prefixed(), allowed_models=allowed) as registry:
+        agents = registry.agents
+        for name in ("small-1", "scripted:small-1", "scripted:mid-1", "scripted-1"):
+            await agents.put("a", AgentConfig(model=name))
+            assert agents.resolve(name) == ("chat", name)
+        with pytest.raises(Invalid) as caught:
+            await agents.put("b", AgentConfig(fallback_models=["small-1", "scripted:big-1"]))
+        assert [fault["field"] for fault in caught.value.errors] == ["fallback_models"]
+        with pytest.raises(NotFound) as missing:
+            agents.resolve("big-1")
+        assert missing.value.code == "model_not_found"
+
+
+async def test_what_a_client_calls_a_model_is_an_agent_or_else_a_model() -> None:
+    async with running() as service:
+        agents = service.registry.agents
+        await agents.put("b", AgentConfig())
+        for name in ("chat", "b", "research"):
+            assert agents.resolve(name) == (name, None)
+        assert agents.resolve("gpt-big") == ("chat", "gpt-big")
 
 
 async def test_there_are_no_more_agents_than_may_be() -> None:

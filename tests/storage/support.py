@@ -20,11 +20,12 @@ RESULT = ToolMessage("call_1", "clock", "noon")
 def a_run(conversation_id: str = "conv", owner: Owner = ANN, **fields: Any) -> StoredRun:
     """Return a new run that nobody has seen."""
     run_id = fields.pop("id", f"run_{secrets.token_hex(6)}")
+    agent = fields.pop("agent", "chat")
     start = ChatStart(
         run_id=run_id,
         seq=1,
         conversation_id=conversation_id,
-        agent="chat",
+        agent=agent,
         model="demo",
         message_id="msg_1",
     )
@@ -38,7 +39,7 @@ def a_run(conversation_id: str = "conv", owner: Owner = ANN, **fields: Any) -> S
         id=run_id,
         owner=owner,
         conversation_id=conversation_id,
-        agent="chat",
+        agent=agent,
         start=start,
         **given,
     )

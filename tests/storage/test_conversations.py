@@ -7,12 +7,14 @@ import pytest
 
 from models import SystemMessage
 from storage import (
+    Begin,
     ConversationRecord,
     Entry,
     InvalidPage,
     NoSuchConversation,
     NoSuchMessage,
 )
+from storage import conversations as rows
 from storage.store import Store
 from tests.storage.support import ANN, CALL, DONE, RESULT, a_run, branch, chat, says, texts
 
@@ -118,12 +120,18 @@ async def test_title_and_metadata_are_set_apart(store: Store) -> None:
     assert await store.update(ANN, "none", title="New") is None
 
 
-async def test_a_cleared_conversation_stays_without_messages(store: Store) -> None:
-    await chat(store, "Hi", "Hello.", title="Greetings")
-    await chat(store, "Hi", "Hello.", conversation_id="other")
+async def test_a_cleared_conversation_stays_without_what_was_said_in_it(store: Store) -> None:
+    done = await chat(store, "Hi", "Hello.", title="Greetings")
+    other = await chat(store, "Hi", "Hello.", conversation_id="other")
+    busy = a_run()
+    await store.accept(busy, begin=None)
+    await store.update(ANN, "conv", metadata={"pinned": True})
     assert await store.clear(ANN, "conv")
-    assert (await record(store)).message_count == 0
-    assert (await record(store)).title == "Greetings"
+    found = await record(store)
+    assert (found.message_count, found.title, found.metadata) == (0, None, {"pinned": True})
+    assert await store.run("acme", done.id) is None
+    assert await store.run("acme", busy.id) is not None
+    assert await store.run("acme", other.id) is not None
     assert await texts(store, "other") == ["Hi", "Hello."]
     assert not await store.clear(ANN, "none")
 
@@ -161,6 +169,44 @@ async def test_a_branch_begins_with_what_was_said_before(store: Store) -> None:
     assert (own.message,) == says("Else").messages
     assert await texts(store) == ["One", CALL.content, "noon", "Be brief.", "Two", "Second"]
     assert len(await store.run_messages(run)) == 4
+
+
+async def test_a_branch_with_nothing_before_it_has_no_title(store: Store) -> None:
+    await chat(store, "One", "First", title="One")
+    [first, _] = await store.messages(ANN, "conv")
+    await branch(store, first.id)
+    assert (await record(store, "branch")).title is None
+    assert (await record(store)).title == "One"
+
+
+async def test_a_branch_copies_the_newest_messages_from_a_users_one_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "BRANCH", 3)
+    for number in range(4):
+        await chat(store, f"q{number}", f"a{number}")
+    said = await store.messages(ANN, "conv")
+    await branch(store, said[6].id)
+    assert await texts(store, "branch") == ["q2", "a2", "Else"]
+    await branch(store, said[2].id, into="short")
+    assert await texts(store, "short") == ["q0", "a0", "Else"]
+
+
+async def test_a_conversation_knows_which_agent_was_asked_last(store: Store) -> None:
+    waiting = a_run(agent="second")
+    await store.accept(a_run(agent="first"), begin=says("Hi"))
+    await store.accept(waiting, begin=None)
+    assert (await record(store)).agent == "first"
+    await store.begin(waiting, says("And?"))
+    assert (await record(store)).agent == "second"
+    again = a_run(agent="third", replaces=True)
+    await store.accept(again, begin=Begin(), entry=Entry(must_exist=True))
+    assert (await record(store)).agent == "third"
+    [first, _] = await store.messages(ANN, "conv")
+    for into, begin, agent in (("a", None, "third"), ("b", says("Else"), "fourth")):
+        run = a_run(into, agent="fourth")
+        await store.accept(run, begin=begin, entry=Entry(branch=("conv", first.id)))
+        assert (await record(store, into)).agent == agent
 
 
 async def test_a_branch_needs_a_message_of_the_user(store: Store) -> None:

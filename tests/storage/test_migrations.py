@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,19 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, bindparam, create_engine, text
 
 from models import new_id
 from storage.engine import connect
 from storage.migrations import config, revise
 from storage.store import Store
-from storage.tables import FULL_TEXT, metadata
+from storage.tables import FULL_TEXT, Utc, metadata
 from tests.storage.servers import PostgresServer, administer, database_url
-from tests.storage.support import chat, texts
+from tests.storage.support import ANN, chat, texts
 
 ROOT = Path(__file__).parents[2]
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -87,6 +90,37 @@ async def test_what_the_migrations_made_they_take_away(empty: str) -> None:
     assert left <= {"alembic_version", "alembic_version_pkc"}
     async with Store.open(empty, instance="test") as store:
         assert await texts(store) == []
+
+
+def upgrade_to_the_first(db: Connection) -> None:
+    command.upgrade(config(db), "0001")
+
+
+def leave_a_conversation(db: Connection) -> None:
+    """Put in what a service of the first schema left."""
+    row = {"tenant": "acme", "user_id": "ann", "id": "conv", "title": "Old", "metadata": "{}"}
+    columns = [*row, "ephemeral", "created_at", "updated_at"]
+    statement = f"""
+        INSERT INTO conversations ({", ".join(columns)})
+        VALUES (:tenant, :user_id, :id, :title, :metadata, :ephemeral, :at, :at)
+    """
+    values = [bindparam("ephemeral", False), bindparam("at", NOON, type_=Utc())]
+    db.execute(text(statement).bindparams(*values), row)
+
+
+async def test_what_was_there_stays_and_goes_on(empty: str) -> None:
+    database = connect(empty, 5.0)
+    await database.migrate(upgrade_to_the_first)
+    await database.write(leave_a_conversation)
+    await database.aclose()
+    async with Store.open(empty, instance="test") as store:
+        found = await store.conversation(ANN, "conv")
+        assert found is not None
+        assert (found.title, found.agent) == ("Old", None)
+        await chat(store, "Soup", "Yes.")
+        assert [hit.role for hit in await store.search(ANN, "soup", limit=9)] == ["user"]
+        assert await store.delete(ANN, "conv")
+        assert await store.search(ANN, "old soup", limit=9) == []
 
 
 def test_a_draft_of_a_migration_can_be_written(sqlite_url: str, tmp_path: Path) -> None:

@@ -125,23 +125,78 @@ async def test_a_run_may_reset_its_conversation(store: Store) -> None:
     assert await texts(store, "other") == ["Old", "Old answer"]
 
 
+async def test_a_reset_forgets_what_a_clearing_forgets(store: Store) -> None:
+    before = await chat(store, "Old", "Old answer", title="Old")
+    run = a_run()
+    await store.accept(run, begin=None)
+    await store.begin(run, Begin(messages=(UserMessage("New"),), reset=True))
+    record = await store.conversation(ANN, "conv")
+    assert record is not None
+    assert (record.title, record.message_count) == (None, 1)
+    assert await store.run("acme", before.id) is None
+    assert await store.finish(run, [], DONE, "New")
+    assert await store.run("acme", run.id) is not None
+
+
+async def test_a_run_that_never_had_the_floor_begins_as_it_ends(store: Store) -> None:
+    before = await chat(store, "Old", "Old answer", title="Old")
+    run = a_run()
+    await store.accept(run, begin=None)
+    begin = Begin(messages=(UserMessage("New"),), reset=True)
+    assert await store.finish(run, [], DONE, None, begin)
+    assert await texts(store) == ["New"]
+    assert await store.run("acme", before.id) is None
+    found = await store.run("acme", run.id)
+    assert found is not None
+    assert found.status == "completed"
+
+
+async def test_of_its_request_stays_what_a_run_has_as_it_ends(store: Store) -> None:
+    run = a_run()
+    await store.accept(run, begin=says("Hi"))
+    await store.finish(msgspec.structs.replace(run, request="little"), [], DONE)
+    found = await store.run("acme", run.id)
+    assert found is not None
+    assert found.request == "little"
+
+
+async def test_answers_that_a_client_brings_are_no_runs(store: Store) -> None:
+    run = a_run()
+    begin = Begin(messages=(UserMessage("Hi"), CALL, RESULT, UserMessage("And?")))
+    await store.accept(run, begin=begin)
+    assert await store.run_messages(run) == [UserMessage("Hi"), UserMessage("And?")]
+    assert await store.context(ANN, "conv", None) == [*begin.messages]
+
+
 async def test_a_run_may_make_the_last_answer_anew(store: Store) -> None:
     await chat(store, "One", "First")
     await chat(store, "Two", "Second")
-    run = a_run()
-    await store.accept(run, begin=Begin(regenerate=True))
-    assert await texts(store) == ["One", "First", "Two"]
+    run = a_run(replaces=True)
+    await store.accept(run, begin=Begin())
+    await store.save_turn(run, [], CALL)
+    assert await texts(store) == ["One", "First", "Two", "Second"]
+    await store.save_turn(run, [CALL, RESULT], None)
+    assert await texts(store) == ["One", "First", "Two", CALL.content, RESULT.content]
     await store.finish(run, [AssistantMessage("Better")], DONE)
-    assert await texts(store) == ["One", "First", "Two", "Better"]
-    assert await store.run_messages(run) == [AssistantMessage("Better")]
+    assert (await texts(store))[3:] == [CALL.content, RESULT.content, "Better"]
+    assert await store.run_messages(run) == [CALL, RESULT, AssistantMessage("Better")]
+
+
+async def test_an_attempt_to_answer_anew_that_says_nothing_takes_nothing_away(store: Store) -> None:
+    await chat(store, "One", "First")
+    run = a_run(replaces=True)
+    await store.accept(run, begin=Begin())
+    await store.finish(run, [], RunError(code="no", message="No.", retryable=True))
+    assert await texts(store) == ["One", "First"]
 
 
 async def test_to_answer_anew_where_no_user_spoke_deletes_nothing(store: Store) -> None:
-    first = a_run()
+    first, again = a_run(), a_run(replaces=True)
     await store.accept(first, begin=None)
     await store.finish(first, [AssistantMessage("Welcome.")], DONE)
-    await store.accept(a_run(), begin=Begin(regenerate=True))
-    assert await texts(store) == ["Welcome."]
+    await store.accept(again, begin=Begin())
+    await store.finish(again, [AssistantMessage("Hello.")], DONE)
+    assert await texts(store) == ["Welcome.", "Hello."]
 
 
 async def test_a_deleted_conversation_does_not_come_back_with_its_run(store: Store) -> None:

@@ -1,8 +1,15 @@
 """A search finds words in titles and in what user and assistant said."""
 
-from models import AssistantMessage, Message, SystemMessage, ToolMessage
+import time
+
+import pytest
+
+from models import AssistantMessage, Message, Owner, SystemMessage, ToolCall, ToolMessage
+from storage import search
 from storage.store import Store
 from tests.storage.support import ANN, DONE, a_run, branch, chat, says
+
+BEN = Owner("acme", "ben")
 
 
 async def found(store: Store, text: str, limit: int = 9) -> list[str]:
@@ -46,6 +53,51 @@ async def test_all_words_have_to_occur_and_the_last_may_be_the_begin_of_one(
         assert await found(store, text) == places, text
 
 
+UNSPACED = [
+    ("天気", ["a user", "b assistant"]),
+    ("東京 天気", ["a user"]),
+    ("天気 大阪", []),
+    ("Tokyoの天気", ["b assistant"]),
+    ("TOKYO 天気", ["b assistant"]),
+    ("tokio 天気", []),
+    ("วัสดี", ["b user"]),
+    ("สวัสดี ครับ", ["b user"]),
+    ("🍜", ["b title", "a assistant"]),
+    ("🍜🍣", ["a assistant"]),
+    ("soup 🍣", ["a assistant"]),
+    ("soup 🍕", []),
+    ("❤️", ["a assistant"]),
+    ("秘密", []),
+    ("会话", []),
+    ("!?", []),
+]
+
+
+async def test_parts_are_found_where_no_spaces_stand_between_words(store: Store) -> None:
+    await chat(store, "東京の天気はどうですか", "Soup 🍜, 🍣 \u2764", conversation_id="a")
+    run = a_run("b")
+    await store.accept(run, begin=says("สวัสดีครับ"))
+    said: list[Message] = [
+        AssistantMessage('"tokyoの天気"', (ToolCall("c1", "会话", '{"a": "秘密"}'),)),
+        SystemMessage("秘密"),
+        ToolMessage("c1", "会话", "秘密"),
+    ]
+    await store.finish(run, said, DONE, "Recipes 🍜")
+    await chat(store, "天気", "🍜", conversation_id="else", owner=BEN, title="🍜")
+    await chat(store, "天気", "🍜", conversation_id="temporary", ephemeral=True, title="🍜")
+    for text, places in UNSPACED:
+        assert sorted(await found(store, text)) == sorted(places), text
+
+
+async def test_parts_are_looked_for_in_what_is_newest_only(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "SCANNED", 2)
+    for conversation_id in ("a", "b", "c"):
+        await chat(store, "天気", "Yes.", conversation_id=conversation_id, title="天気")
+    assert sorted(await found(store, "天気")) == ["b title", "c title", "c user"]
+
+
 async def test_the_newest_comes_first(store: Store) -> None:
     for conversation_id in ("a", "b", "c"):
         await chat(store, "Soup", "Yes.", conversation_id=conversation_id)
@@ -82,9 +134,9 @@ async def test_what_is_gone_is_not_found(store: Store) -> None:
     for conversation_id in ("cleared", "deleted"):
         await chat(store, "Soup", "Yes.", conversation_id=conversation_id, title="Soup")
     await store.clear(ANN, "cleared")
-    assert await found(store, "soup") == ["cleared title", "deleted title", "deleted user"]
+    assert await found(store, "soup") == ["deleted title", "deleted user"]
     await store.delete(ANN, "deleted")
-    assert await found(store, "soup") == ["cleared title"]
+    assert await found(store, "soup") == []
 
 
 async def test_a_branch_is_found_as_well(store: Store) -> None:
@@ -159,3 +211,15 @@ async def test_sqlite_takes_no_notice_of_accents(sqlite_url: str) -> None:
         assert await found(store, "cafe") == ["conv user"]
         assert await found(store, "naïve") == ["conv assistant"]
         assert [hit.snippet for hit in await store.search(ANN, "cafe", limit=1)] == ["Das Café"]
+
+
+def test_a_search_of_many_words_in_long_texts_costs_little() -> None:
+    text = "word and more of it " * 5_000 + "café"
+    began = time.thread_time()
+    for query in ("cafe " * 32, " ".join(f"word{at}" for at in range(32))):
+        wanted = search.wanted_in(query)
+        for _ in range(100):
+            assert len(search.snippet(text, wanted)) <= search.SNIPPET + 2
+    assert time.thread_time() - began < 2.5
+    far = search.snippet(text, search.wanted_in("cafe"))
+    assert far.startswith("word and")  # so far down, accents are not looked at

@@ -92,11 +92,12 @@ async def test_a_full_disk_is_trouble_until_there_is_room(sqlite_url: str) -> No
 
 
 async def test_a_mistake_of_ours_is_not_the_databases_trouble(store: Store) -> None:
-    run = a_run()
+    run = a_run(request="what a user said")
     await store.accept(run, begin=None)
     with pytest.raises(Exception, match=r"(?i)unique") as caught:
         await store.accept(run, begin=says("Hi"))
     assert not isinstance(caught.value, StorageUnavailable)
+    assert "what a user said" not in str(caught.value)
     assert await texts(store) == []
     await chat(store, "Hi", "Hello.")
 

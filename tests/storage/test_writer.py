@@ -1,6 +1,7 @@
 """SQLite's writer: units that wait share a commit, and nothing else."""
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy.exc import OperationalError
 
 from storage import StorageUnavailable
-from storage.engine import SqliteDatabase
+from storage.engine import LONG, READERS, SqliteDatabase
 from storage.writer import MOST
 
 DEADLINE = 10.0
@@ -89,6 +91,27 @@ async def test_a_unit_that_fails_takes_nothing_of_the_others_along(tmp_path: Pat
         assert await database.read(numbers) == [1, 3]
 
 
+async def test_the_databases_trouble_is_told_at_once_to_all_that_share_the_transaction(
+    tmp_path: Path,
+) -> None:
+    def broken(db: Connection) -> int:
+        trouble = sqlite3.OperationalError("disk full")
+        trouble.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise OperationalError("INSERT", None, trouble)
+
+    async with opened(tmp_path, timeout=6 * DEADLINE) as database:
+        async with busy(database):
+            writes = [asyncio.create_task(database.write(put, 1))]
+            writes += [asyncio.create_task(database.write(broken))]
+            writes += [asyncio.create_task(database.write(put, number)) for number in (2, 3)]
+            await asyncio.sleep(0)
+        async with asyncio.timeout(DEADLINE):
+            got = await asyncio.gather(*writes, return_exceptions=True)
+        assert {type(each) for each in got} == {StorageUnavailable}
+        assert await database.read(numbers) == []
+        assert await database.write(put, 4) == 4
+
+
 async def test_a_unit_that_fails_alone_leaves_nothing(tmp_path: Path) -> None:
     async with opened(tmp_path) as database:
         with pytest.raises(ValueError, match="-1"):
@@ -121,6 +144,67 @@ async def test_a_unit_that_waits_too_long_is_refused_and_its_neighbours_are_done
             await late
         assert await prompt == 2
         assert await database.read(numbers) == [2]
+
+
+async def test_who_waits_too_long_is_told_while_the_writer_is_still_busy(tmp_path: Path) -> None:
+    async with opened(tmp_path, timeout=0.2) as database:
+        async with busy(database):
+            async with asyncio.timeout(DEADLINE):
+                with pytest.raises(StorageUnavailable):
+                    await database.write(put, 1)
+        assert await database.write(put, 2) == 2
+        assert await database.read(numbers) == [2]
+
+
+async def test_who_waits_too_long_for_a_neighbour_is_told_and_its_unit_is_not_done(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path, timeout=0.3) as database:
+        neighbour = Held()
+        async with busy(database):
+            holding = asyncio.create_task(database.write(neighbour))
+            late = asyncio.create_task(database.write(put, 1))
+            await asyncio.sleep(0)
+        assert await asyncio.to_thread(neighbour.begun.wait, DEADLINE)
+        with pytest.raises(StorageUnavailable):
+            await late
+        neighbour.go.set()
+        await holding
+        assert await database.read(numbers) == []
+
+
+async def test_who_waits_too_long_to_read_is_told_while_the_readers_are_still_busy(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path, timeout=0.2) as database:
+        held = [Held() for _ in range(READERS)]
+        reading = [asyncio.create_task(database.read(each)) for each in held]
+        for each in held:
+            assert await asyncio.to_thread(each.begun.wait, DEADLINE)
+        with pytest.raises(StorageUnavailable):
+            await database.read(numbers)
+        for each in held:
+            each.go.set()
+        await asyncio.gather(*reading)
+        assert await database.read(numbers) == []
+
+
+async def test_a_unit_that_takes_long_is_committed_before_those_behind_it(tmp_path: Path) -> None:
+    def last(db: Connection) -> int:
+        threading.Event().wait(LONG + 0.05)
+        return 0
+
+    async with opened(tmp_path) as database:
+        commits: list[Connection] = []
+        async with busy(database):
+            event.listen(database._engine, "commit", commits.append)
+            writes = [asyncio.create_task(database.write(put, number)) for number in (1, 2)]
+            writes += [asyncio.create_task(database.write(last))]
+            writes += [asyncio.create_task(database.write(put, number)) for number in (3, 4)]
+            await asyncio.sleep(0)
+        assert await asyncio.gather(*writes) == [1, 2, 0, 3, 4]
+        assert len(commits) == 3
+        assert await database.read(numbers) == [1, 2, 3, 4]
 
 
 async def test_what_is_queued_is_done_before_the_end(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Published clients, unmodified, against the service's process: `make test-clients`."""

@@ -1,0 +1,122 @@
+"""Long-term memory: what is remembered of a user across conversations.
+
+Rules:
+
+* Every call names its owner, and reaches nothing of another one's.
+* What is remembered is the user's words or a model's reading of them: data, never instructions
+  (`prompt` makes the block for a system prompt).
+* Whatever is wrong with a store, a key or a model's answer is `MemoryUnavailable`. The next call
+  tries again: nothing has to be restarted.
+* An import of this package is cheap. mem0, the embedder's weights and a database are loaded at
+  `warm()` or else at first use, in threads.
+
+Three ways to keep memories, behind one interface: a folder of this process
+(`long_term.open_local`), PostgreSQL with pgvector, which several processes share
+(`long_term.open_postgres`), and mem0's own service (`hosted.open_hosted`).
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from errors import Unavailable
+from models import Message, Owner
+
+
+class MemoryUnavailable(Unavailable):
+    """Memories cannot be read or kept now."""
+
+    code = "memory_unavailable"
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is remembered. Times are UTC.
+
+    `score`: how near it is to what was asked for, from 0 to 1, where something was asked for.
+    """
+
+    id: str
+    text: str
+    created_at: datetime
+    updated_at: datetime
+    score: float | None = None
+
+
+class Memories(Protocol):
+    """The memories of all users. Every method raises `MemoryUnavailable`."""
+
+    async def recall(self, owner: Owner, query: str, limit: int) -> list[Memory]:
+        """Return at most `limit` memories that are near enough to `query` to help, best first."""
+        ...
+
+    async def search(self, owner: Owner, query: str, limit: int) -> list[Memory]:
+        """Return at most `limit` memories, best first, however far from `query` they are."""
+        ...
+
+    async def page(self, owner: Owner, limit: int) -> list[Memory]:
+        """Return the newest memories, newest first."""
+        ...
+
+    async def find(self, owner: Owner, memory_id: str) -> Memory | None:
+        """Return a memory."""
+        ...
+
+    async def add(self, owner: Owner, text: str) -> Memory:
+        """Remember a text as it is."""
+        ...
+
+    async def change(self, owner: Owner, memory_id: str, text: str) -> Memory | None:
+        """Put another text in the place of a memory's, and return it."""
+        ...
+
+    async def remove(self, owner: Owner, memory_id: str) -> bool:
+        """Forget a memory; tell whether there was one."""
+        ...
+
+    async def clear(self, owner: Owner) -> int:
+        """Forget all of a user's memories, in every store; return how many there were."""
+        ...
+
+    async def learn(self, owner: Owner, messages: Sequence[Message], run_id: str) -> int:
+        """Remember what is worth it of an exchange, and return how many memories that made.
+
+        The same `run_id` again adds nothing: what was not sure to have happened may be repeated.
+        """
+        ...
+
+    async def warm(self) -> None:
+        """Do slow preparations, such as imports, ahead of the first call."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release threads, connections and files."""
+        ...
+
+
+class Embedder(Protocol):
+    """Makes vectors of texts.
+
+    `name` says which ones: vectors of another name are not comparable. `dimensions`: how long
+    they are.
+    """
+
+    name: str
+    dimensions: int
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return a unit vector for each text, in their order.
+
+        Raises:
+            MemoryUnavailable: the embedder cannot be used now.
+        """
+        ...
+
+    async def counted(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
+        """Return the same, and how many tokens of the model the texts have."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release threads and connections."""
+        ...

@@ -1,0 +1,189 @@
+"""Texts to vectors: in this process, or by OpenAI's API.
+
+**wordllama** is a table of token vectors in its wheel: an embedding is the mean of a text's rows,
+30 to 100 us for a sentence, without a network. It is loaded in a thread (0.1 s, 55 MiB). Its
+import configures the root logger; that is undone.
+
+**OpenAI**: vectors are asked for with `DIMENSIONS` instead of the model's full length, which the
+API cuts and normalizes: a third of the memory for a search that is nearly as good.
+
+Both read the first `MAX_CHARS` of a text only: the tokenizer takes 10 ms for 20,000 characters,
+and the mean of a long text is near to everything.
+"""
+
+import asyncio
+import importlib
+import logging
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from memory import MemoryUnavailable
+
+MAX_CHARS: Final = 8_000
+"""Characters of a text that its vector is made of."""
+
+DIMENSIONS: Final = 512
+"""The length of the vectors that OpenAI is asked for."""
+
+_T = TypeVar("_T")
+
+_BATCH: Final = 256
+_TIMEOUT: Final = 30.0
+
+
+class WordllamaEmbedder:
+    """Static word vectors, without a network."""
+
+    name = "wordllama-l2-supercat-256"
+    dimensions = 256
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "memory-embedder")
+        self._model: Any = None
+
+    async def warm(self) -> None:
+        """Load the vectors.
+
+        Raises:
+            MemoryUnavailable: they cannot be loaded.
+        """
+        await self.embed(["ready"])
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return a unit vector for each text; see `Embedder`. One without words is all zeros."""
+        return await self._in_thread(self._embed, texts)
+
+    async def counted(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
+        """Return the vectors, and how many tokens they were made of."""
+        return await self._in_thread(self._embed, texts), await self._in_thread(self._count, texts)
+
+    async def _in_thread(self, work: Callable[[Sequence[str]], _T], texts: Sequence[str]) -> _T:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._thread, work, texts)
+        except (ImportError, OSError) as error:
+            text = f"The embedder cannot be loaded ({type(error).__name__})."
+            raise MemoryUnavailable(text) from error
+
+    def _embed(self, texts: Sequence[str]) -> list[list[float]]:
+        if self._model is None:
+            self._model = _load()
+        vectors: list[list[float]] = []
+        for start in range(0, len(texts), _BATCH):
+            batch = [text[:MAX_CHARS] for text in texts[start : start + _BATCH]]
+            vectors += self._model.embed(batch, norm=False).tolist()
+        return [unit(vector) for vector in vectors]
+
+    def _count(self, texts: Sequence[str]) -> int:
+        read = self._model.tokenizer.encode_batch([text[:MAX_CHARS] for text in texts])
+        return sum(sum(text.attention_mask) for text in read)
+
+    async def aclose(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(wait=False)
+
+
+def _load() -> Any:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    wordllama = importlib.import_module("wordllama")
+    for handler in [handler for handler in root.handlers if handler not in handlers]:
+        root.removeHandler(handler)
+    root.setLevel(level)
+    folder = Path(str(wordllama.__file__)).parent
+    return wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
+
+
+class OpenAIEmbedder:
+    """Vectors of OpenAI's API, or of one that speaks it.
+
+    Args:
+        api_key: the credential.
+        base_url: the server's address; OpenAI's own where it is None.
+        model: an embedding model that can shorten its vectors.
+    """
+
+    dimensions = DIMENSIONS
+
+    def __init__(self, api_key: str, base_url: str | None, model: str) -> None:
+        self.name = f"openai-{model}-{DIMENSIONS}"
+        self._api_key = api_key
+        self._base_url = base_url
+        self._model = model
+        self._client: Any = None
+        self._loading = asyncio.Lock()
+
+    async def warm(self) -> None:
+        """Import the SDK.
+
+        Raises:
+            MemoryUnavailable: the settings do not make a client.
+        """
+        await self._connected()
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return a unit vector for each text; see `Embedder`."""
+        return (await self.counted(texts))[0]
+
+    async def counted(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
+        """Return the vectors, and how many tokens the server says the texts have."""
+        client = await self._connected()
+        vectors: list[list[float]] = []
+        tokens = 0
+        for start in range(0, len(texts), _BATCH):
+            batch = [text[:MAX_CHARS] or " " for text in texts[start : start + _BATCH]]
+            made, used = await self._ask(client, batch)
+            vectors += made
+            tokens += used
+        return vectors, tokens
+
+    async def _ask(self, client: Any, batch: list[str]) -> tuple[list[list[float]], int]:
+        from openai import OpenAIError
+
+        try:
+            answer = await client.embeddings.create(
+                input=batch,
+                model=self._model,
+                dimensions=DIMENSIONS,
+                encoding_format="float",
+            )
+        except OpenAIError as error:
+            text = f"The embedder did not answer ({type(error).__name__})."
+            raise MemoryUnavailable(text, retry_after=1) from None
+        data = sorted(answer.data, key=lambda item: item.index)
+        if [len(item.embedding) for item in data] != [DIMENSIONS] * len(batch):
+            raise MemoryUnavailable("The embedder's answer has another form than was asked for.")
+        return [unit(item.embedding) for item in data], answer.usage.prompt_tokens
+
+    async def _connected(self) -> Any:
+        async with self._loading:
+            if self._client is None:
+                self._client = await asyncio.to_thread(self._make_client)
+        return self._client
+
+    def _make_client(self) -> Any:
+        from openai import AsyncOpenAI, OpenAIError
+
+        try:
+            return AsyncOpenAI(
+                api_key=self._api_key, base_url=self._base_url, timeout=_TIMEOUT, max_retries=1
+            )
+        except OpenAIError as error:
+            text = f"The embedder cannot be used ({type(error).__name__})."
+            raise MemoryUnavailable(text) from None
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        if self._client is not None:
+            await self._client.close()
+
+
+def unit(vector: Sequence[float]) -> list[float]:
+    """Return a vector of length 1 with the same direction; all zeros where it has none."""
+    length = math.sqrt(sum(value * value for value in vector))
+    if not length or not math.isfinite(length):
+        return [0.0] * len(vector)
+    return [value / length for value in vector]

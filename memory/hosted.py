@@ -1,0 +1,251 @@
+"""Memories in mem0's own service.
+
+mem0's client speaks to it (2.2; `/v3/memories/…` for adding, listing and searching,
+`/v1/memories/…` for one memory, `/v1/event/…` for an addition, which the service only accepts and
+does later). The client asks the service who it is with a blocking request when it is made, so it
+is made in a thread, and again at the next call where that failed.
+
+A user is named by its key, tenant and name (`long_term.key_of`). The service finds a memory by its
+id alone, so every memory that comes is checked for its owner.
+
+An exchange carries its run's id as metadata: where the service has memories of it, it is not sent
+again. One that the service found nothing in leaves no trace there, and would be read once more.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+from urllib.parse import quote
+from uuid import uuid4
+
+from memory import Memories, Memory, MemoryUnavailable
+from memory.library import load
+from memory.long_term import for_mem0, key_of, memory_of, spoken
+from models import Message, Owner, clean_text
+
+TIMEOUT: Final = 10.0
+"""Seconds for one request."""
+
+ADDITION_TIMEOUT: Final = 30.0
+"""Seconds that an addition may take in the service."""
+
+NEAR: Final = 0.3
+"""The score from which a memory helps; the service's own default is lower."""
+
+_PAUSES: Final = (0.1, 0.2, 0.5, 1.0)
+"""Seconds between two questions whether an addition is done."""
+
+_PAGE: Final = 100
+
+
+def open_hosted(api_key: str, base_url: str | None) -> Memories:
+    """Return memories in mem0's service; nothing is asked yet.
+
+    Args:
+        api_key: the credential.
+        base_url: the service's address; mem0's own where it is None.
+    """
+    return HostedMemories(api_key, base_url)
+
+
+class HostedMemories:
+    """Memories in mem0's service; see `open_hosted`."""
+
+    def __init__(self, api_key: str, base_url: str | None) -> None:
+        self._api_key = api_key
+        self._base_url = base_url
+        self._client: Any = None
+        self._loading = asyncio.Lock()
+
+    async def warm(self) -> None:
+        """Import the client and check the key.
+
+        Raises:
+            MemoryUnavailable: the service is not there, or does not know the key.
+        """
+        await self._asked(_nothing)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        if self._client is not None:
+            await self._client.async_client.aclose()
+
+    async def recall(self, owner: Owner, query: str, limit: int) -> list[Memory]:
+        """Return memories near to `query`, best first; see `Memories`."""
+        return await self._ranked(owner, query, limit, NEAR)
+
+    async def search(self, owner: Owner, query: str, limit: int) -> list[Memory]:
+        """Return memories, those nearest to `query` first."""
+        return await self._ranked(owner, query, limit, 0.0)
+
+    async def _ranked(self, owner: Owner, query: str, limit: int, least: float) -> list[Memory]:
+        asked, wanted = clean_text(query).strip(), _of(owner)
+        if not asked or limit < 1:
+            return []
+        answer = await self._asked(
+            lambda client: client.search(asked, filters=wanted, top_k=limit, threshold=least)
+        )
+        return _memories(answer, owner)[:limit]
+
+    async def page(self, owner: Owner, limit: int) -> list[Memory]:
+        """Return the newest memories, newest first."""
+        newest: list[Memory] = []
+        wanted, number = _of(owner), 1
+        while len(newest) < limit:
+            answer = await self._asked(_page(wanted, number))
+            newest += _memories(answer, owner)
+            number += 1
+            if not answer.get("next"):
+                break
+        return newest[: max(0, limit)]
+
+    async def find(self, owner: Owner, memory_id: str) -> Memory | None:
+        """Return a memory."""
+        answer = await self._asked(lambda client: client.get(memory_id), missing=None)
+        found = _memories({"results": [answer]} if answer else {}, owner)
+        return found[0] if found else None
+
+    async def add(self, owner: Owner, text: str) -> Memory:
+        """Remember a text as it is."""
+        said = [{"role": "user", "content": clean_text(text)}]
+        token = uuid4().hex
+        await self._added(owner, said, False, {"added_as": token})
+        for memory in await self._marked(owner, "added_as", token):
+            return memory
+        raise MemoryUnavailable("The memory service did not say what it kept.")
+
+    async def change(self, owner: Owner, memory_id: str, text: str) -> Memory | None:
+        """Put another text in the place of a memory's."""
+        if await self.find(owner, memory_id) is None:
+            return None
+        said = clean_text(text)
+        await self._asked(lambda client: client.update(memory_id, text=said), missing=None)
+        return await self.find(owner, memory_id)
+
+    async def remove(self, owner: Owner, memory_id: str) -> bool:
+        """Forget a memory; tell whether there was one."""
+        if await self.find(owner, memory_id) is None:
+            return False
+        await self._asked(lambda client: client.delete(memory_id), missing=None)
+        return True
+
+    async def clear(self, owner: Owner) -> int:
+        """Forget all of a user's memories."""
+        key = key_of(owner)
+        answer = await self._asked(_page(_of(owner), 1))
+        await self._asked(lambda client: client.delete_all(user_id=key), missing=None)
+        return int(answer.get("count", len(answer.get("results", []))))
+
+    async def learn(self, owner: Owner, messages: Sequence[Message], run_id: str) -> int:
+        """Let the service remember what is worth it of an exchange; see `Memories`."""
+        said = [*map(for_mem0, spoken(messages))]
+        if not said or await self._marked(owner, "learned_from", run_id):
+            return 0
+        await self._added(owner, said, True, {"learned_from": run_id})
+        return len(await self._marked(owner, "learned_from", run_id))
+
+    async def _added(
+        self, owner: Owner, said: list[dict[str, str]], infer: bool, metadata: dict[str, Any]
+    ) -> None:
+        """Add messages, and wait until the service has done it."""
+        key = key_of(owner)
+        answer = await self._asked(
+            lambda client: client.add(said, user_id=key, infer=infer, metadata=metadata)
+        )
+        event = answer.get("event_id") if isinstance(answer, dict) else None
+        if event is None:
+            return
+        try:
+            async with asyncio.timeout(ADDITION_TIMEOUT):
+                await self._done(str(event))
+        except TimeoutError:
+            raise MemoryUnavailable("The memory service takes too long.", retry_after=10) from None
+
+    async def _done(self, event: str) -> None:
+        path = f"/v1/event/{quote(event, safe='')}/"
+        pauses = iter(_PAUSES)
+        while True:
+            status = (await self._asked(_got(path))).get("status")
+            if status == "SUCCEEDED":
+                return
+            if status == "FAILED":
+                raise MemoryUnavailable("The memory service failed to keep this.", retry_after=10)
+            await asyncio.sleep(next(pauses, _PAUSES[-1]))
+
+    async def _marked(self, owner: Owner, name: str, value: str) -> list[Memory]:
+        """Return the memories that carry a mark."""
+        wanted = {"AND": [_of(owner), {"metadata": {name: value}}]}
+        answer = await self._asked(_page(wanted, 1))
+        marked = [
+            item
+            for item in answer.get("results", [])
+            if (item.get("metadata") or {}).get(name) == value
+        ]
+        return _memories({"results": marked}, owner)
+
+    async def _connected(self) -> Any:
+        async with self._loading:
+            if self._client is None:
+                self._client = await asyncio.to_thread(self._make_client)
+        return self._client
+
+    def _make_client(self) -> Any:
+        import httpx
+
+        client = httpx.AsyncClient(timeout=TIMEOUT)
+        return load("mem0").AsyncMemoryClient(self._api_key, self._base_url, client)
+
+    async def _asked(self, request: Callable[[Any], Awaitable[Any]], **missing: Any) -> Any:
+        """Return the answer to a request.
+
+        Args:
+            request: makes it with the client.
+            missing: under this name, what to return where there is no such thing.
+
+        Raises:
+            MemoryUnavailable: there is no answer, or it says that something failed.
+        """
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                return await request(await self._connected())
+        except MemoryUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - three libraries' errors, none may escape
+            if "missing" in missing and type(error).__name__ == "MemoryNotFoundError":
+                return missing["missing"]
+            text = f"The memory service did not do this ({type(error).__name__})."
+            raise MemoryUnavailable(text, retry_after=1) from None
+
+
+async def _nothing(_client: Any) -> None:
+    pass
+
+
+def _got(path: str) -> Callable[[Any], Awaitable[dict[str, Any]]]:
+    async def get(client: Any) -> dict[str, Any]:
+        response = await client.async_client.get(path)
+        response.raise_for_status()
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    return get
+
+
+def _page(filters: dict[str, Any], number: int) -> Callable[[Any], Awaitable[dict[str, Any]]]:
+    def get(client: Any) -> Awaitable[dict[str, Any]]:
+        page: Awaitable[dict[str, Any]] = client.get_all(
+            filters=filters, page=number, page_size=_PAGE
+        )
+        return page
+
+    return get
+
+
+def _of(owner: Owner) -> dict[str, Any]:
+    return {"user_id": key_of(owner)}
+
+
+def _memories(answer: dict[str, Any], owner: Owner) -> list[Memory]:
+    """Return the memories of an answer that are the owner's."""
+    key = key_of(owner)
+    return [memory_of(item) for item in answer.get("results", []) if item.get("user_id") == key]
