@@ -319,7 +319,12 @@ def _title(work: Work, terminal: TerminalEvent) -> str | None:
 
 def failure(error: ParleyError) -> RunError:
     """Return an error as the end of a run."""
-    return RunError(code=error.code, message=error.message, retryable=error.retryable)
+    return RunError(
+        code=error.code,
+        message=error.message,
+        retryable=error.retryable,
+        retry_after=error.retry_after,
+    )
 
 
 def left_open(stored: StoredRun) -> list[Message]:

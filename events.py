@@ -215,11 +215,15 @@ class ChatComplete(_Event, frozen=True, kw_only=True, tag="chat_complete"):
 
 
 class RunError(_Event, frozen=True, kw_only=True, tag="error"):
-    """The end of a run that failed. `retryable`: the same request may succeed later."""
+    """The end of a run that failed. `retryable`: the same request may succeed later.
+
+    `retry_after`: in so many seconds, where that is known.
+    """
 
     code: str
     message: str
     retryable: bool
+    retry_after: float | None = None
 
 
 class Reset(_Event, frozen=True, kw_only=True, tag="reset"):

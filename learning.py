@@ -38,6 +38,9 @@ ATTEMPTS = 5
 PAUSE = 5.0
 """Seconds between two looks at the lessons that wait, and after one that could not be learned."""
 
+SETTLING = 3.0
+"""Seconds that a listing of memories waits for what is still to be learned."""
+
 PATIENCE = 10.0
 """Seconds that a clearing waits for a lesson of the same user."""
 
@@ -129,6 +132,18 @@ class LongTermMemory:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited for it has said so; nobody may have
+
+    async def settle(self, owner: Owner) -> None:
+        """Wait until what a user has said is learned, for a while; who lists memories expects it.
+
+        Raises:
+            storage.StorageUnavailable: nobody can tell now.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLING):
+                # Another process may be the one that learns it, so there is nothing to wait on.
+                while await self.store.lessons(owner):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
 
     def wake(self) -> None:
         """Look at the lessons: there is a new one."""

@@ -135,10 +135,14 @@ Content: TypeAlias = TextContent | ImageContent
 
 
 class UserMessage(msgspec.Struct, frozen=True, tag="user", tag_field="role", omit_defaults=True):
-    """What the user said. `parts`: all of it, where it is more than the text `content`."""
+    """What the user said. `parts`: all of it, where it is more than the text `content`.
+
+    `name` tells several who speak as the user apart.
+    """
 
     content: str
     parts: tuple[Content, ...] = ()
+    name: str | None = None
 
 
 class ReasoningBlock(msgspec.Struct, frozen=True):

@@ -184,6 +184,7 @@ async def health(connection: HTTPConnection, registry: Registry) -> dict[str, An
 async def _listed(
     memory: LongTermMemory, owner: Owner, query: str | None, limit: int
 ) -> MemoryList:
+    await memory.settle(owner)
     found = (
         await memory.memories.search(owner, query, limit)
         if query and query.strip()

@@ -64,11 +64,12 @@ def refusal(
         retry_after: seconds.
         errors: the faults of invalid values.
     """
-    headers = dict(headers or {})
-    if retry_after is not None:
-        headers["Retry-After"] = str(max(1, round(retry_after)))
     problem = _problem(status, detail, code, retryable=retryable, errors=errors)
-    return _shape_for(scope)(problem, headers)
+    return _shape_for(scope)(problem, (headers or {}) | _wait(retry_after))
+
+
+def _wait(seconds: float | None) -> dict[str, str]:
+    return {} if seconds is None else {"Retry-After": str(max(1, round(seconds)))}
 
 
 def _problem(
@@ -100,6 +101,8 @@ class Failure(Protocol):
     def message(self) -> str: ...  # noqa: D102
     @property
     def retryable(self) -> bool: ...  # noqa: D102
+    @property
+    def retry_after(self) -> float | None: ...  # noqa: D102
 
 
 def run_failed(
@@ -115,7 +118,7 @@ def run_failed(
     else:
         status = 502 if failure.code.startswith("upstream_") else 500
     problem = _problem(status, failure.message, failure.code, retryable=failure.retryable)
-    return shape(problem, headers)
+    return shape(problem, headers | _wait(failure.retry_after))
 
 
 def validation_faults(error: Any) -> list[dict[str, Any]]:

@@ -159,8 +159,9 @@ def _message(message: Message) -> dict[str, Any]:
     match message:
         case SystemMessage(content):
             return {"role": "system", "content": content}
-        case UserMessage(content, parts):
-            return {"role": "user", "content": [_part(part) for part in parts] or content}
+        case UserMessage(content, parts, name):
+            said = {"role": "user", "content": [_part(part) for part in parts] or content}
+            return said if name is None else {**said, "name": name}
         case ToolMessage():
             return {
                 "role": "tool",

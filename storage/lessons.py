@@ -85,6 +85,9 @@ _FORGET = delete(lessons).where(
     lessons.c.tenant == bindparam("of_tenant"), lessons.c.user_id == bindparam("of_user")
 )
 _COUNT = select(func.count()).select_from(lessons)
+_OF_USER = _COUNT.where(
+    lessons.c.tenant == bindparam("of_tenant"), lessons.c.user_id == bindparam("of_user")
+)
 
 
 def add(db: Connection, run: StoredRun, messages: Sequence[Message]) -> None:
@@ -132,6 +135,8 @@ def forget(db: Connection, owner: Owner) -> None:
     db.execute(_FORGET, {"of_tenant": owner.tenant, "of_user": owner.user})
 
 
-def count(db: Connection) -> int:
-    """Count the lessons that wait or are being learned."""
-    return db.execute(_COUNT).scalar_one()
+def count(db: Connection, owner: Owner | None) -> int:
+    """Count the lessons, of a user or of all, that wait or are being learned."""
+    if owner is None:
+        return db.execute(_COUNT).scalar_one()
+    return db.execute(_OF_USER, {"of_tenant": owner.tenant, "of_user": owner.user}).scalar_one()

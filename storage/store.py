@@ -281,9 +281,9 @@ class Store:
         """Delete all lessons of a user."""
         await self._db.write(lessons.forget, owner)
 
-    async def lessons(self) -> int:
-        """Count the lessons that wait or are being learned."""
-        return await self._db.read(lessons.count)
+    async def lessons(self, owner: Owner | None = None) -> int:
+        """Count the lessons, of a user or of all, that wait or are being learned."""
+        return await self._db.read(lessons.count, owner)
 
     # Agents
 

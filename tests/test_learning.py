@@ -213,6 +213,27 @@ async def test_clearing_waits_for_what_is_being_learned_and_forgets_what_waits(
     assert notebook.learned == [(ANN, first), (BEN, other)]
 
 
+async def test_who_lists_memories_waits_for_what_was_said_and_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = Notebook()
+    notebook.gate.clear()
+    async with remembering(tmp_path, notebook) as memory:
+        run = await teach(memory)
+        await memory.settle(BEN)
+        settling = asyncio.create_task(memory.settle(ANN))
+        await notebook.asked.wait()
+        assert not settling.done()
+        notebook.gate.set()
+        await settling
+        assert notebook.learned == [(ANN, run)]
+        notebook.gate.clear()
+        await teach(memory)
+        monkeypatch.setattr(learning, "SETTLING", 0.01)
+        await memory.settle(ANN)
+        assert len(notebook.learned) == 1
+
+
 async def test_the_services_own_model_is_asked_for_what_to_remember() -> None:
     provider = ScriptedProvider(says('{"facts":', " []}"))
     form = OutputSchema("facts", {"type": "object"})

@@ -22,6 +22,10 @@ SAID = [
     '"result":12',
     "Grace",
     "**42**",
+    '"object":"chat.completion"',
+    '"object":"embedding"',
+    "I love cooking Italian food!",
+    '"status":"success"',
     "final_output",
     "event: done",
     '"code":"invalid_value"',
@@ -48,6 +52,14 @@ async def test_a_shell_example_runs_and_gets_its_answer(code: str, said: str) ->
     async with running(demo_tokens_per_second=50) as service:
         out = await printed("bash", "-ec", code.replace("http://localhost:8000", service.url))
     assert said in out
+
+
+async def test_the_client_of_openai_prints_the_answer(tmp_path: Path) -> None:
+    (client,) = [code for kind, code in BLOCKS if kind == "python" and "openai" in code]
+    async with running() as service:
+        script = tmp_path / "client.py"
+        script.write_text(client.replace("http://localhost:8000", service.url))
+        assert "Oslo" in await printed(sys.executable, str(script))
 
 
 async def test_the_python_client_prints_the_tools_and_the_answer(tmp_path: Path) -> None:

@@ -34,8 +34,14 @@ FAILURES: dict[int | str, dict[str, Any]] = {
 
 
 def as_openai(problem: Problem, headers: dict[str, str]) -> Response:
-    """Return a problem in OpenAI's shape; what is wrong with a value is a 400 there."""
+    """Return a problem in OpenAI's shape and with its statuses.
+
+    OpenAI's SDKs repeat what failed by its status, unless `X-Should-Retry` says otherwise.
+    """
     status = 400 if problem.status == 422 else problem.status
+    if problem.code == "upstream_rate_limited":
+        status = 429
+    headers = headers | {"X-Should-Retry": "true" if problem.retryable else "false"}
     kind = "invalid_request_error" if status < 500 else "server_error"
     param = str(problem.errors[0]["field"]) if problem.errors else None
     body = error_body(problem.detail, problem.code, type=_TYPES.get(status, kind), param=param)

@@ -129,6 +129,7 @@ class FromUser(BaseModel):
 
     role: Literal["user"]
     content: Parts
+    name: Annotated[str, Field(max_length=64), TEXT] | None = None
 
 
 class FromAssistant(BaseModel):
@@ -273,7 +274,7 @@ def _message(wire: FromSystem | FromUser | FromAssistant) -> Message:
         case FromSystem():
             return SystemMessage(text_of(wire.content))
         case FromUser():
-            return user_message(wire.content)
+            return user_message(wire.content, wire.name)
         case FromAssistant():
             calls = tuple(
                 ToolCall(call.id, call.function.name, call.function.arguments)
@@ -282,15 +283,15 @@ def _message(wire: FromSystem | FromUser | FromAssistant) -> Message:
             return AssistantMessage(text_of(wire.content) or wire.refusal or "", calls)
 
 
-def user_message(content: str | list[TextPart | ImagePart]) -> UserMessage:
+def user_message(content: str | list[TextPart | ImagePart], name: str | None = None) -> UserMessage:
     """Return what a user says."""
     if isinstance(content, str):
-        return UserMessage(content)
+        return UserMessage(content, name=name)
     parts: tuple[Content, ...] = tuple(part.content() for part in content)
     text = "".join(part.text for part in parts if isinstance(part, TextContent))
     if all(isinstance(part, TextContent) for part in parts):
-        return UserMessage(text)
-    return UserMessage(text, parts)
+        return UserMessage(text, name=name)
+    return UserMessage(text, parts, name)
 
 
 def chosen(

@@ -270,6 +270,15 @@ async def test_too_many_waiting_messages_are_refused_with_a_time_to_come_back() 
     assert int(response.headers["retry-after"]) >= 1
 
 
+async def test_when_a_model_may_be_asked_again_is_passed_on() -> None:
+    script = [status(429, retry_after=7)] * 2
+    async with scripted(script, openai_max_retries=0) as (service, _):
+        async with service.session.post(service.url + "/chat", json={"message": "1"}) as response:
+            assert (response.status, response.headers["retry-after"]) == (502, "7")
+        last = (await service.stream(message="1"))[-1]
+        assert (last["code"], last["retry_after"]) == ("upstream_rate_limited", 7)
+
+
 async def test_a_full_service_refuses_and_takes_work_again_afterwards() -> None:
     async with scripted([held(text("first")), text("second")], max_active_runs=1) as (
         service,

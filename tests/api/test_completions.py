@@ -226,6 +226,7 @@ async def test_messages_of_every_role_reach_the_model_as_they_are() -> None:
     ]
     assert got[0]["content"] == "Be brief."
     assert got[1]["content"] == [word("What is "), picture, word("?")]
+    assert [message.get("name") for message in got] == [None, "ann", None, None, None, None]
     assert got[2]["tool_calls"] == ASKED["tool_calls"]
     assert (got[3]["tool_call_id"], got[3]["content"]) == ("call_1", "noted")
     assert (got[4]["content"], got[5]["content"]) == ("No.", "ab")
@@ -340,6 +341,19 @@ async def test_a_model_that_fails_is_an_error_of_the_server() -> None:
             await client.chat.completions.create(model="chat", messages=HI)
     assert failed.value.status_code == 502
     assert str(failed.value.code).startswith("upstream_")
+
+
+async def test_only_what_may_succeed_later_is_asked_for_again() -> None:
+    script = [status(401), *[status(429, retry_after=7)] * 2]
+    async with asked(script, openai_max_retries=0) as (client, upstream, _):
+        eager = client.with_options(max_retries=1)
+        with pytest.raises(openai.InternalServerError) as lasting:
+            await eager.chat.completions.create(model="chat", messages=HI)
+        assert (len(upstream.requests), lasting.value.status_code) == (1, 502)
+        with pytest.raises(openai.RateLimitError) as limited:
+            await client.chat.completions.create(model="chat", messages=HI)
+        assert limited.value.response.headers["retry-after"] == "7"
+        assert limited.value.type == "rate_limit_error"
 
 
 async def test_a_stream_that_fails_ends_in_an_error_and_is_not_closed() -> None:

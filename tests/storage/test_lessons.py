@@ -88,6 +88,7 @@ async def test_what_a_user_wants_forgotten_is_not_learned(store: Store) -> None:
     await teach(store)
     run = await teach(store, BEN)
     await teach(store)
+    assert (await store.lessons(ANN), await store.lessons(BEN)) == (2, 1)
     await store.forget_lessons(ANN)
     assert await store.lessons() == 1
     assert (await taken(store)).run_id == run.id
