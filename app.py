@@ -168,22 +168,22 @@ def make_memory(
     # The stand-in can read nothing out of an exchange: what was said is kept as it is.
     ask = None if settings.provider == "demo" else asker(provider)
     folder = settings.data_dir / "memory"
-    is_eager = True
+    is_local = False
     if settings.mem0_api_key is not None:
         key = settings.mem0_api_key.get_secret_value()
         memories = open_hosted(key, settings.mem0_base_url)
     elif store.kind == "postgresql":
         memories = open_postgres(settings.storage_url, embedder, ask)
     else:
-        memories = open_local(folder, embedder, ask)
-        is_eager = folder.exists()  # nobody has to wait for what nobody has used yet
+        memories, is_local = open_local(folder, embedder, ask), True
     return LongTermMemory(
         memories,
         store,
         timeout=settings.memory_recall_timeout,
         limit=settings.memory_recall_limit,
         capacity=settings.memory_queue_size,
-        is_eager=is_eager,
+        # A folder is made when its first memory is.
+        may_hold=folder.exists if is_local else lambda: True,
     )
 
 

@@ -89,7 +89,7 @@ class LongTermMemory:
         timeout: seconds that an answer waits for its memories.
         limit: how many of them it gets.
         capacity: how many exchanges may wait to be learned from.
-        is_eager: there may be memories from before, so it prepares itself at once.
+        may_hold: tells whether there may be any memories; where there are none, nobody waits.
     """
 
     memories: Memories
@@ -97,7 +97,7 @@ class LongTermMemory:
     timeout: float
     limit: int
     capacity: int
-    is_eager: bool = True
+    may_hold: Callable[[], bool] = lambda: True
     _due: asyncio.Event = field(default_factory=asyncio.Event)
     _learning: Lesson | None = None
     _learned: asyncio.Event = field(default_factory=asyncio.Event)
@@ -123,10 +123,24 @@ class LongTermMemory:
 
     def recall(self, owner: Owner, text: str) -> Recall:
         """Begin to look for what helps to answer a text."""
-        task = asyncio.create_task(self.memories.recall(owner, text, self.limit))
+        task = asyncio.create_task(self._found(owner, text))
         self._tasks.add(task)
         task.add_done_callback(self._recalled)
         return Recall(task, asyncio.get_running_loop().time() + self.timeout)
+
+    async def _found(self, owner: Owner, text: str) -> list[Memory]:
+        """Return what is near to a text, and as far as there is room the newest besides.
+
+        "What do you know about me?" is near to nothing.
+        """
+        if not self.may_hold():
+            return []
+        near = await self.memories.recall(owner, text, self.limit)
+        if len(near) == self.limit:
+            return near
+        known = {memory.id for memory in near}
+        newest = await self.memories.page(owner, self.limit)
+        return [*near, *(memory for memory in newest if memory.id not in known)][: self.limit]
 
     def _recalled(self, task: "asyncio.Task[object]") -> None:
         self._tasks.discard(task)
@@ -167,7 +181,7 @@ class LongTermMemory:
 
     async def _work(self) -> None:
         """Learn, one exchange after the other, for as long as the service runs."""
-        if self.is_eager:
+        if self.may_hold():
             with suppress(MemoryUnavailable):  # each call tries again
                 await self.memories.warm()
         while True:

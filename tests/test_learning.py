@@ -42,6 +42,11 @@ class Notebook:
         text = f"{owner.user} asked {query}"
         return [Memory(id="m", text=text, created_at=when, updated_at=when)][:limit]
 
+    async def page(self, owner: Owner, limit: int) -> list[Memory]:
+        when = a_run().created_at
+        found = [("m", "the same"), ("n", "newer"), ("o", "older")]
+        return [Memory(id=i, text=t, created_at=when, updated_at=when) for i, t in found][:limit]
+
     async def learn(self, owner: Owner, messages: Sequence[Message], run_id: str) -> int:
         self.asked.set()
         await self.gate.wait()
@@ -88,7 +93,15 @@ async def until_empty(memory: LongTermMemory) -> None:
 async def test_what_is_remembered_becomes_a_block_of_data(tmp_path: Path) -> None:
     async with remembering(tmp_path, Notebook()) as memory:
         block = await memory.recall(ANN, "for pasta").block()
-    assert '"ann asked for pasta"' in block
+    assert block.splitlines()[-4:-1] == ['"ann asked for pasta"', '"newer"', '"older"']
+
+
+async def test_what_is_near_goes_before_what_is_new(tmp_path: Path) -> None:
+    async with remembering(tmp_path, Notebook()) as memory:
+        for limit, told in {1: ['"ann asked for x"'], 2: ['"ann asked for x"', '"newer"']}.items():
+            memory.limit = limit
+            block = await memory.recall(ANN, "for x").block()
+            assert [line for line in block.splitlines() if line.startswith('"')] == told
 
 
 async def test_an_answer_does_not_wait_for_what_comes_late(
@@ -121,6 +134,15 @@ async def test_a_recall_that_nobody_waits_for_ends_with_the_service(tmp_path: Pa
         memory.recall(ANN, "for wine").drop()
     assert notebook.is_closed
     assert memory._tasks == set()
+
+
+async def test_nobody_waits_for_memories_that_cannot_be_there(tmp_path: Path) -> None:
+    notebook = Notebook()
+    notebook.gate.clear()
+    async with remembering(tmp_path, notebook) as memory:
+        memory.may_hold = lambda: False
+        assert await memory.recall(ANN, "for pasta").block() == ""
+        assert not notebook.asked.is_set()
 
 
 async def test_what_waits_is_learned_in_its_order(tmp_path: Path) -> None:

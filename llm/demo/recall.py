@@ -2,15 +2,19 @@
 
 Nothing is stored: each question is answered from the messages of its request. A statement
 ("I work as a software engineer") is kept in the user's own words and told back in the second
-person. Where a system prompt lists remembered facts, its bullets count as said before.
+person. Where a system prompt lists remembered facts, as bullets or as JSON strings, they count as
+said before.
 
 Every pattern is linear; of each message the first `_MAX_CHARS` are read.
 """
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from typing import Literal, NamedTuple, TypeAlias
+
+import msgspec
 
 from llm.demo.words import words
 from models import AssistantMessage, Message, SystemMessage, UserMessage
@@ -75,10 +79,17 @@ def _statements(messages: Sequence[Message]) -> Iterator[str]:
             "remember|memor|known", message.content
         ):
             for line in message.content[:_MAX_CHARS].splitlines():
-                if _BULLET.match(line):
+                if line.startswith('"'):  # long-term memory is told as JSON strings
+                    yield from _strings(line)
+                elif _BULLET.match(line):
                     yield _BULLET.sub("my " if "user" in line[:12].lower() else "", line)
         elif isinstance(message, UserMessage):
             yield message.content[:_MAX_CHARS]
+
+
+def _strings(line: str) -> Iterator[str]:
+    with suppress(msgspec.DecodeError):
+        yield msgspec.json.decode(line, type=str)
 
 
 def _facts_in(text: str) -> Iterator[Fact]:

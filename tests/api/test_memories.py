@@ -82,8 +82,12 @@ async def test_the_stand_in_keeps_what_was_said_as_it_was(tmp_path: Path) -> Non
         await say(client, ASK, user="ann")
         assert await learned(service, "ann", 1) == [LOVE]
         assert await memories_of(service, "ben") == []
-    async with running(data_dir=tmp_path) as service:
+    patient: dict[str, Any] = {"data_dir": tmp_path, "memory_recall_timeout": 10}
+    async with running(**patient) as service, sdk(service) as client:
         assert await memories_of(service, "ann", query="pasta") == [LOVE]
+        likes = "You love cooking Italian food."
+        assert await say(client, "What do I like?", user="ann") == likes
+        assert await say(client, "What do I like?", user="ben") != likes
 
 
 async def test_an_agent_or_a_request_may_remember(tmp_path: Path) -> None:

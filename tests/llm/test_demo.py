@@ -2,6 +2,7 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from llm.demo import DemoProvider
 from llm.demo.understanding import ARGUMENTS
+from memory import Memory
+from memory.prompt import as_data
 from models import (
     AssistantMessage,
     EndPart,
@@ -280,6 +283,17 @@ async def test_a_nationality_is_not_a_name() -> None:
 async def test_a_question_is_not_a_statement() -> None:
     text = await answer("My name is Bob?", "what's my name?")
     assert text == "You haven't told me your name, as far back as I see."
+
+
+async def test_long_term_memories_count_as_said() -> None:
+    when = datetime(2026, 1, 1, tzinfo=UTC)
+    texts = ["Hello! I love cooking Italian food.", 'My name is "Sarah".']
+    block = as_data([Memory(id="m", text=t, created_at=when, updated_at=when) for t in texts])
+    system = SystemMessage(f"Be kind.\n\n{block}")
+    assert await answer(system, "what do I like?") == "You love cooking Italian food."
+    assert "Sarah" in await answer(system, "what's my name?")
+    broken = SystemMessage('These are remembered:\n"My name is Sarah')
+    assert "Sarah" not in await answer(broken, "what's my name?")
 
 
 async def test_facts_in_the_system_prompt_count_as_said() -> None:
