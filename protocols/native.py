@@ -25,21 +25,23 @@ _TYPES = {
 
 
 class EventsEncoder:
-    """Events to SSE frames. Its only memory is the epoch, which a `reset` changes."""
+    """Events of one run to SSE frames. Its only memory is the epoch, which a `reset` changes."""
 
     media_type: ClassVar[str] = "text/event-stream"
     heartbeat: ClassVar[bytes] = sse.HEARTBEAT
 
     def __init__(self, epoch: int) -> None:
         self._epoch = epoch
+        self._run = b""  # `<run_id>:<epoch>:`, made once
 
     def encode(self, event: ReaderEvent) -> bytes:
         """Return one frame."""
         if type(event) is Reset:
-            self._epoch = event.epoch
+            self._epoch, self._run = event.epoch, b""
             return sse.frame(_encode(event).decode())
-        place = b"%b:%d:%d" % (event.run_id.encode(), self._epoch, event.seq)
-        return sse.json_frame(_encode(event), place)
+        if not self._run:
+            self._run = f"{event.run_id}:{self._epoch}:".encode()
+        return sse.json_frame(_encode(event), b"%b%d" % (self._run, event.seq))
 
     def end(self) -> bytes:
         """Return nothing: the terminal event is the end."""
@@ -47,19 +49,27 @@ class EventsEncoder:
 
 
 class WebSocketEncoder:
-    """Events to WebSocket text messages in UTF-8, for one subscription."""
+    """Events of one run to WebSocket text messages in UTF-8, for one subscription.
+
+    What all messages of a type begin with is made once.
+    """
 
     def __init__(self, epoch: int, request_id: str | None) -> None:
         self._epoch = epoch
         self._request = f'"request_id":"{request_id}",' if request_id is not None else ""
+        self._heads: dict[type[ReaderEvent], bytes] = {}
 
     def encode(self, event: ReaderEvent) -> bytes:
         """Return one message."""
-        kind = _TYPES[type(event)]
         if type(event) is Reset:
             self._epoch = event.epoch
-            place = ""
-        else:
-            place = f'"id":"{event.run_id}:{self._epoch}:{event.seq}",'
-        head = f'{{"type":"{kind}",{self._request}{place}"data":'
-        return b"%b%b}" % (head.encode(), _encode(event))
+            self._heads.clear()
+            return b'{"type":"reset",%b"data":%b}' % (self._request.encode(), _encode(event))
+        head = self._heads.get(type(event)) or self._head(event)
+        return b'%b%d","data":%b}' % (head, event.seq, _encode(event))
+
+    def _head(self, event: ReaderEvent) -> bytes:
+        place = f'"id":"{event.run_id}:{self._epoch}:'
+        head = f'{{"type":"{_TYPES[type(event)]}",{self._request}{place}'.encode()
+        self._heads[type(event)] = head
+        return head
