@@ -122,7 +122,6 @@ def make_provider(settings: Settings) -> Provider:
             default_model=settings.anthropic_model,
             max_retries=settings.openai_max_retries,
             timeout=settings.openai_timeout,
-            temperature=None,  # its newer models refuse any
             max_tokens=settings.openai_max_tokens,
         )
     return Router(providers, settings.provider)

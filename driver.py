@@ -18,8 +18,8 @@ from conversations import title_of, window
 from errors import Conflict, ParleyError, RunTimeout, Unavailable
 from events import ChatComplete, RunError, TerminalEvent, stamped
 from hub import Hub, Log
-from intake import last_said, remains_of, text_of
-from learning import LongTermMemory
+from intake import is_passing, last_said, remains_of, text_of
+from learning import LESSON_CHARS, LongTermMemory
 from models import (
     AssistantMessage,
     ChatRequest,
@@ -33,7 +33,7 @@ from models import (
 )
 from recovery import MAX_EPOCHS, successors, told_again
 from runs import Limits, Run, Work
-from storage import Begin, StoredRun
+from storage import Begin, StorageUnavailable, StoredRun
 from storage.store import Store
 from turns import INTERRUPTED, Journal, Turns, to_its_end
 
@@ -225,6 +225,8 @@ class Driver:
         if begin is not None:
             await to_its_end(asyncio.ensure_future(work.floor.wait()))
         messages = _unsaved(run.stored, work, terminal)
+        if is_passing(work.request):  # its turns were stored for the case of a crash only
+            begin, messages = Begin(reset=True) if _saved(work) else None, []
         terminal = stamped(terminal, run.id, log.last_seq + 1)
         run.stored = msgspec.structs.replace(run.stored, request=remains_of(work.request))
         lesson = _lesson(work, terminal) if self._memory is not None else ()
@@ -235,12 +237,25 @@ class Driver:
             terminal = stamped(failure(error), run.id, log.last_seq + 1)
             self._unsaved.append(end._replace(terminal=terminal, lesson=()))
         except Exception:  # a mistake of ours must end this run, and only it
-            logger.exception("The end of run %s could not be stored", run.id)
+            logger.exception("What run %s said could not be stored", run.id)
             terminal = stamped(failure(ParleyError(_MISTAKE)), run.id, log.last_seq + 1)
+            await self.store_end(run.stored, [], terminal)
         log.append(terminal)
         run.terminal = terminal
         run.finished_at = datetime.now(UTC)
         self._leave(run, work)
+
+    async def store_end(
+        self, run: StoredRun, messages: list[Message], terminal: TerminalEvent
+    ) -> None:
+        """Store that a run has ended, now or as soon as that is possible. Never raises."""
+        end = _End(run, messages, terminal, title=None, begin=None)
+        try:
+            await to_its_end(asyncio.ensure_future(self._store.finish(*end)))
+        except StorageUnavailable:
+            self._unsaved.append(end)
+        except Exception:  # it concerns this run only
+            logger.exception("The end of run %s could not be stored", run.id)
 
     async def _store_end(self, end: _End) -> None:
         if not await self._store.finish(*end):
@@ -264,7 +279,13 @@ class Driver:
             storage.StorageUnavailable: it is still not possible.
         """
         while self._unsaved:
-            await self._store.finish(*self._unsaved[0])
+            end = self._unsaved[0]
+            try:
+                await self._store.finish(*end)
+            except StorageUnavailable:
+                raise
+            except Exception:  # it would fail again, and must not keep back the others
+                logger.exception("The end of run %s could not be stored", end.run.id)
             self._unsaved.popleft()
 
 
@@ -286,9 +307,10 @@ def _lesson(work: Work, terminal: TerminalEvent) -> tuple[Message, ...]:
     said = text_of(work.request)
     if not isinstance(terminal, ChatComplete) or not said or not _remembers(work):
         return ()
-    if terminal.finish_reason == "cancelled":
+    if terminal.finish_reason in ("cancelled", "tool_calls"):  # the rest of it comes with another
         return ()
-    return UserMessage(said), AssistantMessage(terminal.final_response)
+    answer = AssistantMessage(terminal.final_response[:LESSON_CHARS])
+    return UserMessage(said[:LESSON_CHARS]), answer
 
 
 def up_to_user(messages: list[Message]) -> list[Message]:
@@ -312,7 +334,7 @@ def _saved(work: Work) -> bool:
 
 def _title(work: Work, terminal: TerminalEvent) -> str | None:
     """Return what a conversation may be called after a run, which may have answered anew."""
-    if not isinstance(terminal, ChatComplete) or work.turns is None:
+    if not isinstance(terminal, ChatComplete) or work.turns is None or is_passing(work.request):
         return None
     return title_of(text_of(work.request) or last_said(work.turns.context))
 

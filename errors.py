@@ -48,13 +48,6 @@ class NotFound(ClientError):
     status = 404
 
 
-class Forbidden(ClientError):
-    """The caller may not do this."""
-
-    code = "forbidden"
-    status = 403
-
-
 class Conflict(ClientError):
     """The request contradicts the present state."""
 

@@ -4,10 +4,14 @@ Requests are stored with their runs as JSON, so that a run can be taken up again
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
+from pydantic import ValidationError
 
+from errors import ParleyError
 from models import (
+    AS_CONFIGURED,
     ChatRequest,
     Completion,
     EditRequest,
@@ -17,7 +21,7 @@ from models import (
     RunRequest,
     UserMessage,
 )
-from storage import Begin, Entry
+from storage import UNREADABLE, Begin, Entry
 
 
 def owner_of(request: RunRequest) -> Owner:
@@ -94,17 +98,35 @@ def encoded(request: RunRequest) -> str:
 def remains_of(request: RunRequest) -> str:
     """Return what is stored of a request when its run has ended.
 
-    That is nothing, except for whoever asked for a completion: what they wanted to find again.
+    That is nothing, except of a completion that can be gone on with: what its client wants to find
+    again.
     """
-    if not isinstance(request, Completion):
+    if not isinstance(request, Completion) or not request.is_kept:
         return ""
-    rest = msgspec.structs.replace(request, messages=(), instructions="", tools=())
+    rest = msgspec.structs.replace(
+        request, messages=(), instructions="", tools=(), options=AS_CONFIGURED
+    )
     return encoded(rest)
 
 
+def is_passing(request: RunRequest) -> bool:
+    """Tell whether nothing of an exchange is to stay behind its run but the run's outcome."""
+    return isinstance(request, Completion) and not request.is_kept
+
+
 def decoded(said: str) -> RunRequest:
-    """Return a stored request."""
-    fields = msgspec.json.decode(said)
+    """Return a stored request.
+
+    Raises:
+        errors.ParleyError: it was stored by another version, and says nothing here.
+    """
+    try:
+        return _decoded(msgspec.json.decode(said, type=dict[str, Any]))
+    except (msgspec.MsgspecError, ValidationError):
+        raise ParleyError(UNREADABLE, code="interrupted") from None
+
+
+def _decoded(fields: dict[str, Any]) -> RunRequest:
     if "completion" in fields:
         return msgspec.convert(fields["completion"], Completion)
     if "message_id" in fields:

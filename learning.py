@@ -44,6 +44,13 @@ SETTLING = 3.0
 PATIENCE = 10.0
 """Seconds that a clearing waits for a lesson of the same user."""
 
+LESSON_CHARS = 20_000
+"""Characters of a message that are learned from; what is longer is cut."""
+
+ANSWER_TOKENS = 8_000
+MAX_ANSWER = 200_000
+"""Tokens that a model may answer when it reads an exchange, and characters that are taken."""
+
 AskModel = Callable[[Sequence[Message], OutputSchema | None], Awaitable[str]]
 
 logger = logging.getLogger("parley.memory")
@@ -235,13 +242,20 @@ def asker(provider: Provider) -> AskModel:
         request = ModelRequest(
             model=provider.default_model,
             messages=tuple(messages),
-            options=ModelOptions(output=output),
+            options=ModelOptions(output=output, max_tokens=ANSWER_TOKENS),
         )
         pieces: list[str] = []
+        size = 0
         try:
             async with aclosing(provider.stream(request)) as batches:
                 async for batch in batches:
-                    pieces += [part.content for part in batch if isinstance(part, TextPart)]
+                    said = [part.content for part in batch if isinstance(part, TextPart)]
+                    pieces += said
+                    size += sum(map(len, said))
+                    if size > MAX_ANSWER:
+                        raise MemoryUnavailable("The model's answer is too long.")
+        except MemoryUnavailable:
+            raise
         except ParleyError as error:
             raise MemoryUnavailable(f"The model did not answer: {error.message}") from None
         return "".join(pieces)

@@ -49,6 +49,9 @@ HOUSEKEEPING = 10.0
 RETRY = 1.0
 """Seconds between two attempts to store what the database did not take."""
 
+PATIENCE = 5.0
+"""Seconds that a deletion waits for the end of the runs that it cancels."""
+
 logger = logging.getLogger("parley.registry")
 
 
@@ -309,7 +312,7 @@ class AgentRegistry:
             except ParleyError as error:
                 terminal = stamped(failure(error), stored.id, 2)
                 gone = msgspec.structs.replace(stored, request="")
-                await self.store.finish(gone, left_open(stored), terminal)
+                await self._driver.store_end(gone, left_open(stored), terminal)
 
     def _resume(self, stored: StoredRun) -> None:
         self._known.forget(stored.id)
@@ -422,7 +425,7 @@ class AgentRegistry:
             raise NotFound("This call is not under way.", code="tool_call_not_found")
         task.cancel()
 
-    async def quiet(self, owner: Owner, conversation_id: str, patience: float) -> None:
+    async def quiet(self, owner: Owner, conversation_id: str, patience: float = PATIENCE) -> None:
         """Cancel all runs of a conversation, and wait until they have ended.
 
         Raises:
@@ -434,6 +437,17 @@ class AgentRegistry:
         tasks = [run.work.task for run in runs if run.work and run.work.task]
         if tasks and (await asyncio.wait(tasks, timeout=patience))[1]:
             raise Conflict("A run of this conversation does not end.", code="conversation_busy")
+
+    async def clear(self, owner: Owner, conversation_id: str) -> None:
+        """Forget what was said in a conversation; its runs are cancelled, and forgotten.
+
+        Raises:
+            errors.Conflict: one of them does not end.
+            storage.StorageUnavailable: nothing is forgotten now.
+        """
+        await self.quiet(owner, conversation_id)
+        await self.store.clear(owner, conversation_id)
+        self.forget(owner, conversation_id)
 
     def drain(self) -> None:
         """Refuse new runs from now on."""

@@ -25,6 +25,7 @@ from models import (
     TokenUsage,
 )
 from storage import ANY_ENTRY, Begin, Entry, StoredRun
+from storage.runs import status_of
 from turns import Turns
 
 Ending: TypeAlias = Literal["cancelled", "superseded", "shutting_down"]
@@ -137,15 +138,9 @@ class Run:
     @property
     def status(self) -> RunStatus:
         """Where the run stands."""
-        match self.terminal:
-            case None:
-                return "queued" if self.started_at is None else "running"
-            case RunError():
-                return "failed"
-            case ChatComplete(finish_reason="cancelled"):
-                return "cancelled"
-            case ChatComplete():
-                return "completed"
+        if self.terminal is None:
+            return "queued" if self.started_at is None else "running"
+        return status_of(self.terminal)
 
     def end(self, reason: Ending) -> None:
         """Cancel the run's task, once; how it ended follows from the first reason."""

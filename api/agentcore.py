@@ -109,7 +109,7 @@ def _sent(connection: HTTPConnection, name: str, longest: int) -> str | None:
 
 
 def _fitting(value: str, pattern: str, kind: str) -> str:
-    if re.fullmatch(pattern, value):
+    if re.fullmatch(pattern, value) and not re.fullmatch(rf"{kind}_[0-9a-f]{{64}}", value):
         return value
     return f"{kind}_{hashlib.sha256(value.encode()).hexdigest()}"
 

@@ -30,9 +30,6 @@ from storage import ConversationRecord, NoSuchConversation
 
 router = APIRouter(tags=["conversations"], responses=PROBLEMS)
 
-QUIET_PATIENCE = 5.0
-"""Seconds that a deletion waits for the end of the runs that it cancels."""
-
 ConversationId = Annotated[str, Path(pattern=ID_PATTERN)]
 
 
@@ -111,7 +108,7 @@ async def delete_conversation(
     conversation_id: ConversationId, registry: Registry, owner: OwnerOfQuery
 ) -> dict[str, str]:
     """Delete a conversation for good; a run in it is cancelled."""
-    await registry.quiet(owner, conversation_id, QUIET_PATIENCE)
+    await registry.quiet(owner, conversation_id)
     if not await registry.store.delete(owner, conversation_id):
         raise _none()
     registry.forget(owner, conversation_id)

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from models import AssistantMessage, ConversationView, MessageView, Owner, ToolMessage
 from storage import StoredMessage
+from storage.runs import role_of
 from storage.store import Store
 
 PAGE: Final = 1000
@@ -68,7 +69,7 @@ def message_view(stored: StoredMessage) -> MessageView:
     message = stored.message
     view = MessageView(
         id=stored.id,
-        role=str(message.__struct_config__.tag),
+        role=role_of(message),
         content=message.content,
         created_at=stored.created_at,
         run_id=stored.run_id,

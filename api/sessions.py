@@ -41,8 +41,7 @@ from models import (
 from registry import AgentRegistry
 from roster import BUILT_IN
 from runs import Run
-
-QUIET_PATIENCE = 5.0
+from storage.runs import role_of
 
 
 def _kind(value: Any) -> str:
@@ -231,16 +230,13 @@ async def _need_sessions(remembers: RemembersSessions) -> None:
 async def _session(registry: AgentRegistry, owner: Owner, session_id: str) -> Session:
     found = await registry.store.messages(owner, session_id)
     messages = [
-        {"role": str(stored.message.__struct_config__.tag), "content": stored.message.content}
-        for stored in found
+        {"role": role_of(stored.message), "content": stored.message.content} for stored in found
     ]
     return Session(session_id=session_id, messages=messages, message_count=len(messages))
 
 
 async def _clear(registry: AgentRegistry, owner: Owner, session_id: str) -> Cleared:
-    await registry.quiet(owner, session_id, QUIET_PATIENCE)
-    await registry.store.clear(owner, session_id)
-    registry.forget(owner, session_id)
+    await registry.clear(owner, session_id)
     return Cleared(session_id=session_id)
 
 

@@ -4,6 +4,7 @@ A user is a name that the client chose. What is said here is the user's conversa
 which is also one of `GET /conversations?user_id=…`. The stream's own protocol is `chunks`.
 """
 
+import asyncio
 import os
 import platform
 import resource
@@ -35,12 +36,12 @@ from models import (
     UserId,
     UserMessage,
 )
+from registry import AgentRegistry
 from storage import StoredMessage
 
 router = APIRouter(prefix="/api", tags=["users"], responses=PROBLEMS)
 
 CONVERSATION = "default"
-QUIET_PATIENCE = 5.0
 
 _STARTED = time.monotonic()
 
@@ -147,9 +148,7 @@ async def get_history(user_id: UserIdInPath, registry: Registry) -> UserHistory:
 async def clear_history(user_id: UserIdInPath, registry: Registry) -> dict[str, str]:
     """Forget what was said in the user's conversation; a run in it is cancelled."""
     owner = Owner(user=user_id)
-    await registry.quiet(owner, CONVERSATION, QUIET_PATIENCE)
-    await registry.store.clear(owner, CONVERSATION)
-    registry.forget(owner, CONVERSATION)
+    await registry.clear(owner, CONVERSATION)
     return {"user_id": user_id, "message": "The conversation's history was cleared."}
 
 
@@ -167,20 +166,29 @@ async def health(request: Request) -> dict[str, str]:
 async def detailed_health(
     request: Request, response: Response, registry: Registry
 ) -> DetailedHealth:
-    """Tell the state of each part. It holds no secret and asks no model."""
+    """Tell the state of each part. It holds no secret and asks no model.
+
+    The provider is unavailable while it is left alone because it failed again and again;
+    `memory` is the long-term one, `load` what the process uses.
+    """
+    database, memory = await asyncio.gather(
+        _database(registry), _memory(registry, request.app.state.memory is not None)
+    )
+    provider = registry.provider
     components = {
-        "database": await _database(registry),
+        "database": database,
         "model_provider": Component(
-            status="healthy",
-            details={"name": registry.provider.name, "model": registry.provider.default_model},
+            status="healthy" if provider.is_available else "unavailable",
+            details={"name": provider.name, "model": provider.default_model},
         ),
-        "memory": Component(status="healthy", details={"resident_peak": _peak_memory()}),
+        "memory": memory,
         "load": Component(
             status="draining" if registry.draining else "healthy",
             details={
                 "active_runs": registry.active_runs,
                 "load_average": [round(each, 2) for each in os.getloadavg()],
                 "processors": os.cpu_count(),
+                "resident_peak": _peak_memory(),
             },
         ),
     }
@@ -200,7 +208,7 @@ async def detailed_health(
     )
 
 
-async def _database(registry: Registry) -> Component:
+async def _database(registry: AgentRegistry) -> Component:
     began = time.perf_counter()
     try:
         await registry.store.ping()
@@ -212,6 +220,17 @@ async def _database(registry: Registry) -> Component:
     return Component(
         status="healthy", details={"kind": registry.store.kind, "latency_ms": milliseconds}
     )
+
+
+async def _memory(registry: AgentRegistry, is_enabled: bool) -> Component:
+    """Return the state of the long-term memory: how many exchanges are still to be learned."""
+    if not is_enabled:
+        return Component(status="healthy", details={"enabled": False})
+    try:
+        waiting = await registry.store.lessons()
+    except Unavailable as error:
+        return Component(status="unavailable", details={"enabled": True, "error": error.message})
+    return Component(status="healthy", details={"enabled": True, "lessons_waiting": waiting})
 
 
 def _peak_memory() -> int:

@@ -17,6 +17,11 @@ class Provider(Protocol):
     name: str
     default_model: str
 
+    @property
+    def is_available(self) -> bool:
+        """Whether it makes sense to ask the default model now."""
+        ...
+
     def stream(self, request: ModelRequest) -> AsyncGenerator[list[ReplyPart], None]:
         """Ask the model and yield its reply as it arrives.
 

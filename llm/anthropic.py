@@ -14,7 +14,7 @@ reference, "Create a message"):
 
 Since version 2026-10-21, which the SDK asks for, the API refuses `temperature` and `top_p`. A
 request that has one of them asks for the version before, whose older models, like other servers,
-still know it.
+still know it; by itself this sends none.
 """
 
 import hashlib
@@ -77,7 +77,6 @@ class AnthropicProvider(SdkProvider["AsyncAnthropic", AnthropicFailures]):
         default_model: the model of requests that name none.
         max_retries: how often a request is repeated that got no stream.
         timeout: seconds without a byte after which a request or a stream is given up.
-        temperature: for requests that have none; not sent where None, at most 1.
         max_tokens: for requests that have none; `MAX_TOKENS` where None.
     """
 
@@ -91,7 +90,6 @@ class AnthropicProvider(SdkProvider["AsyncAnthropic", AnthropicFailures]):
         default_model: str,
         max_retries: int,
         timeout: float,
-        temperature: float | None,
         max_tokens: int | None,
     ) -> None:
         super().__init__(
@@ -102,7 +100,6 @@ class AnthropicProvider(SdkProvider["AsyncAnthropic", AnthropicFailures]):
             max_retries=max_retries,
             timeout=timeout,
         )
-        self._temperature = temperature
         self._max_tokens = max_tokens or MAX_TOKENS
 
     def _make_client(self) -> "AsyncAnthropic":
@@ -163,9 +160,8 @@ class AnthropicProvider(SdkProvider["AsyncAnthropic", AnthropicFailures]):
         values["stop_sequences"] = [text for text in options.stop if text.strip()] or None
         if options.output is not None and options.output.schema is not None:
             values["output_config"] = {"format": _format(options.output.schema)}
-        wanted = self._temperature if options.temperature is None else options.temperature
-        if wanted is not None:
-            values["temperature"] = min(wanted, _MAX_TEMPERATURE)
+        if options.temperature is not None:
+            values["temperature"] = min(options.temperature, _MAX_TEMPERATURE)
         return {name: value for name, value in values.items() if value is not None}
 
 

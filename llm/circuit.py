@@ -56,10 +56,17 @@ class Circuit:
         """Let a request through, or not; the caller tells the attempt what came of it."""
         if not self._cooldown:
             return Attempt(self, self._period)
-        if self._trial is not None or self._clock() < self._until:
+        if self.refuses:
             return None
         self._trial = Attempt(self, self._period)
         return self._trial
+
+    @property
+    def refuses(self) -> bool:
+        """Whether `enter` lets nobody through now."""
+        if not self._cooldown:
+            return False
+        return self._trial is not None or self._clock() < self._until
 
     @property
     def rest(self) -> float:

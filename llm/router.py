@@ -69,6 +69,11 @@ class Router:
         self.name = providers[default].name
         self.default_model = self.answering(None)
 
+    @property
+    def is_available(self) -> bool:
+        """Whether the default provider is asked now, or left alone."""
+        return not self._circuits[self._default].refuses
+
     async def stream(self, request: ModelRequest) -> AsyncGenerator[list[ReplyPart], None]:
         """Ask the model, or else its fall-backs; see `llm.Provider`.
 

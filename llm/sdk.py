@@ -8,6 +8,9 @@ and decoded into small structs (2 us a token, against 160).
 
 An SDK takes most of a second to import and reads certificates, so both happen in a thread, at
 `warm()` or else at the first request.
+
+With each request the SDKs look at `httpx`, where anybody has imported it, and break while another
+thread is in the middle of that. mem0 imports it late; so it is imported here, before all threads.
 """
 
 import asyncio
@@ -17,6 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+import httpx  # noqa: F401 - see above
 import msgspec
 
 from errors import UpstreamError
@@ -79,6 +83,8 @@ class SdkProvider(ABC, Generic[C, F]):
     """
 
     name: str
+    is_available = True
+    """Nothing is known against it: the router remembers who has failed."""
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ import asyncio
 import importlib
 import logging
 import math
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,7 +42,10 @@ class WordllamaEmbedder:
     dimensions = 256
 
     def __init__(self) -> None:
+        # A recall must not wait behind somebody's two thousand texts.
         self._thread = ThreadPoolExecutor(1, "memory-embedder")
+        self._bulk = ThreadPoolExecutor(1, "embeddings")
+        self._loading = threading.Lock()
         self._model: Any = None
 
     async def warm(self) -> None:
@@ -54,27 +58,32 @@ class WordllamaEmbedder:
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return a unit vector for each text; see `Embedder`. One without words is all zeros."""
-        return await self._in_thread(self._embed, texts)
+        return await self._in_thread(self._thread, self._embed, texts)
 
     async def counted(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
         """Return the vectors, and how many tokens they were made of."""
-        return await self._in_thread(self._embed, texts), await self._in_thread(self._count, texts)
+        vectors = await self._in_thread(self._bulk, self._embed, texts)
+        return vectors, await self._in_thread(self._bulk, self._count, texts)
 
-    async def _in_thread(self, work: Callable[[Sequence[str]], _T], texts: Sequence[str]) -> _T:
+    async def _in_thread(
+        self, thread: ThreadPoolExecutor, work: Callable[[Sequence[str]], _T], texts: Sequence[str]
+    ) -> _T:
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._thread, work, texts)
+            return await loop.run_in_executor(thread, work, texts)
         except (ImportError, OSError) as error:
             text = f"The embedder cannot be loaded ({type(error).__name__})."
             raise MemoryUnavailable(text) from error
 
     def _embed(self, texts: Sequence[str]) -> list[list[float]]:
-        if self._model is None:
-            self._model = _load()
+        with self._loading:
+            if self._model is None:
+                self._model = _load()
         vectors: list[list[float]] = []
         for start in range(0, len(texts), _BATCH):
             batch = [text[:MAX_CHARS] for text in texts[start : start + _BATCH]]
-            vectors += self._model.embed(batch, norm=False).tolist()
+            # One by one, because it pads a batch to its longest text.
+            vectors += self._model.embed(batch, norm=False, batch_size=1).tolist()
         return [unit(vector) for vector in vectors]
 
     def _count(self, texts: Sequence[str]) -> int:
@@ -82,8 +91,9 @@ class WordllamaEmbedder:
         return sum(sum(text.attention_mask) for text in read)
 
     async def aclose(self) -> None:
-        """End the thread."""
+        """End the threads."""
         self._thread.shutdown(wait=False)
+        self._bulk.shutdown(wait=False)
 
 
 def _load() -> Any:

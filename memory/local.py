@@ -169,9 +169,12 @@ class LocalRecords(Records):
                     partition.append(position, vector)
                 self._shrink()
 
-    def _changed(self, owner: str) -> None:
+    def _trimmed(self, owner: str) -> None:
         with self._caching:
             self._cache.pop(owner, None)
+
+    def _changed(self, owner: str) -> None:
+        self._trimmed(owner)
         connection = self._connected().raw_connection()
         try:
             is_busy = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]

@@ -17,7 +17,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from sqlalchemy import (
@@ -37,6 +37,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects.postgresql import insert as upsert  # SQLite's is the same
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.types import TypeEngine
@@ -114,6 +115,20 @@ class Tables:
         )
 
 
+_Row: TypeAlias = tuple[int, Sequence[float]]
+"""A row's position and vector."""
+
+
+class _Added(NamedTuple):
+    """Rows that were added, and whether others had to go for them."""
+
+    rows: list[_Row]
+    has_trimmed: bool
+
+
+_NOTHING = _Added([], False)
+
+
 class Records(ABC):
     """Rows in a database.
 
@@ -143,6 +158,9 @@ class Records(ABC):
         self, owner: str, rows: Sequence[tuple[int, Sequence[float]]]
     ) -> None:
         """Take note of rows that were added, after the commit: positions and vectors."""
+
+    def _trimmed(self, owner: str) -> None:  # noqa: B027 - may do nothing
+        """Take note that an owner's oldest rows had to go for new ones, after the commit."""
 
     def _changed(self, owner: str) -> None:  # noqa: B027 - may do nothing
         """Take note that rows of an owner were changed or removed, after the commit."""
@@ -188,7 +206,9 @@ class Records(ABC):
 
     def is_learned(self, owner: str, run_id: str) -> bool:
         """Tell whether an exchange was read before."""
-        return self._read(lambda db: self._is_learned(db, owner, run_id))
+        c = self._t.learned.c
+        query = select(c.position).where(c.owner == owner, c.run_id == run_id)
+        return self._read(lambda db: db.execute(query).first() is not None)
 
     def learn(self, owner: str, drafts: Sequence[Draft], run_id: str, clearings: int) -> int:
         """Add the rows of an exchange whose texts are new, once; return how many these are.
@@ -200,13 +220,15 @@ class Records(ABC):
             clearings: what `clearings` said before the exchange was read.
         """
 
-        def unit(db: Connection) -> list[tuple[int, Sequence[float]]]:
-            if self._is_learned(db, owner, run_id):
-                return []
-            db.execute(insert(self._t.learned).values(owner=owner, run_id=run_id))
+        def unit(db: Connection) -> _Added:
+            # Who reads the same exchange at the same time is waited for here.
+            learned = upsert(self._t.learned).values(owner=owner, run_id=run_id)
+            marked = learned.on_conflict_do_nothing().returning(self._t.learned.c.position)
+            if db.execute(marked).first() is None:
+                return _NOTHING
             self._trim(db, self._t.learned, owner, MAX_LEARNED)
             if self._clearings(db, owner) != clearings:
-                return []
+                return _NOTHING
             return self._insert(db, owner, self._unknown(db, owner, drafts))
 
         return len(self._added(owner, unit))
@@ -228,9 +250,9 @@ class Records(ABC):
         m, c = self._t.memories, self._t.cleared
 
         def unit(db: Connection) -> int:
-            counted = db.execute(update(c).where(c.c.owner == owner).values(times=c.c.times + 1))
-            if not counted.rowcount:
-                db.execute(insert(c).values(owner=owner, times=1))
+            counted = upsert(c).values(owner=owner, times=1)
+            again = {"times": c.c.times + 1}
+            db.execute(counted.on_conflict_do_update(index_elements=["owner"], set_=again))
             return db.execute(delete(m).where(m.c.owner == owner)).rowcount
 
         return self._write(owner, unit)
@@ -268,15 +290,12 @@ class Records(ABC):
             "vector": draft.vector,
         }
 
-    def _insert(
-        self, db: Connection, owner: str, drafts: Sequence[Draft]
-    ) -> list[tuple[int, Sequence[float]]]:
+    def _insert(self, db: Connection, owner: str, drafts: Sequence[Draft]) -> "_Added":
         rows = [
             (db.execute(self._inserting(owner, draft)).scalar_one(), draft.vector)
             for draft in drafts
         ]
-        self._trim(db, self._t.memories, owner, MAX_MEMORIES)
-        return rows
+        return _Added(rows, self._trim(db, self._t.memories, owner, MAX_MEMORIES))
 
     def _inserting(self, owner: str, draft: Draft) -> ReturningInsert[int]:
         m = self._t.memories
@@ -285,14 +304,15 @@ class Records(ABC):
         )
         return statement
 
-    def _trim(self, db: Connection, table: Table, owner: str, limit: int) -> None:
-        """Delete an owner's oldest rows, down to a limit."""
+    def _trim(self, db: Connection, table: Table, owner: str, limit: int) -> bool:
+        """Delete an owner's oldest rows beyond a limit, some at once; tell whether any went."""
         c = table.c
-        oldest = select(c.position).where(c.owner == owner)
-        oldest = oldest.order_by(c.position.desc()).offset(limit).limit(1)
-        last = db.execute(oldest).scalar()
-        if last is not None:
-            db.execute(delete(table).where(c.owner == owner, c.position <= last))
+        newest = select(c.position).where(c.owner == owner).order_by(c.position.desc())
+        if db.execute(newest.offset(limit).limit(1)).scalar() is None:
+            return False
+        last = db.execute(newest.offset(limit - limit // 20).limit(1)).scalar()
+        db.execute(delete(table).where(c.owner == owner, c.position <= last))
+        return True
 
     def _unknown(self, db: Connection, owner: str, drafts: Sequence[Draft]) -> list[Draft]:
         """Return the drafts whose text the owner does not have yet."""
@@ -301,11 +321,6 @@ class Records(ABC):
         query = select(m.c.hash).where(m.c.owner == owner, m.c.hash.in_(hashes))
         known = set(db.execute(query).scalars())
         return [draft for key, draft in hashes.items() if key not in known]
-
-    def _is_learned(self, db: Connection, owner: str, run_id: str) -> bool:
-        c = self._t.learned.c
-        query = select(c.position).where(c.owner == owner, c.run_id == run_id)
-        return db.execute(query).first() is not None
 
     def _clearings(self, db: Connection, owner: str) -> int:
         c = self._t.cleared.c
@@ -322,10 +337,14 @@ class Records(ABC):
         with self._trouble(), self._connected().connect() as db:
             return unit(db)
 
-    def _added(
-        self, owner: str, unit: Callable[[Connection], list[tuple[int, Sequence[float]]]]
-    ) -> list[tuple[int, Sequence[float]]]:
-        return self._commit(unit, lambda rows: self._kept(owner, rows))
+    def _added(self, owner: str, unit: "Callable[[Connection], _Added]") -> list[_Row]:
+        def after(added: _Added) -> None:
+            if added.has_trimmed:
+                self._trimmed(owner)
+            else:
+                self._kept(owner, added.rows)
+
+        return self._commit(unit, after).rows
 
     def _write(self, owner: str, unit: Callable[[Connection], _T]) -> _T:
         return self._commit(unit, lambda _: self._changed(owner))

@@ -207,6 +207,7 @@ class _Researcher:
     def __init__(self, provider: Provider, sink: EventSink) -> None:
         self.name = provider.name
         self.default_model = provider.default_model
+        self.is_available = provider.is_available
         self.answering = provider.answering
         self.warm = provider.warm
         self.aclose = provider.aclose

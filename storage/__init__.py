@@ -18,9 +18,12 @@ from typing import Any
 
 import msgspec
 
-from errors import ClientError, NotFound, Unavailable
+from errors import ClientError, NotFound, TooLarge, Unavailable
 from events import ChatStart, TerminalEvent
 from models import AssistantMessage, Message, Owner, RunStatus
+
+UNREADABLE = "The service was changed while it worked on this, and cannot go on with it."
+"""What a run is told that another version has stored, where it says nothing here."""
 
 
 class StorageUnavailable(Unavailable):
@@ -45,6 +48,12 @@ class NoSuchConversation(NotFound):
     """There is no such conversation."""
 
     code = "conversation_not_found"
+
+
+class TooLong(TooLarge):
+    """There is more to copy than a branch may copy."""
+
+    code = "conversation_too_long"
 
 
 class StoredRun(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,15 +26,19 @@ from sqlalchemy import (
     insert,
     select,
     tuple_,
+    type_coerce,
     update,
 )
 
 from models import Message, Owner
-from storage import ConversationRecord, InvalidPage, StoredMessage
+from storage import ConversationRecord, InvalidPage, StoredMessage, TooLong
 from storage.tables import Utc, conversations, messages, runs
 
 BRANCH = 2000
 """How many messages a branch copies about at most: while it does, nobody else can write."""
+
+BRANCH_CHARS = 8 * 1024 * 1024
+"""How many characters of messages a branch copies at most, for the same reason."""
 
 _ALL = 2**31 - 1  # as many as a limit can say
 _END = 2**63 - 1  # behind every message
@@ -155,6 +159,12 @@ _COPY = insert(messages).from_select(
     )
     .order_by(messages.c.seq),
 )
+_chars = func.sum(func.length(type_coerce(messages.c.message, Text)))
+_SIZE = select(func.coalesce(_chars, 0)).where(
+    _WITHIN,
+    messages.c.seq >= bindparam("first", type_=BigInteger()),
+    messages.c.seq < bindparam("end", type_=BigInteger()),
+)
 _FARTHEST = (
     select(messages.c.seq)
     .where(_WITHIN, messages.c.seq < bindparam("end", type_=BigInteger()))
@@ -270,6 +280,8 @@ def branch(
     span["first"] = db.execute(_FARTHEST, span).scalar_one_or_none() or 0
     if span["first"]:
         span["first"] = db.execute(_BEGINNING, span).scalar_one() or span["first"]
+    if db.execute(_SIZE, span).scalar_one() > BRANCH_CHARS:
+        raise TooLong("What was said before is too long to be gone on with in a branch.")
     if db.execute(_COPY, span | {"new": new_id}).rowcount == 0:
         db.execute(_NAMELESS, _where(owner, new_id))
     return True

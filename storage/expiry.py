@@ -15,6 +15,9 @@ from storage.tables import Utc, conversations, runs
 BATCH = 500
 """How many rows one transaction deletes."""
 
+WITHIN = 5.0
+"""Seconds of deleting at a time: who deletes has leases to renew, which are over after 30."""
+
 _batch = bindparam("batch", type_=Integer())
 _before = bindparam("before", type_=Utc())
 _runs_here = and_(

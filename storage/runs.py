@@ -14,11 +14,13 @@ last message of the user goes in the transaction that appends the run's first me
 answer is never lost to an attempt that failed.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import repeat
 from typing import Any
 
+import msgspec
 from sqlalchemy import (
     Connection,
     Float,
@@ -30,17 +32,20 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    type_coerce,
     update,
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from events import ChatComplete, RunError, TerminalEvent
+from events import ChatComplete, ChatStart, RunError, TerminalEvent, stamped
 from models import AssistantMessage, Message, Owner, RunStatus, ToolMessage, new_id
-from storage import Begin, Entry, NoSuchConversation, NoSuchMessage, StoredRun
+from storage import UNREADABLE, Begin, Entry, NoSuchConversation, NoSuchMessage, StoredRun
 from storage.conversations import branch, forget
-from storage.tables import Utc, conversations, messages, runs
+from storage.tables import Json, Utc, conversations, messages, runs
+
+logger = logging.getLogger("parley.storage")
 
 
 class Undone(Exception):
@@ -139,11 +144,16 @@ _MADE = (
     .order_by(messages.c.seq)
 )
 
+# A row that cannot be decoded must not keep the others from being claimed, so it is read as text.
+_AS_TEXT = [
+    type_coerce(column, Text()).label(column.name) if isinstance(column.type, Json) else column
+    for column in _COLUMNS
+]
 _unfinished = select(runs.c.seq).where(runs.c.finished_at.is_(None)).order_by(runs.c.seq)
 _CLAIM = (
     update(runs)
     .values(epoch=runs.c.epoch + 1, instance=bindparam("me"), lease_until=_LEASE)
-    .returning(runs.c.seq, *_COLUMNS)
+    .returning(runs.c.seq, *_AS_TEXT)
 )
 CLAIM_ALL = _CLAIM.where(runs.c.seq.in_(_unfinished.where(runs.c.instance != bindparam("me"))))
 CLAIM_ABANDONED = _CLAIM.where(
@@ -154,6 +164,7 @@ CLAIM_ABANDONED = _CLAIM.where(
         ).with_for_update(skip_locked=True)
     )
 )
+_END_UNREAD = update(runs).where(runs.c.seq == bindparam("of_seq"))
 _RENEW = (
     update(runs)
     .where(runs.c.finished_at.is_(None), runs.c.instance == bindparam("me"))
@@ -297,10 +308,46 @@ def made(db: Connection, run: StoredRun) -> list[Message]:
 
 
 def claim(db: Connection, abandoned_only: bool, me: str, lease: float) -> list[StoredRun]:
-    """Take over unfinished runs, oldest first."""
+    """Take over unfinished runs, oldest first; end those that cannot be read."""
     statement = CLAIM_ABANDONED if abandoned_only else CLAIM_ALL
     rows = db.execute(statement, {"me": me, "lease": lease}).all()
-    return [_run(row) for row in sorted(rows, key=lambda row: int(row.seq))]
+    claimed = []
+    for row in sorted(rows, key=lambda row: int(row.seq)):
+        values = dict(row._mapping)
+        try:
+            claimed.append(_as_run(values | _decoded(db, values)))
+        except msgspec.MsgspecError:
+            logger.exception("Run %s cannot be read; it ends here", values["id"])
+            db.execute(_END_UNREAD, {"of_seq": row.seq} | _as_it_ended(values))
+    return claimed
+
+
+def _decoded(db: Connection, values: dict[str, Any]) -> dict[str, Any]:
+    """Return what stands in a row as JSON."""
+    return {
+        column.name: column.type.process_result_value(values[column.name], db.dialect)
+        for column in _COLUMNS
+        if isinstance(column.type, Json)
+    }
+
+
+def _as_it_ended(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the changes to a run that cannot be read: it has failed, and can be read again."""
+    start = ChatStart(
+        conversation_id=values["conversation_id"],
+        agent=values["agent"],
+        model="unknown",
+        message_id=new_id("msg"),
+    )
+    terminal = RunError(code="interrupted", message=UNREADABLE, retryable=False)
+    return {
+        "start": stamped(start, values["id"], 1),
+        "status": status_of(terminal),
+        "terminal": stamped(terminal, values["id"], 2),
+        "finished_at": datetime.now(UTC),
+        "pending": None,
+        "request": "",
+    }
 
 
 def renew(db: Connection, me: str, lease: float) -> None:
@@ -382,7 +429,10 @@ def _row(run: StoredRun) -> dict[str, Any]:
 
 
 def _run(row: Row[Any]) -> StoredRun:
-    values = dict(row._mapping)
+    return _as_run(dict(row._mapping))
+
+
+def _as_run(values: dict[str, Any]) -> StoredRun:
     values.pop("seq", None)
     owner = Owner(values.pop("tenant"), values.pop("user_id"))
     return StoredRun(owner=owner, **values)

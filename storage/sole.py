@@ -8,6 +8,7 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from sqlalchemy import make_url
 
@@ -19,21 +20,30 @@ def sole_user(url: str) -> Iterator[None]:
     """Hold a database for this process alone, where its kind needs that.
 
     Raises:
-        StorageUnavailable: another process holds it, or its folder cannot be written.
+        StorageUnavailable: another process holds it, or its lock cannot be written.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite" or parsed.database is None:
         yield
         return
-    path = Path(f"{parsed.database}.lock")
+    with _locked(Path(f"{parsed.database}.lock")):
+        yield
+
+
+def _locked(path: Path) -> TextIO:
+    """Return the lock's file; it is held until that is closed."""
     try:
-        with path.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-    except BlockingIOError:
+        file = path.open("a")
+    except OSError as error:
+        raise StorageUnavailable(f"{path} cannot be written: {error.strerror}.") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        if not isinstance(error, BlockingIOError):
+            raise StorageUnavailable(f"{path} cannot be locked: {error.strerror}.") from None
         raise StorageUnavailable(
             "Another process works with this file of SQLite; for several processes set "
             "DATABASE_URL to a PostgreSQL."
         ) from None
-    except PermissionError as error:
-        raise StorageUnavailable(f"{path} cannot be written: {error.strerror}.") from None
+    return file

@@ -6,6 +6,7 @@ A method is one transaction (`expire`: several). What is done in it stands in `r
 All methods raise `StorageUnavailable` while the database cannot do its work.
 """
 
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -151,6 +152,7 @@ class Store:
 
         On SQLite that is every run of another store, as there is one process at a time; on
         PostgreSQL those whose lease is over, each for one of the stores that claim at once.
+        One that this version cannot read has ended in the error `interrupted` instead.
         """
         return await self._db.write(runs.claim, self._db.shared, self.instance, self._lease)
 
@@ -159,25 +161,30 @@ class Store:
         await self._db.write(runs.renew, self.instance, self._lease)
 
     async def expire(
-        self, *, runs_older_than: float, conversations_older_than: float | None = None
+        self,
+        *,
+        runs_older_than: float,
+        conversations_older_than: float | None = None,
+        within: float = expiry.WITHIN,
     ) -> tuple[int, int]:
-        """Delete what is old. Ages in seconds.
+        """Delete what is old, or as much of it as there is time for. Ages in seconds.
 
         Args:
             runs_older_than: since a run's end. Ephemeral conversations go with their last run.
             conversations_older_than: since the last change; None keeps them. One with a run
                 under way stays in any case.
+            within: seconds after which no other batch is begun. Each kind gets one at least.
 
         Returns:
             How many runs and how many conversations are gone.
         """
-        now = datetime.now(UTC)
+        now, deadline = datetime.now(UTC), time.monotonic() + within
         ended = now - timedelta(seconds=runs_older_than)
-        gone = await self._in_batches(expiry.old_runs, ended)
-        conversations = await self._in_batches(expiry.forsaken, ended)
+        gone = await self._in_batches(deadline, expiry.old_runs, ended)
+        conversations = await self._in_batches(deadline, expiry.forsaken, ended)
         if conversations_older_than is not None:
             before = now - timedelta(seconds=conversations_older_than)
-            conversations += await self._in_batches(expiry.old_conversations, before)
+            conversations += await self._in_batches(deadline, expiry.old_conversations, before)
         return gone, conversations
 
     async def _held(self, unit: Callable[..., None], *args: Any) -> bool:
@@ -187,10 +194,12 @@ class Store:
             return False
         return True
 
-    async def _in_batches(self, unit: Callable[..., int], *args: Any) -> int:
+    async def _in_batches(self, deadline: float, unit: Callable[..., int], *args: Any) -> int:
         total = 0
         while count := await self._db.write(unit, *args):
             total += count
+            if time.monotonic() >= deadline:
+                break
         return total
 
     # Conversations

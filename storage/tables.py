@@ -112,13 +112,22 @@ conversations = Table(
     Column("branched_message", Text),
     Column("agent", Text),
     UniqueConstraint("tenant", "user_id", "id"),
-    Index("conversations_by_update", "tenant", "user_id", "updated_at", "id"),
+    Index(
+        "conversations_by_update",
+        "tenant",
+        "user_id",
+        "updated_at",
+        "id",
+        sqlite_where=text("ephemeral = 0"),
+        postgresql_where=text("NOT ephemeral"),
+    ),
     Index(
         "conversations_ephemeral",
-        "seq",
+        "updated_at",
         sqlite_where=text("ephemeral = 1"),
         postgresql_where=text("ephemeral"),
     ),
+    Index("conversations_by_age", "updated_at"),
     sqlite_autoincrement=True,
 )
 

@@ -79,6 +79,7 @@ class ScriptedProvider:
 
     name = "scripted"
     default_model = "scripted-1"
+    is_available = True
 
     def __init__(self, *replies: Script, reply_to: Callable[[ModelRequest], Script] | None = None):
         self.requests: list[ModelRequest] = []

@@ -236,3 +236,22 @@ async def test_a_run_tells_its_answer_its_usage_or_its_failure() -> None:
         "message": "It broke.",
         "retryable": True,
     }
+
+
+def test_what_fits_exactly_is_shown() -> None:
+    messages: list[Message] = [UserMessage("one"), AssistantMessage("two"), UserMessage("three")]
+    size = sum(map(tokens_of, messages))
+    assert window(messages, 3, size) == tuple(messages)
+    assert window(messages, 3, size - 1) == tuple(messages[2:])
+
+
+def test_a_text_with_half_a_character_has_a_size() -> None:
+    assert tokens_of(AssistantMessage("abc\ud800")) == 5
+
+
+@pytest.mark.parametrize("mark", [",", ";", ":", " -"])
+def test_a_title_is_cut_before_a_mark(mark: str) -> None:
+    first = "a" * 50
+    title = title_of(f"{first}{mark} {'b' * 50}")
+    assert title is not None
+    assert title.rstrip("…").rstrip() == first

@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 import learning
+from errors import UpstreamError
 from learning import ATTEMPTS, LongTermMemory, asker
 from memory import Memories, Memory, MemoryUnavailable
 from models import AssistantMessage, Message, OutputSchema, Owner, TextPart, UserMessage
@@ -263,6 +264,9 @@ async def test_the_services_own_model_is_asked_for_what_to_remember() -> None:
     assert answer == '{"facts": []}'
     [request] = provider.requests
     assert (request.model, request.options.output) == ("scripted-1", form)
-    broken = ScriptedProvider([TextPart("a"), MemoryUnavailable("Refused.")])
-    with pytest.raises(MemoryUnavailable, match="did not answer"):
+    broken = ScriptedProvider([TextPart("a"), UpstreamError("Refused.")])
+    with pytest.raises(MemoryUnavailable, match="did not answer: Refused"):
         await asker(broken)([UserMessage("Hi.")], None)
+    endless = ScriptedProvider(says(*["x" * 10_000] * 21))
+    with pytest.raises(MemoryUnavailable, match="too long"):
+        await asker(endless)([UserMessage("Hi.")], None)

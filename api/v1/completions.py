@@ -51,7 +51,7 @@ class CompletionRequest(Sampling):
     """A conversation, and how it is to be answered. Unknown members are ignored."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
-    messages: Annotated[list[WireMessage], Field(min_length=1, max_length=10_000)]
+    messages: Annotated[list[WireMessage], Field(min_length=1, max_length=10_000, fail_fast=True)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
@@ -60,7 +60,7 @@ class CompletionRequest(Sampling):
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     n: int | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[WireTool], Field(max_length=128)] | None = None
+    tools: Annotated[list[WireTool], Field(max_length=128, fail_fast=True)] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedChoice | None = None
     functions: Any = Field(None, description="Superseded by `tools`, and refused.")
 

@@ -3,23 +3,28 @@
 Whatever `model` says, the service's own embedder answers, and the answer names it.
 """
 
+import asyncio
 import base64
 import struct
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import msgspec
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from api.v1.errors import FAILURES
 from api.v1.messages import Text, refused
 from memory import Embedder
 from memory.embedder import unit
+from models import clean_text
 
 router = APIRouter(tags=["openai"], responses=FAILURES)
 
 MAX_TEXTS = 2048
+
+_BATCH = 64
 
 
 class EmbeddingsRequest(BaseModel):
@@ -44,10 +49,12 @@ class EmbeddingsRequest(BaseModel):
                 )
             if not text:
                 raise refused("input", "A text must not be empty.")
+            if clean_text(text) != text:
+                raise refused("input", "A text must not contain NUL or half characters.")
         return texts
 
 
-@router.post("/v1/embeddings", response_class=JSONResponse)
+@router.post("/v1/embeddings", response_class=Response)
 async def embed(body: EmbeddingsRequest, request: Request) -> Response:
     """Return a vector for each text."""
     embedder: Embedder = request.app.state.embedder
@@ -56,16 +63,26 @@ async def embed(body: EmbeddingsRequest, request: Request) -> Response:
         raise refused("dimensions", f"The vectors have {embedder.dimensions} dimensions.")
     texts = body.texts()
     vectors, tokens = await embedder.counted(texts)
-    data = [
-        {
-            "object": "embedding",
-            "index": index,
-            "embedding": _written(vector, dimensions, body.encoding_format),
-        }
-        for index, vector in enumerate(vectors)
+    # Many vectors are megabytes of JSON: they are written in a thread, some at a time.
+    pieces = [
+        await asyncio.to_thread(_items, vectors, start, dimensions, body.encoding_format)
+        for start in range(0, len(vectors), _BATCH)
     ]
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return JSONResponse({"object": "list", "data": data, "model": embedder.name, "usage": usage})
+    rest = {
+        "model": embedder.name,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+    head = b'{"object":"list","data":[%b],' % b",".join(pieces)
+    return Response(head + msgspec.json.encode(rest)[1:], media_type="application/json")
+
+
+def _items(vectors: Sequence[Sequence[float]], start: int, dimensions: int, encoding: str) -> bytes:
+    """Return the JSON of some vectors, without the brackets around them."""
+    items = [
+        {"object": "embedding", "index": index, "embedding": _written(vector, dimensions, encoding)}
+        for index, vector in enumerate(vectors[start : start + _BATCH], start)
+    ]
+    return msgspec.json.encode(items)[1:-1]
 
 
 def _written(vector: Sequence[float], dimensions: int, encoding: str) -> list[float] | str:

@@ -110,7 +110,8 @@ def _kind(value: Any) -> str:
 
 
 Parts: TypeAlias = Annotated[
-    Annotated[Text, Tag("<message>")] | Annotated[list[Part], Tag("<input>")],
+    Annotated[Text, Tag("<message>")]
+    | Annotated[list[Part], Field(fail_fast=True), Tag("<input>")],
     Discriminator(_kind),
 ]
 
@@ -243,14 +244,16 @@ class ResponseRequest(Sampling):
     model: Annotated[str, Field(min_length=1, max_length=200)]
     input: Annotated[
         Annotated[Text, Tag("<message>")]
-        | Annotated[list[Item], Field(min_length=1, max_length=10_000), Tag("<input>")],
+        | Annotated[
+            list[Item], Field(min_length=1, max_length=10_000, fail_fast=True), Tag("<input>")
+        ],
         Discriminator(_kind),
     ]
     instructions: Text | None = Field(
         None, description="Behind the agent's own, for this response only."
     )
     previous_response_id: Annotated[str, Field(max_length=128)] | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128, fail_fast=True)] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
     max_output_tokens: int | None = Field(None, ge=1)
     text: TextConfig | None = None

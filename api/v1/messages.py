@@ -32,6 +32,7 @@ from models import (
 )
 
 _TOOL_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
+_HASHED = re.compile(r"user_[0-9a-f]{64}")
 _URL = r"^(https?://|data:image/[a-z+.-]+;base64,)"
 
 MAX_LEVELS = 32
@@ -93,11 +94,13 @@ def _kind(value: Any) -> str:
 
 
 Texts: TypeAlias = Annotated[
-    Annotated[Text, Tag("<message>")] | Annotated[list[TextPart], Tag("<input>")],
+    Annotated[Text, Tag("<message>")]
+    | Annotated[list[TextPart], Field(fail_fast=True), Tag("<input>")],
     Discriminator(_kind),
 ]
 Parts: TypeAlias = Annotated[
-    Annotated[Text, Tag("<message>")] | Annotated[list[Part], Field(min_length=1), Tag("<input>")],
+    Annotated[Text, Tag("<message>")]
+    | Annotated[list[Part], Field(min_length=1, fail_fast=True), Tag("<input>")],
     Discriminator(_kind),
 ]
 
@@ -138,7 +141,7 @@ class FromAssistant(BaseModel):
     role: Literal["assistant"]
     content: Texts | None = None
     refusal: Text | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: Annotated[list[Call], Field(fail_fast=True)] | None = None
 
 
 class FromTool(BaseModel):
@@ -344,7 +347,10 @@ class Sampling(BaseModel):
 
 
 def user_named(name: str) -> str:
-    """Return the id of a user whom a client calls so; a name that is no id is hashed."""
-    if re.fullmatch(USER_PATTERN, name):
+    """Return the id of a user whom a client calls so.
+
+    A name that is no id is hashed, and so is one that looks like such a hash: it is not that user.
+    """
+    if re.fullmatch(USER_PATTERN, name) and not _HASHED.fullmatch(name):
         return name
     return f"user_{hashlib.sha256(name.encode()).hexdigest()}"

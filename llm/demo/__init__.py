@@ -33,6 +33,7 @@ class DemoProvider:
 
     name = "demo"
     default_model = "demo"
+    is_available = True
 
     def __init__(
         self,

@@ -191,3 +191,14 @@ async def test_there_are_at_most_so_many_agents() -> None:
         await service.json("POST", "/agents/a", expect=200, json={})
         await service.json("DELETE", "/agents/a", expect=204)
         await service.json("POST", "/agents/b", expect=201, json={})
+
+
+async def test_a_model_in_the_allowlist_may_be_named_with_its_provider() -> None:
+    async with running(
+        openai_api_key="k", anthropic_api_key="k", allowed_models=("good", "anthropic:fine")
+    ) as service:
+        for number, model in enumerate(("good", "openai:good", "anthropic:fine")):
+            path = f"/agents/a{number}"
+            await service.json("POST", path, expect=201, json={"model": model})
+        for model in ("fine", "anthropic:good", "demo"):
+            await refused(service, "POST", "/agents/x", 422, "invalid_value", json={"model": model})

@@ -247,6 +247,24 @@ async def test_a_long_conversation_reaches_the_model_whole() -> None:
     assert len(upstream.requests[0]["messages"]) == 202
 
 
+async def test_of_a_completion_the_outcome_stays_and_nothing_that_was_said() -> None:
+    script = [calls(("add", {"a": 1, "b": 2})), text("Done with bazz.")]
+    async with asked(script, tools=[add]) as (client, _, service):
+        said: list[Any] = [{"role": "user", "content": "My PIN is 4711 quax."}]
+        raw = await client.chat.completions.with_raw_response.create(
+            model="chat", messages=said, tools=[NOTE]
+        )
+        run = await service.registry.run(raw.headers["x-run-id"])
+        assert run.stored.request == ""
+        stored = await service.registry.store.run(run.stored.owner.tenant, run.id)
+        assert stored is not None
+        assert (stored.request, stored.terminal) == ("", run.terminal)
+        assert await service.registry.store.run_messages(stored) == []
+        found = await service.registry.store.conversation(stored.owner, stored.conversation_id)
+        assert found is not None
+        assert found.title is None
+
+
 async def test_a_completion_leaves_no_conversation_behind() -> None:
     async with running() as service, sdk(service) as client:
         await client.chat.completions.create(model="chat", messages=HI, user="ann")

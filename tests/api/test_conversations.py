@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.support import fail, refused, rest, scripted, streaming, types
+from tests.api.support import add, fail, refused, rest, scripted, streaming, types
 from tests.service import Service, events, running
 from tests.upstream import calls, eof_after, held, paced, status, text
 from tests.wsclient import connected
@@ -535,3 +535,14 @@ async def test_a_socket_is_told_what_cannot_be_answered_anew() -> None:
         upstream.gate.open()
         assert (await client.until("chat_complete"))[-1]["data"]["final_response"] == "one"
         assert len((await service.json("GET", "/conversations"))["conversations"]) == 1
+
+
+async def test_a_message_names_its_run_its_call_and_its_tool() -> None:
+    script = [calls(("add", {"a": 1, "b": 2})), text("3")]
+    async with scripted(script, tools=[add]) as (service, _):
+        run_id = (await chat(service, "1 + 2?"))["run_id"]
+        messages = (await service.json("GET", "/conversations/c"))["messages"]
+    assert {each["run_id"] for each in messages} == {run_id}
+    _, asked, result, _ = messages
+    assert asked["tool_calls"][0]["arguments"] == '{"a": 1, "b": 2}'
+    assert (result["name"], result["content"], result["is_error"]) == ("add", "3", False)

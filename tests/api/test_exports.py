@@ -18,6 +18,7 @@ from models import (
 )
 from storage import Begin, StoredMessage
 from storage.store import Store
+from tests.service import running
 from tests.storage.support import DONE, a_run
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
@@ -96,3 +97,16 @@ async def test_all_that_was_said_is_read_in_pages(
         found = await exports.everything_said(store, owner, "c")
     assert [each.message for each in found] == said
     assert asked == [10] * (count // 10 + 1)
+
+
+async def test_an_export_is_a_file_with_every_message() -> None:
+    async with running() as service:
+        run, store = a_run("c", Owner()), service.registry.store
+        await store.accept(run, begin=Begin())
+        await store.finish(run, [AssistantMessage("more")] * (exports.PAGE + 1), DONE)
+        path = f"{service.url}/conversations/c/export"
+        async with service.session.get(path) as response:
+            assert response.headers["Content-Disposition"] == 'attachment; filename="c.json"'
+            assert len((await response.json())["messages"]) == exports.PAGE + 1
+        async with service.session.get(f"{path}?format=markdown") as response:
+            assert (await response.text()).count("\n> more\n") == exports.PAGE + 1

@@ -219,3 +219,24 @@ async def test_a_question_that_is_none_is_refused(body: dict[str, Any], field: s
         for path in ("/research", "/research/stream"):
             problem = await refused(service, "POST", path, 422, "invalid_value", json=body)
             assert problem["errors"][0]["field"] == field
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+async def test_a_report_that_the_model_ended_early_still_has_its_sources(reason: str) -> None:
+    script = [PLAN, text("It is ", "so [1].", finish_reason=reason)]
+    async with scripted(script, tools=TOOLS) as (service, _):
+        answer = await service.json("POST", "/research", json={"query": "Is it so?"})
+    assert answer["finish_reason"] == reason
+    assert [each["url"] for each in answer["sources"]] == ["https://a.org/", "https://b.org/"]
+    assert answer["follow_up_questions"] == []
+
+
+async def test_a_research_is_its_users_own() -> None:
+    async with scripted(SCRIPT, tools=TOOLS) as (service, _):
+        question = {"query": "Is it so?", "user_id": "ada", "session_id": "c1"}
+        await service.json("POST", "/research", json=question)
+        listed = (await service.json("GET", "/conversations?user_id=ada"))["conversations"]
+        assert [each["conversation_id"] for each in listed] == ["c1"]
+        assert (await service.json("GET", "/conversations"))["conversations"] == []
+        shown = await service.json("GET", "/conversations/c1?user_id=ada")
+        assert shown["messages"][-1]["content"] == REPORT

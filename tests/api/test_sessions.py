@@ -324,3 +324,43 @@ async def test_the_agent_of_research_has_sessions_too() -> None:
         assert session["messages"][0] == {"role": "user", "content": "Is it so?"}
         await service.json("DELETE", "/agents/research/session/s")
         assert (await service.json("GET", "/agents/research/session/s"))["messages"] == []
+
+
+async def test_a_session_may_be_named_as_a_conversation_and_its_own_name_wins() -> None:
+    async with scripted([text("x")] * 3) as (service, _):
+        for body in ({"conversation_id": "a"}, {"session_id": "b", "conversation_id": "a"}):
+            await service.json("POST", "/assistant/run", json={"input": "hi"} | body)
+        for name in "ab":
+            session = await service.json("GET", f"/assistant/session/{name}")
+            assert session["message_count"] == 2
+
+
+async def test_an_agent_tells_its_model_and_instructions() -> None:
+    async with running() as service:
+        config = {"name": "Mine", "model": "demo", "instructions": "Hum.", "tools": ["calculate"]}
+        await service.json("POST", "/agents/mine", expect=201, json=config)
+        info = await service.json("GET", "/agents/mine/info")
+    assert [info[name] for name in ("name", "agent_name", "instructions")] == [
+        "Mine",
+        "mine",
+        "Hum.",
+    ]
+    assert (info["model"], info["tools_count"]) == ("demo", 1)
+
+
+async def test_the_texts_of_an_item_are_put_together_as_they_are() -> None:
+    async with scripted([text("x")]) as (service, upstream):
+        parts = [{"type": "input_text", "text": each} for each in ("15 +", " 27", "?")]
+        item = {"role": "user", "content": parts}
+        await service.json("POST", "/chat/run", json={"input": [item]})
+    assert upstream.requests[0]["messages"][-1]["content"] == "15 + 27?"
+
+
+async def test_an_input_has_a_thousand_messages_at_most() -> None:
+    async with running() as service:
+        items = [{"role": "user", "content": "x"}] * 1001
+        await service.json("POST", "/chat/run", json={"input": items[1:]})
+        problem = await refused(
+            service, "POST", "/chat/run", 422, "invalid_value", json={"input": items}
+        )
+        assert [fault["field"] for fault in problem["errors"]] == ["input"]

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from models import new_id
+from models import UserMessage, new_id
+from storage import Begin
 from tests.api.support import add, refused, scripted
 from tests.service import running
 from tests.storage.servers import administer, server_in, start, stop
+from tests.storage.support import DONE, a_run
 from tests.upstream import calls, held, status, text
 
 pytestmark = pytest.mark.usefixtures("no_mistakes")
@@ -115,7 +117,7 @@ async def test_the_health_is_told_in_short_and_in_detail_without_secrets() -> No
     assert detail["status"] == "healthy"
     assert set(detail["components"]) == {"database", "model_provider", "memory", "load"}
     assert detail["components"]["database"]["details"]["kind"] == "sqlite"
-    assert detail["components"]["memory"]["details"]["resident_peak"] > 1_000_000
+    assert detail["components"]["load"]["details"]["resident_peak"] > 1_000_000
     assert detail["versions"]["parley"] == "0.1.0"
     assert detail["uptime"] >= 0
 
@@ -133,6 +135,7 @@ async def test_a_server_of_databases_that_is_gone_is_told_without_its_password()
             detail = await service.json("GET", "/api/health/detailed", expect=503)
             database = detail["components"]["database"]
             assert (detail["status"], database["status"]) == ("degraded", "unavailable")
+            assert detail["components"]["memory"]["status"] == "unavailable"
             assert not {"pa55word", "ada"} & set(re.split(r"\W+", str(detail)))
             await refused(service, "POST", "/api/chat/simple", 503, "storage_unavailable", json=ADA)
             await refused(service, "GET", "/api/chat/history/ada", 503, "storage_unavailable")
@@ -147,3 +150,45 @@ async def test_the_root_tells_programs_of_its_health_and_shows_browsers_around()
         browser = {"Accept": "text/html,application/xhtml+xml"}
         async with service.session.get(f"{service.url}/", headers=browser) as response:
             assert (response.status, response.url.path) == (200, "/docs")
+
+
+async def test_a_service_that_stops_says_so_in_its_health() -> None:
+    async with running() as service:
+        service.registry.drain()
+        detail = await service.json("GET", "/api/health/detailed", expect=503)
+        states = {name: each["status"] for name, each in detail["components"].items()}
+        assert (detail["status"], states.pop("load")) == ("degraded", "draining")
+        assert set(states.values()) == {"healthy"}
+        await refused(service, "POST", "/api/chat/simple", 503, "unavailable", json=ADA)
+
+
+async def test_a_provider_that_is_left_alone_is_told() -> None:
+    async with scripted([status(500, "down")] * 5, openai_max_retries=0) as (service, _):
+        for _ in range(5):
+            await service.json("POST", "/api/chat/simple", expect=502, json=ADA)
+        detail = await service.json("GET", "/api/health/detailed", expect=503)
+        assert detail["status"] == "degraded"
+        assert detail["components"]["model_provider"]["status"] == "unavailable"
+
+
+async def test_the_health_tells_what_is_still_to_be_learned() -> None:
+    async with running() as service:
+        path = "/api/health/detailed"
+        memory = (await service.json("GET", path))["components"]["memory"]
+        assert memory == {"status": "healthy", "details": {"enabled": True, "lessons_waiting": 0}}
+        store = service.registry.store
+        run = a_run()
+        await store.accept(run, begin=Begin())
+        await store.finish(run, [], DONE, lesson=[UserMessage("I live in Oslo.")])
+        assert await store.take_lesson()  # so that nobody learns from it meanwhile
+        memory = (await service.json("GET", path))["components"]["memory"]
+        assert memory["details"]["lessons_waiting"] == 1
+
+
+async def test_a_memory_that_is_turned_off_is_no_fault() -> None:
+    async with running(memory_enabled=False) as service:
+        detail = await service.json("GET", "/api/health/detailed")
+        assert detail["components"]["memory"] == {
+            "status": "healthy",
+            "details": {"enabled": False},
+        }

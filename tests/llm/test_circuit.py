@@ -47,14 +47,18 @@ def fail(circuit: Circuit, times: int = 5) -> None:
 
 def test_five_failures_in_a_row_open_it_for_five_seconds(circuit: Circuit, clock: Clock) -> None:
     fail(circuit, 4)
+    assert not circuit.refuses
     entered(circuit).failed()
+    assert circuit.refuses
     assert circuit.enter() is None
     assert circuit.rest == 5.0
     clock.now += 4.5
     assert circuit.enter() is None
     assert circuit.rest == 0.5
     clock.now += 0.5
+    assert not circuit.refuses
     assert circuit.enter() is not None
+    assert circuit.refuses
 
 
 def test_a_complete_answer_ends_a_row_of_failures(circuit: Circuit) -> None:

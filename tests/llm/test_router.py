@@ -388,3 +388,16 @@ async def test_all_are_closed_also_where_one_fails_to() -> None:
     with pytest.raises(RuntimeError, match="stuck"):
         await Router(providers, "a").aclose()
     assert [provider.is_closed for provider in providers.values()] == [True] * 3
+
+
+async def test_only_what_the_default_provider_fails_makes_it_unavailable() -> None:
+    clock = Clock()
+    providers = {"a": Named("a", [DOWN], [DOWN], HI), "b": Named("b", [DOWN], [DOWN])}
+    router = Router(providers, "a", circuit=breaking(clock))
+    for model in ("b:x", "b:x", "a-1"):
+        await failure(router, request(model))
+    assert router.is_available
+    await failure(router, request("a-1"))
+    assert not router.is_available
+    clock.now += 5
+    assert router.is_available

@@ -1,5 +1,6 @@
 import asyncio
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -7,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
-from memory import MemoryUnavailable
+from memory import MemoryUnavailable, records
 from memory.embedder import WordllamaEmbedder, unit
 from models import AssistantMessage, Message, OutputSchema, Owner, SystemMessage, UserMessage
 from tests.memory.conftest import memories_in
@@ -87,6 +89,21 @@ async def test_a_search_ranks_also_what_is_too_far_to_help(
         assert len(await memories.search(ANN, "pasta", 1)) == 1
         assert await memories.search(BOB, "pasta", 5) == []
         assert await memories.recall(ANN, "quantum physics", 5) == []
+
+
+async def test_who_has_too_many_memories_is_recalled_what_is_left(
+    tmp_path: Path, embedder: WordllamaEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "MAX_MEMORIES", 20)
+    async with memories_in(tmp_path / "memory", embedder) as memories:
+        for number in range(30):
+            await memories.add(ANN, f"I love pasta number {number}")
+            await memories.recall(ANN, "pasta", 1)  # its vectors are at hand from here
+        found = texts(await memories.search(ANN, "I love pasta", 20))
+        kept = texts(await memories.page(ANN, 40))
+        assert len(kept) <= 20
+        assert set(found) == set(kept)
+        assert "I love pasta number 29" in kept
 
 
 async def test_nobody_reaches_the_memories_of_another_user(
@@ -225,12 +242,15 @@ async def test_a_model_that_fails_leaves_the_exchange_to_be_learned_again(
         assert await memories.learn(ANN, [ITALIAN], "run_1") == 1
 
 
+@pytest.mark.parametrize("clearings", [0, 1])
 async def test_while_a_model_reads_everything_else_goes_on_and_a_clearing_wins(
-    place: Path | str, embedder: WordllamaEmbedder
+    place: Path | str, embedder: WordllamaEmbedder, clearings: int
 ) -> None:
     model = Model('{"memory": [{"id": "0", "text": "User loves Italian food"}]}')
     model.may_answer.clear()
     async with memories_in(place, embedder, model) as memories:
+        for _ in range(clearings):
+            assert await memories.clear(ANN) == 0
         await memories.add(ANN, ITALIAN.content)
         learning = [
             asyncio.create_task(memories.learn(ANN, [ITALIAN], f"run_{n}")) for n in range(9)
@@ -241,6 +261,22 @@ async def test_while_a_model_reads_everything_else_goes_on_and_a_clearing_wins(
         model.may_answer.set()
         assert (await asyncio.gather(*learning))[0] == 0
         assert len(await memories.page(ANN, 9)) <= 1
+
+
+async def test_an_exchange_that_is_read_twice_at_once_is_learned_once(
+    place: Path | str, embedder: WordllamaEmbedder
+) -> None:
+    answers = iter(("User loves Italian food", "User cooks pasta every day"))
+    both_read = asyncio.Barrier(2)
+
+    async def ask(messages: Sequence[Message], output: OutputSchema | None) -> str:
+        await both_read.wait()
+        return f'{{"memory": [{{"id": "0", "text": "{next(answers)}"}}]}}'
+
+    async with memories_in(place, embedder, ask) as memories:
+        learning = (memories.learn(ANN, [ITALIAN], "run_1") for _ in range(2))
+        assert sorted(await asyncio.gather(*learning)) == [0, 1]
+        assert len(await memories.page(ANN, 9)) == 1
 
 
 async def test_closing_does_not_wait_for_a_model(
@@ -290,6 +326,46 @@ async def test_a_damaged_file_is_an_error_until_it_is_mended(
         (tmp_path / "memories.db").unlink()
         await memories.add(ANN, ITALIAN.content)
         assert texts(await memories.recall(ANN, QUESTION, 5)) == [ITALIAN.content]
+
+
+async def test_after_trouble_the_file_is_opened_anew(
+    tmp_path: Path, embedder: WordllamaEmbedder
+) -> None:
+    async with memories_in(tmp_path, embedder) as memories:
+        await memories.add(ANN, ITALIAN.content)
+        other = sqlite3.connect(tmp_path / "memories.db")
+        other.execute("DROP TABLE memories")
+        other.close()
+        with pytest.raises(MemoryUnavailable):
+            await memories.page(ANN, 5)
+        assert await memories.recall(ANN, QUESTION, 5) == []
+        await memories.add(ANN, "My dog is called Bruno")
+        assert texts(await memories.page(ANN, 5)) == ["My dog is called Bruno"]
+
+
+async def test_a_full_disk_costs_what_does_not_fit_and_only_until_there_is_room(
+    tmp_path: Path, embedder: WordllamaEmbedder
+) -> None:
+    def limit(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute("PRAGMA max_page_count = 60").close()
+
+    long = "I keep every word of it. " * 20_000
+    event.listen(Engine, "connect", limit)
+    try:
+        async with memories_in(tmp_path, embedder) as memories:
+            await memories.add(ANN, ITALIAN.content)
+            for _ in range(2):
+                with pytest.raises(MemoryUnavailable):
+                    await memories.add(ANN, long)
+            assert texts(await memories.recall(ANN, QUESTION, 5)) == [ITALIAN.content]
+            with pytest.raises(MemoryUnavailable):
+                await memories.add(ANN, long)
+            event.remove(Engine, "connect", limit)
+            await memories.add(ANN, long)
+            assert len(await memories.page(ANN, 5)) == 2
+    finally:
+        if event.contains(Engine, "connect", limit):
+            event.remove(Engine, "connect", limit)
 
 
 async def test_nothing_connects_to_a_network_and_nothing_is_written_elsewhere(

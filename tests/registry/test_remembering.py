@@ -17,7 +17,7 @@ from errors import (
 from events import ChatChunk, Reset
 from hub import InvalidCursor
 from intake import decoded
-from models import Completion, Owner, TextPart, ToolSpec, UserMessage
+from models import Completion, ModelOptions, OutputSchema, Owner, TextPart, ToolSpec, UserMessage
 from registry import AgentRegistry
 from runs import Run
 from storage import Begin
@@ -225,6 +225,8 @@ async def test_of_a_completion_is_kept_what_its_caller_wants_to_find_again() -> 
         instructions="Rhyme." * 1000,
         tools=(ToolSpec("act", "Act." * 1000, {}),),
         model="big-1",
+        is_kept=True,
+        options=ModelOptions(output=OutputSchema("form", {"title": "x" * 1000})),
         echo={"metadata": {"a": 1}},
     )
     async with opened() as registry:

@@ -4,10 +4,19 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import msgspec
+import pytest
+from sqlalchemy import Connection, text
 
+from events import RunError
 from models import AssistantMessage
 from storage.store import Store
 from tests.storage.support import ANN, CALL, DONE, a_run, chat, says, texts
+
+
+def spoil(db: Connection, column: str, value: str, run_id: str) -> None:
+    """Put in what this version cannot read."""
+    statement = text(f"UPDATE runs SET {column} = :value WHERE id = :id")
+    db.execute(statement, {"value": value, "id": run_id})
 
 
 async def test_sqlite_claims_what_another_store_has_left(sqlite_url: str) -> None:
@@ -98,3 +107,27 @@ async def test_one_key_at_two_stores_is_one_run(url: str) -> None:
         assert len(winners) == 1
         assert {other.id for other in there if other is not None} == winners
         assert len((await stores[0].conversations(ANN, limit=99))[0]) == 1
+
+
+@pytest.mark.parametrize("column", ["start", "pending"])
+@pytest.mark.parametrize("strange", ["{", '{"conversation_id": 3, "content": 3}'])
+async def test_a_run_that_cannot_be_read_ends_and_the_others_are_claimed(
+    url: str, column: str, strange: str
+) -> None:
+    async with AsyncExitStack() as stack:
+        old = await stack.enter_async_context(Store.open(url, instance="old", lease=-1))
+        new = await stack.enter_async_context(Store.open(url, instance="new"))
+        odd, good = a_run("odd"), a_run("good")
+        for run in (odd, good):
+            await old.accept(run, begin=says("Hi"))
+            await old.save_turn(run, [], CALL)
+        await old._db.write(spoil, column, strange, odd.id)
+        assert [run.id for run in await new.claim()] == [good.id]
+        ended = await new.run("acme", odd.id)
+        assert ended is not None
+        assert isinstance(ended.terminal, RunError)
+        assert (ended.terminal.code, ended.status) == ("interrupted", "failed")
+        assert (ended.pending, ended.request, ended.finished_at is None) == (None, "", False)
+        assert (ended.start.run_id, ended.start.seq, ended.terminal.seq) == (odd.id, 1, 2)
+        assert (ended.start.conversation_id, ended.start.agent) == ("odd", "chat")
+        assert await texts(new, "odd") == ["Hi"]

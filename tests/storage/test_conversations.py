@@ -13,6 +13,7 @@ from storage import (
     InvalidPage,
     NoSuchConversation,
     NoSuchMessage,
+    TooLong,
 )
 from storage import conversations as rows
 from storage.store import Store
@@ -218,6 +219,20 @@ async def test_a_branch_needs_a_message_of_the_user(store: Store) -> None:
     assert await store.conversation(ANN, "branch") is None
 
 
+async def test_a_branch_of_too_much_is_refused_and_leaves_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await chat(store, "One", "First")
+    await chat(store, "Two", "Second")
+    question = (await store.messages(ANN, "conv"))[2].id
+    monkeypatch.setattr(rows, "BRANCH_CHARS", 60)
+    with pytest.raises(TooLong):
+        await branch(store, question)
+    assert await store.conversation(ANN, "branch") is None
+    monkeypatch.setattr(rows, "BRANCH_CHARS", 200)
+    assert await branch(store, question) is None
+
+
 async def test_a_repeated_branch_is_the_first_one(store: Store) -> None:
     await chat(store, "One", "First")
     question = (await store.messages(ANN, "conv"))[0].id
@@ -250,3 +265,30 @@ async def test_a_run_that_goes_on_needs_its_conversation(store: Store) -> None:
     twin = await store.accept(a_run(key="again"), begin=None, entry=Entry(must_exist=True))
     assert twin is not None
     assert twin.id == busy.id
+
+
+async def test_a_branch_of_what_is_not_listed_is_listed(store: Store) -> None:
+    await chat(store, "One", "First", ephemeral=True)
+    question = (await store.messages(ANN, "conv"))[0].id
+    await branch(store, question)
+    assert [each.id for each in (await store.conversations(ANN, limit=9))[0]] == ["branch"]
+
+
+async def test_a_conversation_that_is_cleared_has_changed(store: Store) -> None:
+    await chat(store, "Hi", "Hello.", conversation_id="a")
+    await chat(store, "Hi", "Hello.", conversation_id="b")
+    assert await store.clear(ANN, "a")
+    assert [each.id for each in (await store.conversations(ANN, limit=9))[0]] == ["a", "b"]
+
+
+async def test_messages_of_a_branch_are_paged_back_by_their_place_in_it(store: Store) -> None:
+    for number in range(3):
+        await chat(store, f"{number}?", f"{number}!")
+    last = (await store.messages(ANN, "conv"))[4].id
+    await branch(store, last)
+    shared = (await store.messages(ANN, "branch"))[2]
+    assert shared.message.content == "1?"
+    before = await store.messages(ANN, "branch", before=shared.id)
+    assert [each.message.content for each in before] == ["0?", "0!"]
+    own = (await store.messages(ANN, "branch"))[4].id
+    assert await store.messages(ANN, "conv", before=own) == []

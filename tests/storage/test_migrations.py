@@ -11,9 +11,12 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, bindparam, create_engine, text
+from sqlalchemy import ClauseElement, Connection, Executable, bindparam, create_engine, text
+from sqlalchemy.ext.compiler import compiles
 
 from models import new_id
+from storage import conversations as rows
+from storage import expiry
 from storage.engine import connect
 from storage.migrations import config, revise
 from storage.store import Store
@@ -121,6 +124,60 @@ async def test_what_was_there_stays_and_goes_on(empty: str) -> None:
         assert [hit.role for hit in await store.search(ANN, "soup", limit=9)] == ["user"]
         assert await store.delete(ANN, "conv")
         assert await store.search(ANN, "old soup", limit=9) == []
+
+
+PLANNED = {
+    "the first page of a list": (rows._FIRST_PAGE, "conversations_by_update"),
+    "another page of it": (rows._NEXT_PAGE, "conversations_by_update"),
+    "ephemeral ones to delete": (expiry._FORSAKEN, "conversations_ephemeral"),
+    "old ones to delete": (expiry._OLD_CONVERSATIONS, "conversations_by_age"),
+}
+VALUES = {"of_tenant": "acme", "of_user": "ann", "count": 20, "id": "c", "batch": 500}
+
+
+class Explained(Executable, ClauseElement):
+    """How a statement would be executed."""
+
+    inherit_cache = False
+
+    def __init__(self, statement: ClauseElement) -> None:
+        self.statement = statement
+
+
+@compiles(Explained, "sqlite")
+def _on_sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
+    return f"EXPLAIN QUERY PLAN {compiler.process(element.statement, **kwargs)}"
+
+
+@compiles(Explained, "postgresql")
+def _on_postgres(element: Any, compiler: Any, **kwargs: Any) -> str:
+    return f"EXPLAIN {compiler.process(element.statement, **kwargs)}"
+
+
+def plan(db: Connection, statement: ClauseElement) -> str:
+    """Return how a statement would be executed by a database with much in it."""
+    if db.dialect.name == "postgresql":
+        db.execute(text("SET LOCAL enable_seqscan = off"))
+    values = VALUES | {"at": NOON, "before": NOON}
+    return "\n".join(str(row) for row in db.execute(Explained(statement), values))
+
+
+def definition(db: Connection, index: str) -> str:
+    """Return the statement that makes an index."""
+    asked = "SELECT sql FROM sqlite_master WHERE name = :name"
+    if db.dialect.name == "postgresql":
+        asked = "SELECT indexdef FROM pg_indexes WHERE indexname = :name"
+    return str(db.execute(text(asked), {"name": index}).scalar_one())
+
+
+@pytest.mark.parametrize(("statement", "index"), PLANNED.values(), ids=PLANNED)
+async def test_an_index_finds(url: str, statement: ClauseElement, index: str) -> None:
+    async with Store.open(url, instance="test") as store:
+        planned = await store._db.read(plan, statement)
+        assert index in planned
+        assert "TEMP B-TREE" not in planned
+        made = await store._db.read(definition, index)
+        assert ("WHERE" in made) == (index != "conversations_by_age")
 
 
 def test_a_draft_of_a_migration_can_be_written(sqlite_url: str, tmp_path: Path) -> None:

@@ -95,3 +95,21 @@ async def test_agents_belong_to_a_tenant(store: Store) -> None:
     assert not await store.delete_agent("third", "helper")
     assert await store.delete_agent("other", "helper")
     assert await store.agents("acme") == {"helper": "{}"}
+
+
+async def test_a_deletion_takes_nothing_of_anothers_conversation_of_the_same_name(
+    store: Store,
+) -> None:
+    await chat(store, "Hi", "Hello.")
+    other = await chat(store, "Ho", "Hello.", owner=BEN)
+    assert await store.delete(ANN, "conv")
+    assert await store.run("acme", other.id) is not None
+    assert await texts(store, owner=BEN) == ["Ho", "Hello."]
+
+
+async def test_users_have_keys_of_the_same_name(store: Store) -> None:
+    runs = [await chat(store, "Hi", "Hello.", owner=owner, key="once") for owner in (ANN, BEN)]
+    for run in runs:
+        twin = await store.accept(a_run(owner=run.owner, key="once"), begin=None)
+        assert twin is not None
+        assert (twin.id, twin.owner) == (run.id, run.owner)

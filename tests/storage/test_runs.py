@@ -274,3 +274,13 @@ async def test_agents_are_kept_by_name(store: Store) -> None:
 
 async def test_a_store_that_works_answers(store: Store) -> None:
     await store.ping()
+
+
+async def test_what_is_old_goes_for_a_while_at_a_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expiry, "BATCH", 2)
+    for number in range(5):
+        await chat(store, "Hi", "Hello.", conversation_id=f"conv_{number}", ephemeral=True)
+    for gone in ((2, 2), (2, 2), (1, 1), (0, 0)):
+        assert await store.expire(runs_older_than=-60, within=0) == gone
