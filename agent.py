@@ -115,16 +115,19 @@ class StreamingAgent:
             agent = await agent._take_up(turns, turns.pending)
         while True:
             reply = await agent._ask(turns)
+            if reply.for_client:
+                # The agent's own calls of the turn are not made: what they come to would be lost
+                # to the client, who says all in its next request. The model asks for them again.
+                turns.keep(AssistantMessage(reply.text, (), reply.reasoning))
+                return _complete(turns, "tool_calls", reply.for_client)
             if not reply.calls:
                 turns.keep(reply.message)
-                return _complete(turns, _finish_reason(reply), reply.for_client)
+                return _complete(turns, _finish_reason(reply.end))
             limit = agent._limit(turns, reply.calls)
             if limit is not None:
                 agent._calls.refuse(turns, reply, "limit", f"Not executed: {_LIMIT_TEXT[limit]}.")
                 return _complete(turns, limit)
             agent = await agent._act(turns, reply)
-            if reply.for_client:
-                return _complete(turns, "tool_calls", reply.for_client)
 
     async def _act(self, turns: Turns, reply: Reply) -> "StreamingAgent":
         """Execute a turn's calls, and return the agent that goes on."""
@@ -290,7 +293,5 @@ def _complete(
     )
 
 
-def _finish_reason(reply: Reply) -> FinishReason:
-    if reply.for_client:
-        return "tool_calls"
-    return "stop" if reply.end.finish_reason == "tool_calls" else reply.end.finish_reason
+def _finish_reason(end: EndPart) -> FinishReason:
+    return "stop" if end.finish_reason == "tool_calls" else end.finish_reason

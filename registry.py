@@ -394,8 +394,7 @@ class AgentRegistry:
         except LogNotFound:
             run = await self.run(run_id)
             if run.terminal is None:
-                text = "Another process works on this run; ask again when it has ended."
-                raise Unavailable(text, code="run_elsewhere", retry_after=1) from None
+                raise _elsewhere() from None
             said = await self.store.run_messages(run.stored)
             return remains(run.start, run.terminal, said, epoch=run.stored.epoch, after=after)
 
@@ -408,10 +407,21 @@ class AgentRegistry:
 
         Raises:
             errors.NotFound: no such run.
+            errors.Unavailable: another process works on it.
         """
         run = await self.run(run_id)
+        self.check_here(run)
         run.end("cancelled")
         return run
+
+    def check_here(self, run: Run) -> None:
+        """Refuse what only the process can do that works on a run.
+
+        Raises:
+            errors.Unavailable: that is another one.
+        """
+        if run.work is None and run.terminal is None:
+            raise _elsewhere()
 
     async def cancel_tool(self, run_id: str, tool_call_id: str) -> None:
         """Cancel one tool call of a run; its siblings and the run go on.
@@ -457,6 +467,11 @@ class AgentRegistry:
         """End all runs: their clients are told that the service stops."""
         for run in list(self._active):
             run.end("shutting_down")
+
+
+def _elsewhere() -> Unavailable:
+    text = "Another process works on this run; ask again when it has ended."
+    return Unavailable(text, code="run_elsewhere", retry_after=1)
 
 
 def _fault(field: str, message: str) -> dict[str, str]:

@@ -161,7 +161,8 @@ async def clear_memories(memory: LongTerm, owner: OwnerOfMemories) -> Forgotten:
 @router.post("/callbacks/get_memories")
 async def get_memories(wanted: MemoriesOf, memory: LongTerm) -> MemoryList:
     """List what is remembered of a user."""
-    return await _listed(memory, _owner(wanted.user_id), wanted.query, wanted.limit)
+    found = await _listed(memory, _owner(wanted.user_id), wanted.query, wanted.limit)
+    return found.model_copy(update={"user_id": wanted.user_id})
 
 
 @router.post("/callbacks/clear_memories")

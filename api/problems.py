@@ -135,7 +135,7 @@ def validation_faults(error: Any) -> list[dict[str, Any]]:
 def _field(place: Sequence[str | int]) -> str:
     """Return where in the body, path, query or headers a fault is."""
     inner = place[1:] if place and place[0] in _PLACES else place
-    return ".".join(str(part) for part in inner if part not in _KINDS)
+    return ".".join(str(part) for part in inner if part not in _KINDS and "[" not in str(part))
 
 
 def install(app: FastAPI, shapes: Mapping[str, Shape]) -> None:

@@ -63,7 +63,7 @@ _MAX_TEMPERATURE = 1.0
 _ID = re.compile(r"[a-zA-Z0-9_-]+")
 _NOT_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _MAX_NAME = 128
-_INLINE = re.compile(r"data:(image/[a-z+.-]+);base64,")
+_INLINE = re.compile(r"data:(image/[a-zA-Z0-9+.-]+);base64,")
 _TOOL_CHOICES = {"auto": "auto", "none": "none", "required": "any"}
 _ANY_OBJECT = "Answer with one JSON object and nothing else."
 

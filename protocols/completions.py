@@ -213,7 +213,8 @@ class CompletionsEncoder:
 
     def _failed(self, error: RunError) -> bytes:
         self._is_over = True
-        return sse.frame(_encode(error_body(error.message, error.code)).decode())
+        kind = "rate_limit_error" if error.code == "upstream_rate_limited" else "server_error"
+        return sse.frame(_encode(error_body(error.message, error.code, type=kind)).decode())
 
 
 class WholeCompletion:

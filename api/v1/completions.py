@@ -6,6 +6,8 @@ agent's own instructions. The agent executes its own tools; those that the reque
 client's to execute, and hide the agent's of the same names.
 """
 
+import asyncio
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -29,7 +31,7 @@ from api.v1.messages import (
     refused,
 )
 from errors import ClientError
-from events import RunError
+from events import ChatStart, RunError
 from models import Completion, ModelOptions
 from protocols.completions import CompletionsEncoder, WholeCompletion
 from registry import AgentRegistry
@@ -62,6 +64,7 @@ class CompletionRequest(Sampling):
     response_format: ResponseFormat | None = None
     tools: Annotated[list[WireTool], Field(max_length=128, fail_fast=True)] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedChoice | None = None
+    logprobs: bool | None = None
     functions: Any = Field(None, description="Superseded by `tools`, and refused.")
 
     def completion(self, agent: str, model: str | None) -> Completion:
@@ -72,6 +75,8 @@ class CompletionRequest(Sampling):
         """
         if self.n not in (None, 1):
             raise refused("n", "There is one answer to a request here.")
+        if self.logprobs:
+            raise refused("logprobs", "They are not told here.")
         if self.functions:
             raise refused("functions", "Use tools.")
         choice = self.tool_choice
@@ -114,6 +119,9 @@ async def complete(
     run = await registry.start(body.completion(agent, model), idempotency_key)
     created = int(run.stored.created_at.timestamp())
     if body.stream:
+        failure = await _early_failure(registry, run, streaming.heartbeat)
+        if failure is not None:
+            return failed(failure, _ids(run))
         encoder = CompletionsEncoder(
             run.stored.epoch,
             created=created,
@@ -128,6 +136,21 @@ async def complete(
             headers=_ids(run),
         )
     return await _whole(registry, run, created)
+
+
+async def _early_failure(registry: AgentRegistry, run: Run, patience: float) -> RunError | None:
+    """Return how a run failed that failed before it said anything, within so many seconds.
+
+    Clients repeat a request, or do not, by the status of its answer, which a stream has only once.
+    """
+    reader = await registry.read(run.id)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(patience):
+            while not reader.ended:
+                for event in await reader.read():
+                    if not isinstance(event, ChatStart):
+                        return event if isinstance(event, RunError) else None
+    return None
 
 
 def _ids(run: Run) -> dict[str, str]:

@@ -33,7 +33,7 @@ from models import (
 
 _TOOL_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 _HASHED = re.compile(r"user_[0-9a-f]{64}")
-_URL = r"^(https?://|data:image/[a-z+.-]+;base64,)"
+_URL = r"^(https?://|data:image/[a-zA-Z0-9+.-]+;base64,)"
 
 MAX_LEVELS = 32
 """How deep a schema may be nested."""

@@ -96,6 +96,7 @@ async def retrieve(
 async def delete(id: str, registry: Registry) -> dict[str, str | bool]:
     """Delete a response for good; one under way is cancelled."""
     run = await _found(registry, id)
+    registry.check_here(run)
     place = (run.stored.owner, run.start.conversation_id)
     await registry.quiet(*place, CANCEL_PATIENCE)
     if not await registry.store.delete(*place):

@@ -305,7 +305,9 @@ BAD: list[tuple[dict[str, Any], str | None]] = [
     ({"messages": [*HI, ASKED, DONE, DONE]}, "messages.3.tool_call_id"),
     ({"temperature": 3}, "temperature"),
     ({"max_tokens": 0}, "max_tokens"),
-    ({"stop": ["a"] * 5}, None),
+    ({"stop": ["a"] * 5}, "stop"),
+    ({"tool_choice": "any"}, "tool_choice"),
+    ({"logprobs": True}, "logprobs"),
     ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
     ({"tools": [with_schema({"title": "\ud800"})]}, "tools.0.function.parameters"),
     ({"tools": [with_schema({"title": "\0"})]}, "tools.0.function.parameters"),
@@ -372,6 +374,16 @@ async def test_only_what_may_succeed_later_is_asked_for_again() -> None:
             await client.chat.completions.create(model="chat", messages=HI)
         assert limited.value.response.headers["retry-after"] == "7"
         assert limited.value.type == "rate_limit_error"
+
+
+async def test_a_stream_that_fails_before_it_says_anything_has_the_failures_status() -> None:
+    script = [status(429), status(400, "Too long.", error_code="context_length_exceeded")]
+    async with asked(script, openai_max_retries=0) as (client, _, _service):
+        with pytest.raises(openai.RateLimitError):
+            await stream_of(client)
+        with pytest.raises(openai.BadRequestError) as refused:
+            await stream_of(client)
+        assert "Too long." in str(refused.value)
 
 
 async def test_a_stream_that_fails_ends_in_an_error_and_is_not_closed() -> None:

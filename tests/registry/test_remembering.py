@@ -207,6 +207,8 @@ async def test_a_run_under_way_in_another_process_can_be_read_later() -> None:
         with pytest.raises(Unavailable) as caught:
             await registry.read("run_other")
         assert (caught.value.code, caught.value.retry_after) == ("run_elsewhere", 1)
+        with pytest.raises(Unavailable, match="Another process"):
+            await registry.cancel("run_other")
 
 
 async def test_of_a_request_nothing_is_kept_behind_the_runs_end() -> None:
