@@ -105,7 +105,7 @@ ROOMS = (
 logger = logging.getLogger("parley")
 
 
-def make_provider(settings: Settings) -> Provider:
+def make_provider(settings: Settings) -> Router:
     """Return the model providers that the settings have credentials for, as one."""
     providers: dict[str, Provider] = {"demo": DemoProvider(settings.demo_tokens_per_second)}
     if settings.openai_api_key or settings.openai_base_url:
@@ -161,11 +161,11 @@ def make_embedder(settings: Settings) -> Embedder:
 
 
 def make_memory(
-    settings: Settings, store: Store, provider: Provider, embedder: Embedder
+    settings: Settings, store: Store, provider: Router, embedder: Embedder
 ) -> LongTermMemory:
     """Return the long-term memory that the settings ask for."""
     # The stand-in can read nothing out of an exchange: what was said is kept as it is.
-    ask = None if settings.provider == "demo" else asker(provider)
+    ask = None if settings.provider == "demo" else asker(provider.apart())
     folder = settings.data_dir / "memory"
     is_local = False
     if settings.mem0_api_key is not None:

@@ -65,6 +65,7 @@ class Router:
     ) -> None:
         self._providers = dict(providers)
         self._default = default
+        self._circuit = circuit
         self._circuits = {name: circuit() for name in providers}
         self.name = providers[default].name
         self.default_model = self.answering(None)
@@ -73,6 +74,13 @@ class Router:
     def is_available(self) -> bool:
         """Whether the default provider is asked now, or left alone."""
         return not self._circuits[self._default].refuses
+
+    def apart(self) -> "Router":
+        """Return one that asks the same providers and has circuits of its own.
+
+        For work in the background, whose failures are no reason to leave a user without an answer.
+        """
+        return Router(self._providers, self._default, circuit=self._circuit)
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[list[ReplyPart], None]:
         """Ask the model, or else its fall-backs; see `llm.Provider`.

@@ -401,3 +401,17 @@ async def test_only_what_the_default_provider_fails_makes_it_unavailable() -> No
     assert not router.is_available
     clock.now += 5
     assert router.is_available
+
+
+async def test_what_fails_in_the_background_closes_no_way_for_others() -> None:
+    broken = UpstreamError("Down.", retryable=True)
+    router, _ = routed(*[[broken] for _ in range(20)], says("Ok"))
+    apart = router.apart()
+    for _ in range(20):
+        await failure(apart, request("gpt"))
+        if not apart.is_available:
+            break
+    assert not apart.is_available
+    assert router.is_available
+    assert (await failure(apart, request("gpt"))).code == "upstream_circuit_open"
+    assert (await failure(router, request("gpt"))).code != "upstream_circuit_open"
