@@ -421,7 +421,8 @@ async def test_a_client_that_never_reads_is_cut_off_and_the_others_go_on() -> No
                     await cut_off.wait()
                 serving = {task for task in asyncio.all_tasks() if "run_asgi" in repr(task)}
                 raw.transport.abort()
-                await asyncio.wait(serving, timeout=DEADLINE)  # its mistakes would be logged
+                async with asyncio.timeout(DEADLINE):  # its mistakes would be logged
+                    await asyncio.gather(*serving)
         assert service.registry.active_runs == 0
 
 
