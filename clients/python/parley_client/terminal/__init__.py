@@ -1,0 +1,1 @@
+"""A chat in the terminal, built on the client; needs the extra `chat`."""

@@ -1,0 +1,232 @@
+"""Where an answer is shown: live on a terminal, or as plain lines where there is none.
+
+On a terminal what is settled is printed once, into the scrollback; only the rest is drawn anew,
+and never more of it than fits, because a line that has scrolled away cannot be taken back.
+"""
+
+from collections.abc import Callable
+from typing import IO, Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from parley_client.events import Event
+from parley_client.terminal.answer import Answer, Call, Note, Part, Words
+from parley_client.terminal.view import Tail, duration, finished_length, view
+
+INTERVAL = 1 / 15
+"""Seconds between two drawings."""
+
+
+class Screen(Protocol):
+    """What shows an answer."""
+
+    def begin(self) -> None:
+        """Show that something is under way."""
+        ...
+
+    def add(self, event: Event) -> None:
+        """Take an event."""
+        ...
+
+    def draw(self) -> None:
+        """Show the present state; called every `INTERVAL`."""
+        ...
+
+    def end(self) -> None:
+        """Show the rest, for good."""
+        ...
+
+
+class LiveScreen:
+    """One answer on a terminal.
+
+    Args:
+        status: what is under way, in one line.
+    """
+
+    def __init__(self, console: Console, status: Callable[[], Text], answer: Answer) -> None:
+        self._console = console
+        self._status = status
+        self._answer = answer
+        self._told = answer.told
+        self._next = 0  # the first part that is not printed as a whole,
+        self._offset = 0  # and how much of it is
+        self._last: Part | None = None
+        self._live = Live(
+            console=console,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            transient=True,
+        )
+
+    def begin(self) -> None:
+        """Show that something is under way."""
+        self._live.start()
+        self.draw()
+
+    def add(self, event: Event) -> None:
+        """Take an event."""
+        self._answer.add(event)
+
+    def draw(self) -> None:
+        """Print what is settled, and draw the rest."""
+        self._print_settled()
+        rest = Group(*self._rest(), Text(), self._status())
+        self._live.update(Tail(rest, self._console.height - 1), refresh=True)
+
+    def end(self) -> None:
+        """Print the rest, for good."""
+        self._print_settled()
+        self._live.update(Text(), refresh=True)
+        self._live.stop()
+        for part in self._unprinted():
+            self._print(part)
+
+    def _print_settled(self) -> None:
+        if self._answer.told != self._told:
+            self._told, self._next, self._offset = self._answer.told, 0, 0
+        parts = self._answer.parts
+        while self._next < len(parts):
+            part = parts[self._next]
+            if isinstance(part, Words) and not self._answer.is_settled(part):
+                self._print_blocks(part)
+                return
+            if not self._answer.is_settled(part):
+                return
+            for unprinted in self._unprinted()[:1]:
+                self._print(unprinted)
+            self._next, self._offset = self._next + 1, 0
+
+    def _print_blocks(self, part: Words) -> None:
+        """Print the blocks of a growing text that will stay as they are."""
+        text = part.text[self._offset :]
+        length = 0 if part.is_reasoning else finished_length(text)
+        if length:
+            self._print(Words(text[:length]))
+            self._offset += length
+
+    def _unprinted(self) -> list[Part]:
+        """Return the parts that are not printed, the first one without what is printed of it."""
+        rest = self._answer.parts[self._next :]
+        if rest and isinstance(first := rest[0], Words):
+            text = first.text[self._offset :]
+            head = [Words(text, first.is_reasoning)] if text.strip() else []
+            return [*head, *rest[1:]]
+        return rest
+
+    def _rest(self) -> list[RenderableType]:
+        shown: list[RenderableType] = []
+        last = self._last
+        for part in self._unprinted():
+            if _is_apart(last, part):
+                shown.append(Text())
+            shown.append(view(part))
+            last = part
+        return shown
+
+    def _print(self, part: Part) -> None:
+        _print(self._console, self._last, part)
+        self._last = part
+
+
+def _is_apart(last: Part | None, part: Part) -> bool:
+    """Tell whether an empty line comes before a part: calls stand together, and notes."""
+    return not (
+        (isinstance(last, Call) and isinstance(part, Call))
+        or (isinstance(last, Note) and isinstance(part, Note))
+    )
+
+
+class PlainScreen:
+    """One answer as plain text, in the order in which it comes: for files and pipes."""
+
+    def __init__(self, file: IO[str], answer: Answer) -> None:
+        self._file = file
+        self._answer = answer
+        self._written: dict[int, int] = {}
+        self._said: dict[int, str] = {}
+        self._is_inside = False
+        self._told = answer.told
+
+    def begin(self) -> None:
+        """Nothing is under way that a file could show."""
+
+    def add(self, event: Event) -> None:
+        """Take an event, and write what is new."""
+        self._answer.add(event)
+        self.show()
+
+    def show(self) -> None:
+        """Write what is new."""
+        if self._answer.told != self._told:
+            self._told = self._answer.told
+            self._written.clear()
+            self._said.clear()
+        for number, part in enumerate(self._answer.parts):
+            self._write(number, part)
+        self._file.flush()
+
+    def draw(self) -> None:
+        """All is written as it comes."""
+
+    def end(self) -> None:
+        """End the line."""
+        self._end_line()
+        self._file.flush()
+
+    def _write(self, number: int, part: Part) -> None:
+        if isinstance(part, Words):
+            new = part.text[self._written.get(number, 0) :]
+            if number not in self._written and new:
+                self._end_line()
+            self._written[number] = len(part.text)
+            self._file.write(new)
+            if new:
+                self._is_inside = not new.endswith("\n")
+            return
+        line = plain(part)
+        if line and self._said.get(number) != line:
+            self._said[number] = line
+            self._end_line()
+            self._file.write(line + "\n")
+
+    def _end_line(self) -> None:
+        if self._is_inside:
+            self._file.write("\n")
+            self._is_inside = False
+
+
+def plain(part: Part) -> str:
+    """Return what is said of a part in one line; text is none."""
+    match part:
+        case Call(state="queued"):
+            return f"[{part.name}] queued: {part.arguments}"
+        case Call(state="running"):
+            so_far = f" {part.progress:g}/{part.total:g} {part.note}" if part.total else ""
+            return f"[{part.name}] running: {part.arguments}{so_far}".rstrip()
+        case Call():
+            took = "" if part.duration_ms is None else f" in {duration(part.duration_ms / 1000)}"
+            return f"[{part.name}] {part.state}{took}: {part.note}"
+        case Words():
+            return ""
+        case Note():
+            return f"[{part.text}]"
+        case _:
+            return f"[{part.name}] {part.message} {part.done}/{part.total}"
+
+
+def printed(console: Console, parts: list[Part]) -> None:
+    """Print parts that are settled."""
+    last: Part | None = None
+    for part in parts:
+        _print(console, last, part)
+        last = part
+
+
+def _print(console: Console, last: Part | None, part: Part) -> None:
+    if _is_apart(last, part):
+        console.print()
+    console.print(view(part))

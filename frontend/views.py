@@ -1,0 +1,236 @@
+"""How an answer is drawn, while it grows and afterwards.
+
+* A view remembers what it has drawn and draws only what has changed, so that a long answer costs no
+  more with each word. Where an answer begins anew its views do too.
+* A call that is under way is an `st.status`, which can change in place; one that had ended before
+  the page was drawn is an expander, which costs Streamlit no pause.
+* What a model, a tool or a user said passes through `text` on its way into Markdown or a label.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final, Literal, Protocol
+
+from streamlit.delta_generator import DeltaGenerator
+
+from answers import Answer, Call, Handover, Part, Stage, Text
+from text import Code, Prose, pieces, plain
+
+NOTES: Final = {
+    "cancelled": "Stopped.",
+    "length": "The answer was cut at the model's limit.",
+    "content_filter": "The model's provider withheld the rest.",
+    "max_turns": "Ended: the model has asked for tools as often as it may.",
+    "max_tool_calls": "Ended: all the tool calls of one answer are used up.",
+    "repeated_tool_calls": "Ended: the model repeated the same tool calls.",
+}
+"""What is said below an answer that did not end by itself."""
+
+ICONS: Final = {"done": ":material/check:", "failed": ":material/error:"}
+STATES: Final[Mapping[str, Literal["complete", "error"]]] = {"done": "complete", "failed": "error"}
+"""The states of a call that has ended, as `st.status` names them."""
+
+
+class View(Protocol):
+    """Draws one part of an answer."""
+
+    def draw(self, part: Any) -> None:
+        """Draw what has changed of the part."""
+
+
+class AnswerView:
+    """Draws an answer into a place of its own."""
+
+    def __init__(self, place: DeltaGenerator) -> None:
+        self._slot = place.empty()
+        self._note = place.empty()
+        self._said = ""
+        self._age = -1
+        self._body = self._slot
+        self._views: list[View] = []
+
+    def draw(self, answer: Answer) -> None:
+        """Draw what has changed of the answer, which is the same one every time."""
+        if self._age != answer.age:
+            self._age, self._body, self._views = answer.age, self._slot.container(), []
+        for at, part in enumerate(answer.parts):
+            if at == len(self._views):
+                self._views.append(_view(part, self._body))
+            self._views[at].draw(part)
+        self._draw_note(answer)
+
+    def _draw_note(self, answer: Answer) -> None:
+        note = _note(answer)
+        if note == self._said:
+            return
+        self._said = note
+        if answer.end == "error":
+            self._note.error(note, icon=":material/error:")
+        elif note:
+            self._note.caption(note)
+        else:
+            self._note.empty()
+
+
+def _note(answer: Answer) -> str:
+    if answer.end == "error":
+        return plain(answer.problem)
+    if answer.end is not None:
+        return NOTES.get(answer.end, "")
+    if answer.is_lost:
+        return "The connection is lost. Trying again; nothing of the answer is lost …"
+    return "" if answer.parts else "Waiting for the answer …"
+
+
+def _view(part: Part, body: DeltaGenerator) -> View:
+    match part:
+        case Text(is_reasoning=True):
+            return ReasoningView(body)
+        case Text():
+            return TextView(body.container())
+        case Call():
+            return CallView(body, part)
+        case Stage():
+            return StageView(body)
+        case Handover():
+            return HandoverView(body)
+
+
+class TextView:
+    """Draws Markdown, each block of code by itself."""
+
+    def __init__(self, place: DeltaGenerator) -> None:
+        self._place = place
+        self._slots: list[DeltaGenerator] = []
+        self._drawn: list[Prose | Code] = []
+
+    def draw(self, part: Text) -> None:
+        """Draw the pieces of the text that are new or longer than before."""
+        found = pieces(part.text)
+        for at, piece in enumerate(found):
+            if at == len(self._slots):
+                self._slots.append(self._place.empty())
+            if self._drawn[at : at + 1] != [piece]:
+                _draw_piece(self._slots[at], piece)
+        for slot in self._slots[len(found) :]:
+            slot.empty()
+        self._drawn = found
+
+
+def _draw_piece(slot: DeltaGenerator, piece: Prose | Code) -> None:
+    if isinstance(piece, Code):
+        slot.code(piece.text, language=piece.language or None)
+    else:
+        slot.markdown(piece.text)
+
+
+class ReasoningView:
+    """Draws what the model thought, folded."""
+
+    def __init__(self, body: DeltaGenerator) -> None:
+        folded = body.expander("Reasoning", icon=":material/psychology:", type="compact")
+        self._text = TextView(folded.container())
+
+    def draw(self, part: Text) -> None:
+        """Draw what has come."""
+        self._text.draw(part)
+
+
+class CallView:
+    """Draws one call: its state, and folded its arguments and what came of it."""
+
+    def __init__(self, body: DeltaGenerator, call: Call) -> None:
+        self._label = _label(call)
+        self._state = call.state
+        self._status = None
+        if call.state in ICONS:
+            place: DeltaGenerator = body.expander(self._label, icon=ICONS[call.state])
+        else:
+            place = self._status = body.status(self._label)
+        place.caption("Arguments")
+        _draw_value(place, call.arguments)
+        self._progress = place.empty()
+        self._outcome = place.container()
+        if call.state in ICONS:
+            self._draw_outcome(call)
+
+    def draw(self, call: Call) -> None:
+        """Draw what has changed of the call."""
+        label = _label(call)
+        if self._status is not None and (label, call.state) != (self._label, self._state):
+            self._status.update(label=label, state=STATES.get(call.state, "running"))
+        if call.total and call.state == "running":
+            self._progress.progress(_share(call.done, call.total), plain(call.said))
+        if call.state != self._state and call.state in STATES:
+            self._draw_outcome(call)
+        self._label, self._state = label, call.state
+
+    def _draw_outcome(self, call: Call) -> None:
+        self._progress.empty()
+        if call.state == "failed":
+            self._outcome.error(plain(call.error))
+            return
+        self._outcome.caption("Result, cut at the limit" if call.is_cut else "Result")
+        _draw_value(self._outcome, call.result)
+
+
+def _label(call: Call) -> str:
+    return f"**{plain(call.name)}** · {_words(call)}"
+
+
+def _words(call: Call) -> str:
+    match call.state:
+        case "queued":
+            return "queued"
+        case "running":
+            since = 0 if call.began is None else max(0, int(time.time() - call.began))
+            return f"running, {since} s" if since else "running"
+        case "done":
+            return "done" if call.took is None else f"done in {_duration(call.took)}"
+        case "failed":
+            error = call.error if len(call.error) <= 100 else f"{call.error[:100]}…"
+            return f"failed: {plain(error)}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _draw_value(place: DeltaGenerator, value: Any) -> None:
+    if isinstance(value, dict | list):
+        place.json(value)
+    else:
+        place.code(str(value), language=None, wrap_lines=True)
+
+
+class StageView:
+    """Draws how far a stage is."""
+
+    def __init__(self, body: DeltaGenerator) -> None:
+        self._slot = body.empty()
+        self._drawn: Stage | None = None
+
+    def draw(self, part: Stage) -> None:
+        """Draw the stage, where it has moved."""
+        if part != self._drawn:
+            share = _share(part.done, part.total)
+            self._slot.progress(share, f"**{plain(part.name)}** · {plain(part.message)}")
+            self._drawn = part
+
+
+def _share(done: float, total: float) -> float:
+    return min(1.0, max(0.0, done / total)) if total > 0 else 0.0
+
+
+class HandoverView:
+    """Draws that another agent has taken over."""
+
+    def __init__(self, body: DeltaGenerator) -> None:
+        self._slot = body.empty()
+        self._is_drawn = False
+
+    def draw(self, part: Handover) -> None:
+        """Draw it, once."""
+        if not self._is_drawn:
+            self._slot.caption(f":material/arrow_forward: {plain(part.agent)} answers from here.")
+            self._is_drawn = True
