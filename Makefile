@@ -5,15 +5,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 CLIENTS_BIN := .venv-clients/bin
 NODE_CLIENT := client_tests/node
+NPM := $(shell command -v npm)
+NPM_CI := npm ci --silent --ignore-scripts --no-audit --no-fund
+# What npm installs for the page, and for the tests that drive it in a browser.
+PAGE := $(if $(NPM),web/node_modules/installed)
+BROWSER := $(if $(NPM),$(addsuffix /node_modules/installed,tests/browser tests/web) $(PAGE))
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST_CLIENTS := -m pytest -c client_tests/pytest.ini --rootdir . -n 2
 
 .PHONY: run test test-clients check format lint types bench lock clean
 
-run: .venv/service
+run: .venv/service $(PAGE)
 	$(BIN)/python app.py
 
-test: .venv/tests
+test: .venv/tests $(BROWSER)
 	$(BIN)/python -m pytest
 
 # The newest SDK of OpenAI is in the service's own environment.
@@ -31,6 +36,7 @@ lint: .venv/tests
 
 types: .venv/tests
 	$(BIN)/mypy .
+	$(BIN)/mypy frontend/app.py
 
 bench: .venv/service
 	$(BIN)/python -m bench
@@ -38,13 +44,14 @@ bench: .venv/service
 # The locks hold for every Python that is supported and every platform.
 lock: .venv/tests
 	$(BIN)/pip install --quiet uv==0.13.8
-	for name in requirements requirements-dev requirements-clients; do \
+	for name in requirements requirements-dev requirements-frontend requirements-clients; do \
 		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 			--no-header --no-annotate $$name.in -o $$name.txt || exit 1; \
 	done
 
 clean:
-	rm -rf .venv .venv-clients $(NODE_CLIENT)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-clients $(NODE_CLIENT)/node_modules web/node_modules
+	rm -rf tests/browser/node_modules tests/web/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make PYTHON=python3.13 …")'
@@ -63,6 +70,10 @@ clean:
 	$(CLIENTS_BIN)/python $(PIP_INSTALL) -r requirements-clients.txt
 	touch $@
 
-$(NODE_CLIENT)/node_modules/installed: $(NODE_CLIENT)/package-lock.json
-	cd $(NODE_CLIENT) && npm ci --silent --ignore-scripts --no-audit --no-fund
+# Without a network the page shows its texts plain, and the service starts all the same.
+web/node_modules/installed: web/package-lock.json
+	-cd web && $(NPM_CI) && touch node_modules/installed
+
+%/node_modules/installed: %/package-lock.json
+	cd $* && $(NPM_CI)
 	touch $@

@@ -93,3 +93,14 @@ async def test_the_page_example_reads_the_stream(tmp_path: Path) -> None:
         script.write_text(example.replace("'/chat/stream'", f"'{service.url}/chat/stream'"))
         out = await printed("node", str(script))
     assert "Tokyo" in out
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+async def test_the_javascript_client_prints_the_answer(tmp_path: Path) -> None:
+    (example,) = [code for kind, code in BLOCKS if kind == "javascript" and "ParleyClient" in code]
+    module = (Path(__file__).parent.parent / "web" / "client.js").as_uri()
+    async with running() as service:
+        script = tmp_path / "client.mjs"
+        code = example.replace("./web/client.js", module)
+        script.write_text(code.replace("http://localhost:8000", service.url))
+        assert "**42**" in await printed("node", str(script))

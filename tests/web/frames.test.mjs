@@ -1,0 +1,54 @@
+/** Event streams that are cut anywhere. */
+
+import { test } from 'node:test';
+import { FrameDecoder } from '../../web/client.js';
+import { assert } from './support.mjs';
+
+const STREAM = [
+  ': a comment\n\n',
+  'id: r:1:1\ndata: {"a":1}\n\n',
+  'id: r:1:2\r\ndata: {"content":"Grüße 😀 你好\u2028\u0085\u000b\u000c"}\r\n\r\n',
+  'id: r:1:3\rdata: one\rdata:two\r\r',
+  'event: other\nid\ndata\ndata:  two spaces\n\n',
+  'id: r:1:9\n\n',
+  'data: without an id\n\n',
+  'data: never ended',
+].join('');
+
+const FRAMES = [
+  { id: 'r:1:1', data: '{"a":1}' },
+  { id: 'r:1:2', data: '{"content":"Grüße 😀 你好\u2028\u0085\u000b\u000c"}' },
+  { id: 'r:1:3', data: 'one\ntwo' },
+  { id: '', data: '\n two spaces' },
+  { id: null, data: 'without an id' },
+];
+
+function decoded(pieces) {
+  const [text, frames] = [new TextDecoder(), new FrameDecoder()];
+  return pieces.flatMap((piece) => frames.feed(text.decode(piece, { stream: true })));
+}
+
+test('a stream that is cut at any byte gives the same frames', () => {
+  const bytes = new TextEncoder().encode(STREAM);
+  for (let at = 0; at <= bytes.length; at += 1) {
+    assert.deepEqual(decoded([bytes.subarray(0, at), bytes.subarray(at)]), FRAMES, `cut at ${at}`);
+  }
+});
+
+test('a stream that comes byte by byte gives the same frames', () => {
+  const bytes = new TextEncoder().encode(STREAM);
+  assert.deepEqual(decoded(Array.from(bytes, (_, at) => bytes.subarray(at, at + 1))), FRAMES);
+});
+
+test('a byte order mark at the beginning is not of the first field', () => {
+  const bytes = new TextEncoder().encode('\ufeffdata: x\n\n');
+  assert.deepEqual(decoded([bytes]), [{ id: null, data: 'x' }]);
+});
+
+test('a line of a million pieces takes no time that grows with its square', () => {
+  const frames = new FrameDecoder();
+  frames.feed('data: ');
+  for (let at = 0; at < 1_000_000; at += 1) frames.feed('x');
+  const [frame] = frames.feed('\n\n');
+  assert.equal(frame.data.length, 1_000_000);
+});

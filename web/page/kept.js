@@ -1,0 +1,82 @@
+/**
+ * What the browser keeps: what was typed and not sent, what was sent and not acknowledged, and how
+ * the page looks. Where it keeps nothing (private windows, a full disk) the page works without.
+ */
+
+const PREFIX = 'parley.';
+
+function read(name, otherwise) {
+  try {
+    return JSON.parse(localStorage.getItem(PREFIX + name)) ?? otherwise;
+  } catch {
+    return otherwise; // not allowed, or written by something else
+  }
+}
+
+function readText(name, otherwise) {
+  const value = read(name, otherwise);
+  return typeof value === 'string' ? value : otherwise;
+}
+
+function readOutbox() {
+  const all = read('outbox', []);
+  return Array.isArray(all) ? all.filter((each) => typeof each?.chatId === 'string') : [];
+}
+
+function write(name, value) {
+  try {
+    if (value === null) localStorage.removeItem(PREFIX + name);
+    else localStorage.setItem(PREFIX + name, JSON.stringify(value));
+  } catch {
+    // Not allowed or full: it is then kept for as long as the page is open.
+  }
+}
+
+/** @returns {*} A choice of the user: `theme`, `agent`. */
+export const choice = (name, otherwise = null) => readText(`choice.${name}`, otherwise);
+
+/** Keep a choice of the user. */
+export const choose = (name, value) => write(`choice.${name}`, value);
+
+/** @returns {string} What was typed in a chat and not sent. */
+export const draft = (chatId) => readText(`draft.${chatId}`, '');
+
+/** Keep what was typed in a chat. */
+export const keepDraft = (chatId, text) => write(`draft.${chatId}`, text || null);
+
+/**
+ * What was sent and is not acknowledged, oldest first.
+ *
+ * @returns {{key: string, chatId: string, text: string, agent: string}[]}
+ */
+export function outbox(chatId) {
+  return readOutbox().filter((each) => each.chatId === chatId);
+}
+
+/** @returns {string[]} The chats in which something was sent that is not acknowledged. */
+export function unsent() {
+  return [...new Set(readOutbox().map((each) => each.chatId))];
+}
+
+/** Keep a message until it is acknowledged. */
+export function post(message) {
+  write('outbox', [...readOutbox(), message].slice(-50));
+}
+
+/** Keep a message no longer. */
+export function acknowledge(key) {
+  const left = readOutbox().filter((each) => each.key !== key);
+  write('outbox', left.length ? left : null);
+}
+
+/** Keep nothing more of a chat. */
+export function forget(chatId) {
+  keepDraft(chatId, '');
+  for (const { key } of outbox(chatId)) acknowledge(key);
+}
+
+/** @returns {string} A name that nobody else makes, with a prefix. */
+export function newId(prefix) {
+  const bytes = crypto.getRandomValues(new Uint8Array(12));
+  return `${prefix}_${Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('')}`;
+}
