@@ -34,6 +34,7 @@ from api import (
     documents,
     health,
     memories,
+    page,
     problems,
     research,
     runs,
@@ -88,6 +89,7 @@ SHAPES = {"/v1/": as_openai}
 ROOMS = (
     chat,
     health,
+    page,
     runs,
     socket,
     conversations,
@@ -272,6 +274,7 @@ def create_app(
         app.include_router(router)
     problems.install(app, SHAPES)
     documents.install(app)
+    page.install(app)
     _add_middleware(app, settings)
     return app
 
@@ -371,9 +374,9 @@ async def _tune_collector(registry: AgentRegistry) -> None:
 
 @contextmanager
 def _draining(registry: AgentRegistry, grace: float) -> Iterator[None]:
-    """Refuse new runs from SIGTERM or SIGINT on, and end those that outlast the grace.
+    """Refuse new runs from SIGTERM or SIGINT on, and end or suspend those that outlast the grace.
 
-    Uvicorn waits for open responses, and these for their runs; so the runs have to end.
+    Uvicorn waits for open responses, and these for their runs; so their logs have to end.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

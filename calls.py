@@ -14,6 +14,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import msgspec
@@ -24,10 +25,12 @@ from events import (
     EventSink,
     FailedCall,
     ProgressingCall,
+    QueuedCall,
     StartedCall,
     ToolCallComplete,
     ToolCallError,
     ToolCallProgress,
+    ToolCallQueued,
     ToolCallStart,
     ToolErrorCode,
 )
@@ -154,6 +157,9 @@ class Calls:
         except InvalidArguments as fault:
             return _failed(turns, message_id, call, "invalid_arguments", str(fault))
         try:
+            if gate.locked() or self._workers.full:
+                waits = QueuedCall(id=call.id, name=call.name, arguments=_arguments(call))
+                turns.sink.append(ToolCallQueued(message_id=message_id, tool_call=waits))
             async with gate, self._workers.place() as worker:
                 return await self._execute(turns, message_id, call, tool, arguments, worker)
         except ToolError as fault:
@@ -192,7 +198,12 @@ class Calls:
             tool_call_id=call.id,
             report=_reporter(turns.sink, message_id, call),
         )
-        started = StartedCall(id=call.id, name=call.name, arguments=_arguments(call))
+        started = StartedCall(
+            id=call.id,
+            name=call.name,
+            arguments=_arguments(call),
+            started_at=datetime.now(UTC),
+        )
         turns.sink.append(ToolCallStart(message_id=message_id, tool_call=started))
         began = time.perf_counter()
         code: ToolErrorCode
@@ -214,10 +225,17 @@ class Calls:
                 result=output.value,
                 duration_ms=_since(began),
                 truncated=output.truncated,
+                started_at=started.started_at,
             )
             turns.sink.append(ToolCallComplete(message_id=message_id, tool_call=completed))
-            return ToolMessage(call.id, call.name, output.text)
-        return _failed(turns, message_id, call, code, error, _since(began))
+            return ToolMessage(
+                call.id,
+                call.name,
+                output.text,
+                started_at=started.started_at,
+                duration_ms=completed.duration_ms,
+            )
+        return _failed(turns, message_id, call, code, error, _since(began), started.started_at)
 
 
 def _reporter(
@@ -241,6 +259,7 @@ def _failed(
     code: ToolErrorCode,
     error: str,
     duration_ms: float = 0.0,
+    started_at: datetime | None = None,
 ) -> ToolMessage:
     """Say that a call failed, in the log and in the result for the model."""
     failed = FailedCall(
@@ -250,13 +269,21 @@ def _failed(
         code=code,
         error=error,
         duration_ms=duration_ms,
+        started_at=started_at,
     )
     turns.sink.append(ToolCallError(message_id=message_id, tool_call=failed))
-    return _error_result(call, error)
+    return _error_result(call, error, failed)
 
 
-def _error_result(call: ToolCall, error: str) -> ToolMessage:
-    return ToolMessage(call.id, call.name, f"Error: {error}", is_error=True)
+def _error_result(call: ToolCall, error: str, failed: FailedCall | None = None) -> ToolMessage:
+    return ToolMessage(
+        call.id,
+        call.name,
+        f"Error: {error}",
+        is_error=True,
+        started_at=failed.started_at if failed else None,
+        duration_ms=failed.duration_ms if failed else 0.0,
+    )
 
 
 def _result(call: ToolCall, task: asyncio.Task[ToolMessage]) -> ToolMessage:

@@ -3,6 +3,10 @@
 What is said to have happened is stored before: the run and the user's message before the run is
 accepted, a turn before the next one, the answer before `chat_complete`. Where storage does not
 take the end of a run, the run ends in an `error` that says so, and the end is stored later.
+
+A run that the service's stop ends, and that something is to stay of, is suspended: of its end
+nothing is stored or said, its log ends without a terminal event, and whoever claims it goes on with
+what is stored, as after a crash.
 """
 
 import asyncio
@@ -54,13 +58,13 @@ class _End(NamedTuple):
 
 
 class Driver:
-    """Takes runs from their acceptance to their end.
+    """Takes runs from their acceptance to their end, or to where they are suspended.
 
     Args:
         memory: remembers users; None: nobody is remembered.
         refuse: is told of a run that was not accepted, and why; None: it is a repeated request.
         forget: is told whose conversation begins anew: its runs that have ended are over.
-        leave: is told of a run that has ended.
+        leave: is told of a run that has ended or is suspended.
     """
 
     def __init__(
@@ -89,7 +93,7 @@ class Driver:
         return bool(self._unsaved)
 
     async def drive(self, run: Run, work: Work) -> None:
-        """Take a run from its acceptance to its end. Never raises."""
+        """Take a run from its acceptance to its end, or suspend it. Never raises."""
         text = text_of(work.request)
         if self._memory is not None and text and _remembers(work):
             work.recall = self._memory.recall(run.stored.owner, text)
@@ -105,7 +109,11 @@ class Driver:
                 self._refuse(run, work, None)
             else:
                 terminal = await self._outcome(run, work, log)
-                await self._finish(run, work, log, terminal)
+                if terminal is None:
+                    log.suspend()
+                    self._leave(run, work)
+                else:
+                    await self._finish(run, work, log, terminal)
 
     async def _accept(self, run: Run, work: Work) -> Log | None:
         """Store the run and open its log; None where the same request was stored before."""
@@ -120,8 +128,8 @@ class Driver:
         run.accepted.set()
         return log
 
-    async def _outcome(self, run: Run, work: Work, log: Log) -> TerminalEvent:
-        """Let the agent answer, and return how that ended."""
+    async def _outcome(self, run: Run, work: Work, log: Log) -> TerminalEvent | None:
+        """Let the agent answer, and return how that ended; None: the run is suspended."""
         try:
             work.is_cancellable = True
             if work.ending is not None:
@@ -145,7 +153,7 @@ class Driver:
 
     async def _answer(self, run: Run, work: Work, log: Log) -> ChatComplete:
         stored = run.stored
-        if work.begun and stored.epoch > MAX_EPOCHS:
+        if work.begun and stored.epoch - stored.suspensions > MAX_EPOCHS:
             text = "The service was interrupted again and again while it worked on this."
             raise ParleyError(text, code="interrupted")
         if not work.begun:
@@ -363,10 +371,13 @@ def left_open(stored: StoredRun) -> list[Message]:
     ]
 
 
-def _ended_early(work: Work) -> TerminalEvent:
+def _ended_early(work: Work) -> TerminalEvent | None:
+    """Return how a run ended whose task was cancelled; None: it can go on later."""
     if work.ending in ("cancelled", "superseded"):
         text, usage = (work.turns.text, work.turns.usage) if work.turns else ("", None)
         return ChatComplete(final_response=text, finish_reason="cancelled", usage=usage)
+    if not is_passing(work.request):
+        return None
     return failure(
         Unavailable("The service stopped before the answer was done.", code="shutting_down")
     )

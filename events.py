@@ -3,12 +3,15 @@
 A run is a log of these events. Rules that hold for every log:
 
 * `seq` counts from 1 without gaps within one `epoch` of a run. An epoch ends only when the
-  service lost a run's log and started it anew; a cursor names run, epoch and seq.
-* The first event is `chat_start`; exactly one of `chat_complete` and `error` is the last.
+  service lost a run's log, or gave it up as it stopped, and started it anew; a cursor names run,
+  epoch and seq.
+* The first event is `chat_start`; exactly one of `chat_complete` and `error` is the last, over a
+  run's whole life: a log that was given up has neither, and the next epoch goes on.
 * Events carry their own brackets: `run_id` on all of them, `message_id` on all that belong to
   one message of the model (one turn), the call's `id` on all that belong to one tool call.
 * `tool_call_start` says that execution begins. A call that is never executed (unknown tool,
-  bad arguments, a limit, a cancel while it waits) has a `tool_call_error` and no start.
+  bad arguments, a limit, a cancel while it waits) has a `tool_call_error` and no start. One that
+  has to wait for others has a `tool_call_queued` before.
 * A started call has exactly one of `tool_call_complete` and `tool_call_error`.
 
 The agent makes events without a place in a log; the log stamps `run_id` and `seq` when it
@@ -18,6 +21,7 @@ This module imports nothing of the project.
 """
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
@@ -59,12 +63,24 @@ class Usage(msgspec.Struct, frozen=True):
         )
 
 
-class StartedCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A tool call whose execution begins. `arguments` is the decoded JSON object."""
+class QueuedCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool call that waits for its place. `arguments` is the decoded JSON object."""
 
     id: str
     name: str
     arguments: Any
+
+
+class StartedCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool call whose execution begins. `arguments` is the decoded JSON object.
+
+    `started_at` is null, here and below, where that is not known any more.
+    """
+
+    id: str
+    name: str
+    arguments: Any
+    started_at: datetime | None = None
 
 
 class ProgressingCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,13 +102,14 @@ class CompletedCall(msgspec.Struct, frozen=True, kw_only=True):
     result: Any
     duration_ms: float
     truncated: bool
+    started_at: datetime | None = None
 
 
 class FailedCall(msgspec.Struct, frozen=True, kw_only=True):
     """A call that failed or was never executed.
 
     `arguments` is the decoded JSON, or the text that the model sent where it is not JSON.
-    `duration_ms` is 0 for a call that was never executed.
+    `duration_ms` is 0, and `started_at` null, for a call that was never executed.
     """
 
     id: str
@@ -101,6 +118,7 @@ class FailedCall(msgspec.Struct, frozen=True, kw_only=True):
     code: ToolErrorCode
     error: str
     duration_ms: float
+    started_at: datetime | None = None
 
 
 class RequestedCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,6 +172,13 @@ class ReasoningChunk(_Event, frozen=True, kw_only=True, tag="reasoning_chunk"):
     message_id: str
     content: str
     first_seq: int = 0
+
+
+class ToolCallQueued(_Event, frozen=True, kw_only=True, tag="tool_call_queued"):
+    """A call waits: as many run as may at a time."""
+
+    message_id: str
+    tool_call: QueuedCall
 
 
 class ToolCallStart(_Event, frozen=True, kw_only=True, tag="tool_call_start"):
@@ -241,6 +266,7 @@ Event: TypeAlias = (
     ChatStart
     | ChatChunk
     | ReasoningChunk
+    | ToolCallQueued
     | ToolCallStart
     | ToolCallProgress
     | ToolCallComplete

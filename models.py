@@ -163,7 +163,8 @@ class AssistantMessage(msgspec.Struct, frozen=True, tag="assistant", tag_field="
 class ToolMessage(msgspec.Struct, frozen=True, tag="tool", tag_field="role", omit_defaults=True):
     """The result of one call, as text for the model. `is_error`: the text says what failed.
 
-    `successor`: the agent to which the call handed the conversation over.
+    `successor`: the agent to which the call handed the conversation over. `started_at` and
+    `duration_ms`, in milliseconds: of a call that was executed.
     """
 
     tool_call_id: str
@@ -171,6 +172,8 @@ class ToolMessage(msgspec.Struct, frozen=True, tag="tool", tag_field="role", omi
     content: str
     is_error: bool = False
     successor: str | None = None
+    started_at: datetime | None = None
+    duration_ms: float = 0.0
 
 
 Message: TypeAlias = SystemMessage | UserMessage | AssistantMessage | ToolMessage
@@ -332,9 +335,10 @@ class AgentInfo(AgentConfig):
 
 
 class AgentList(BaseModel):
-    """All agents, by name."""
+    """All agents, by name. `fixed`: those that can be asked and not configured."""
 
     agents: list[AgentInfo]
+    fixed: list[str]
 
 
 # Chat.
@@ -530,6 +534,8 @@ class MessageView(BaseModel):
     tool_call_id: str | None = None
     name: str | None = None
     is_error: bool | None = None
+    started_at: datetime | None = None
+    duration_ms: float | None = None
 
 
 class BranchPoint(BaseModel):
@@ -539,8 +545,18 @@ class BranchPoint(BaseModel):
     message_id: str
 
 
+class WaitingMessage(BaseModel):
+    """A message that waits until the runs before it have ended; null where one is answered anew."""
+
+    run_id: str
+    message: str | None
+
+
 class ConversationView(BaseModel):
-    """A conversation without its messages. `agent` is the one that was last asked there."""
+    """A conversation without its messages. `agent` is the one that was last asked there.
+
+    `waiting`: what was sent while `active_run_id` is under way, in its order.
+    """
 
     conversation_id: str
     title: str | None
@@ -550,6 +566,7 @@ class ConversationView(BaseModel):
     message_count: int
     branched_from: BranchPoint | None
     active_run_id: str | None
+    waiting: list[WaitingMessage] = []
     agent: str | None = None
 
 
@@ -601,7 +618,7 @@ class ToolInfo(BaseModel):
 
 
 class Health(BaseModel):
-    """The server's state."""
+    """The server's state. `max_message_chars`: the bound on a message; `time`: its clock."""
 
     status: Literal["healthy", "draining"]
     service: str
@@ -610,6 +627,8 @@ class Health(BaseModel):
     provider: str
     tools: list[ToolInfo]
     active_runs: int
+    max_message_chars: int
+    time: datetime
 
 
 class Problem(BaseModel):

@@ -2,8 +2,7 @@
 
 The turns that were stored become events once more. After a crash they are what the log of the new
 epoch begins with; of a run that has ended they are, between its start and its end, what a reader
-gets that comes too late. What storage does not have is not made up: durations are 0, and a text
-comes as one piece.
+gets that comes too late. What storage does not have is not made up: a text comes as one piece.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +32,8 @@ from models import AssistantMessage, Message, ToolCall, ToolMessage, new_id
 MAX_EPOCHS = 4
 """How often a run is begun at most: one that brings the service down must not do so for ever.
 
-A run that only waited is begun all the same."""
+A run that only waited is begun all the same, and one that a service suspended as it stopped does
+not count that time."""
 
 
 def told_again(messages: Sequence[Message], agent: str) -> Iterator[Event]:
@@ -95,6 +95,10 @@ def _turn(text: str, made: Iterable[tuple[ToolCall, ToolMessage]], agent: str) -
 
 def _call(message_id: str, call: ToolCall, result: ToolMessage) -> Iterable[Event]:
     arguments = _json(call.arguments)
+    started = StartedCall(
+        id=call.id, name=call.name, arguments=arguments, started_at=result.started_at
+    )
+    start = ToolCallStart(message_id=message_id, tool_call=started)
     if result.is_error:
         failed = FailedCall(
             id=call.id,
@@ -102,22 +106,21 @@ def _call(message_id: str, call: ToolCall, result: ToolMessage) -> Iterable[Even
             arguments=arguments,
             code="failed",
             error=result.content.removeprefix("Error: "),
-            duration_ms=0.0,
+            duration_ms=result.duration_ms,
+            started_at=result.started_at,
         )
-        return (ToolCallError(message_id=message_id, tool_call=failed),)
-    started = StartedCall(id=call.id, name=call.name, arguments=arguments)
+        error = ToolCallError(message_id=message_id, tool_call=failed)
+        return (error,) if result.started_at is None else (start, error)
     completed = CompletedCall(
         id=call.id,
         name=call.name,
         arguments=arguments,
         result=_json(result.content),
-        duration_ms=0.0,
+        duration_ms=result.duration_ms,
         truncated=False,
+        started_at=result.started_at,
     )
-    return (
-        ToolCallStart(message_id=message_id, tool_call=started),
-        ToolCallComplete(message_id=message_id, tool_call=completed),
-    )
+    return (start, ToolCallComplete(message_id=message_id, tool_call=completed))
 
 
 def _json(text: str) -> object:

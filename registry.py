@@ -9,10 +9,12 @@ stations:
    is the run accepted. It waits for the floor, and lets the agent answer.
 3. Whatever happens there, what was said is stored, exactly one terminal event ends the log, and
    the next run gets the floor.
+4. Where the service stops before that, the run is suspended, and in the end the store gives all of
+   these back at once.
 
 Runs are remembered in storage, longer than their logs: a reader that comes too late for the
-events still learns the outcome. A run that a crash interrupted goes on from its last stored
-turn, in a new epoch.
+events still learns the outcome. A run that a crash interrupted, or that was suspended, goes on from
+its last stored turn, in a new epoch.
 """
 
 import asyncio
@@ -120,6 +122,7 @@ class AgentRegistry:
         await self.agents.load()
         await self._stack.enter_async_context(self._workers)
         self._stack.push_async_callback(self.provider.aclose)
+        self._stack.push_async_callback(self._give_back)
         await self._stack.enter_async_context(self._tasks)
         await self._recover()
         self._warming = self._tasks.create_task(self._warm())
@@ -149,6 +152,11 @@ class AgentRegistry:
             logger.warning("The model provider could not be prepared: %s", error.message)
 
     # Beginning
+
+    @property
+    def max_message_chars(self) -> int:
+        """How many characters a message may have."""
+        return self._limits.max_message_chars
 
     @property
     def active_runs(self) -> int:
@@ -343,11 +351,19 @@ class AgentRegistry:
 
     async def _tidy(self) -> None:
         await self.store.renew()
-        await self._recover()
+        if not self.draining:
+            await self._recover()
         await self.store.expire(
             runs_older_than=self._limits.run_ttl,
             conversations_older_than=self._limits.conversation_ttl,
         )
+
+    async def _give_back(self) -> None:
+        """Let others go on with the runs that are suspended."""
+        try:
+            await self.store.give_back()
+        except StorageUnavailable as error:  # their lease is over some time later
+            logger.warning("What is suspended cannot be given back now: %s", error.message)
 
     # Following and ending
 
@@ -376,6 +392,10 @@ class AgentRegistry:
         """Return the run that has the floor in a conversation, if there is one."""
         queue = self._queues.of(owner, conversation_id)
         return queue.runs[0] if queue.runs else None
+
+    def waiting_runs(self, owner: Owner, conversation_id: str) -> list[Run]:
+        """Return the runs that wait behind that one, in their order."""
+        return [*self._queues.of(owner, conversation_id).runs][1:]
 
     async def read(self, run_id: str, after: str | None = None) -> Reader:
         """Follow a run's events; see `hub.Hub.read`.
@@ -464,7 +484,7 @@ class AgentRegistry:
         self.draining = True
 
     def end_all(self) -> None:
-        """End all runs: their clients are told that the service stops."""
+        """End all runs because the service stops; what can go on later is suspended."""
         for run in list(self._active):
             run.end("shutting_down")
 

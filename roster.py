@@ -76,6 +76,10 @@ class Roster:
         """Return what can be configured, by name."""
         return [self._info(self._agents[name]) for name in sorted(self._agents)]
 
+    def fixed(self) -> list[str]:
+        """Return the names of what can be run and not configured."""
+        return sorted(self._special)
+
     def names(self) -> list[str]:
         """Return the names of all that can be run."""
         return sorted({*self._agents, *self._special})

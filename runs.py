@@ -29,7 +29,9 @@ from storage.runs import status_of
 from turns import Turns
 
 Ending: TypeAlias = Literal["cancelled", "superseded", "shutting_down"]
-"""Why a run is ended: somebody asked for that, another message interrupts it, the service stops."""
+"""Why a run is ended: somebody asked for that, another message interrupts it, the service stops.
+
+In the last case one that can go on when the service is back is suspended instead."""
 
 
 class Agent(Protocol):
@@ -76,7 +78,8 @@ class Limits(NamedTuple):
 class Work:
     """What a run needs until it has ended, and nobody afterwards.
 
-    `begun`: the message is in the conversation. `resumed`: the run goes on after a crash.
+    `begun`: the message is in the conversation. `resumed`: the run goes on where another store left
+    it.
     `entry`: how it comes into its conversation.
     """
 
@@ -143,9 +146,14 @@ class Run:
         return status_of(self.terminal)
 
     def end(self, reason: Ending) -> None:
-        """Cancel the run's task, once; how it ended follows from the first reason."""
+        """Cancel the run's task, once; how it ended follows from the first reason.
+
+        A run that is about to be suspended can still be cancelled: that has been acknowledged.
+        """
         work = self.work
         if work is None or work.ending is not None:
+            if work is not None and (work.ending, reason) == ("shutting_down", "cancelled"):
+                work.ending = reason
             return
         work.ending = reason
         # Before it is accepted the run cannot be left; it looks at `ending` then.

@@ -207,6 +207,10 @@ class InvocationEncoder(EventsEncoder):
             )
         return super().encode(event)
 
+    def suspended(self, error: RunError) -> bytes:
+        """Return the error as a frame: callers of a runtime do not come back."""
+        return self.encode(error)
+
 
 class InvocationRoute(APIRoute):
     """A route whose every failure has the platform's shape, and that returns the caller's ids."""

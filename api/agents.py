@@ -1,5 +1,6 @@
 """`/agents`: what can be talked to."""
 
+import json
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
@@ -18,7 +19,8 @@ AgentName = Annotated[str, Path(pattern=NAME_PATTERN, examples=["my_custom_agent
 @router.get("/agents", response_model=AgentList)
 async def list_agents(registry: Registry) -> Response:
     """List all agents, by name."""
-    pieces = json_list('{"agents":[', registry.agents.all(), "]}")
+    tail = f'],"fixed":{json.dumps(registry.agents.fixed())}}}'
+    pieces = json_list('{"agents":[', registry.agents.all(), tail)
     return StreamingResponse(pieces, media_type="application/json")
 
 

@@ -9,6 +9,7 @@ from api.documents import EVENT_STREAM, PROBLEMS
 from api.exports import as_json, as_markdown, everything_said, message_view
 from api.keys import IdempotencyKey
 from api.services import OwnerOfQuery, Protocol, Registry, StreamSettings, resumed, whole_answer
+from intake import text_of
 from models import (
     ID_PATTERN,
     AnewOptions,
@@ -24,6 +25,7 @@ from models import (
     RegenerateRequest,
     SearchHit,
     SearchResult,
+    WaitingMessage,
 )
 from registry import AgentRegistry
 from storage import ConversationRecord, NoSuchConversation
@@ -249,4 +251,9 @@ def _view(registry: AgentRegistry, owner: Owner, record: ConversationRecord) -> 
         else None,
         agent=record.agent,
         active_run_id=run.id if run else None,
+        waiting=[
+            WaitingMessage(run_id=each.id, message=text_of(each.work.request) or None)
+            for each in registry.waiting_runs(owner, record.id)
+            if each.work is not None
+        ],
     )

@@ -82,6 +82,8 @@ def message_view(stored: StoredMessage) -> MessageView:
     if isinstance(message, ToolMessage):
         view.tool_call_id, view.name = message.tool_call_id, message.name
         view.is_error = message.is_error
+        if message.started_at is not None:
+            view.started_at, view.duration_ms = message.started_at, message.duration_ms
     return view
 
 

@@ -1,20 +1,13 @@
 """`GET /health`: the server's state, for people and load balancers."""
 
+from datetime import UTC, datetime
+
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, RedirectResponse
 
 from api.services import Registry
 from models import Health, ToolInfo
 
 router = APIRouter(tags=["health"])
-
-
-@router.get("/", response_class=Response)
-async def root(request: Request) -> Response:
-    """Say that the service is there; a browser is shown what the service can do."""
-    if "text/html" in request.headers.get("accept", ""):
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
-    return JSONResponse({"status": "healthy", "service": request.app.title})
 
 
 @router.get("/health", responses={503: {"model": Health, "description": "The service stops."}})
@@ -33,4 +26,6 @@ async def health(request: Request, response: Response, registry: Registry) -> He
             for tool in registry.tools.values()
         ],
         active_runs=registry.active_runs,
+        max_message_chars=registry.max_message_chars,
+        time=datetime.now(UTC),
     )

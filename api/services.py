@@ -106,10 +106,11 @@ async def resumed(
 ) -> Response:
     """Return a run's events behind a cursor, told by an encoder that knows what was before.
 
-    Behind the end that is 204, the one answer after which an EventSource does not come back.
+    Behind the end that is 204, the one answer after which an EventSource does not come back. It has
+    to, where the run is suspended.
     """
     reader = await registry.read(run_id, after)
-    if reader.ended:
+    if reader.ended and reader.suspension is None:
         return Response(status_code=204, headers={"X-Run-Id": run_id})
     encoder = ENCODERS[protocol or "events"](reader.epoch)
     if reader.seq and protocol not in (None, "events"):
@@ -126,15 +127,16 @@ async def _tell_before(encoder: Encoder, events: list[Event]) -> None:
 
 
 async def run_to_its_end(registry: AgentRegistry, run: Run) -> ChatResponse | RunError:
-    """Wait for a run's end, and return its answer or how it failed."""
+    """Wait for a run's end, and return its answer or how it failed, or that it is suspended."""
     reader = await registry.read(run.id)
     answer = WholeAnswer()
     while not reader.ended:
         for event in await reader.read():
             answer.add(event)
-    if answer.result is None:
+    result = answer.result or reader.suspension
+    if result is None:
         raise RuntimeError("a run's log ended without a terminal event")
-    return answer.result
+    return result
 
 
 async def whole_answer(registry: AgentRegistry, run: Run) -> Response:

@@ -40,6 +40,9 @@ logger = logging.getLogger("parley.api")
 TOO_SLOW = 1013
 """The close code for a client that takes nothing: try again later (IANA registry)."""
 
+RESTARTS = 1012
+"""The close code of a service that restarts (IANA registry)."""
+
 router = APIRouter(tags=["websocket"])
 
 Key: TypeAlias = Annotated[str, Field(min_length=1, max_length=255), TEXT] | None
@@ -100,6 +103,10 @@ class SocketLimits(NamedTuple):
     patience: float
 
 
+class _Restart(Exception):
+    """A run that the client follows is suspended: it has to come back after the restart."""
+
+
 class Socket:
     """One connection."""
 
@@ -152,6 +159,9 @@ class Socket:
                     following.cancel()
         except* WebSocketDisconnect:
             logger.debug("A client left in the middle of a message")
+        except* _Restart:
+            with suppress(WebSocketDisconnect):
+                await self._websocket.close(RESTARTS, "the service restarts; subscribe again")
 
     def _tick(self) -> None:
         self._patience.check()
@@ -279,6 +289,8 @@ class Socket:
                     await self._send_text(text.decode())
         except ParleyError as error:
             await self._send_error(error, request_id)
+        if reader.suspension is not None:
+            raise _Restart
 
     async def _send(self, kind: str, request_id: str | None, data: dict[str, Any]) -> None:
         message: dict[str, Any] = {"type": kind}

@@ -1,7 +1,7 @@
 """A run's events as a streaming HTTP response.
 
 One loop: take all events that are new, send their frames in one write, repeat. It ends with
-the run, or when the client goes away, which ends nothing but this reader.
+the run's log, or when the client goes away, which ends nothing but this reader.
 
 Two things happen by the clock, and one timer a stream sees to both, so that a token costs no
 timer: while the stream is silent a heartbeat is sent every `heartbeat` seconds; and a client
@@ -133,7 +133,11 @@ class EventStream(Response):
                 patience.begin()
                 await send(_body(self._frames(events) or self._encoder.heartbeat))
                 patience.end()
-        await send(_body(self._encoder.end(), more=False))
+        await send(_body(self._closing(), more=False))
+
+    def _closing(self) -> bytes:
+        suspension = self._reader.suspension
+        return self._encoder.end() if suspension is None else self._encoder.suspended(suspension)
 
     def _frames(self, events: list[ReaderEvent]) -> bytes:
         encode = self._encoder.encode

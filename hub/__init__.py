@@ -7,6 +7,8 @@ gets:
 * from a cursor of the present epoch: the exact rest, each event once, in order;
 * from a cursor of an epoch that is over: a `reset`, then the present epoch from its start;
 * text at each `drain` of the writer, everything else at once;
+* from a log that was suspended, because the service stops and its run goes on in another epoch:
+  the rest, and then nothing; `suspension` says so;
 * while it lags by more than `LAG` events: adjacent text pieces of one message merged into
   one event. No other event is ever merged or dropped. So a slow reader costs the service
   the log, which is there anyway, and what its connection buffers.
@@ -18,10 +20,17 @@ from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from errors import ClientError, NotFound, ParleyError
-from events import Event, EventSink, ReaderEvent
+from events import Event, EventSink, ReaderEvent, RunError
 
 LAG = 256
 """How many events a reader may be behind before text pieces are merged for it."""
+
+SUSPENDED = RunError(
+    code="shutting_down",
+    message="The service stops; it goes on with this run when it is back.",
+    retryable=True,
+)
+"""What is said of a suspended run to who waits for its end. It is no event of any log."""
 
 _SHAPE = "A cursor is '<run_id>:<epoch>:<seq>', as in a frame's id, or a plain seq, 0 or more."
 
@@ -45,7 +54,7 @@ class LogFull(ParleyError):
 
 
 class LogEnded(RuntimeError):
-    """Something was appended behind the terminal event: a mistake of the service's own."""
+    """Something was appended to a log that has ended: a mistake of the service's own."""
 
 
 Offer: TypeAlias = Callable[[list[ReaderEvent]], bool]
@@ -65,7 +74,15 @@ class Log(EventSink, Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether the terminal event is in the log."""
+        """Whether the terminal event is in the log, or it was suspended."""
+        ...
+
+    def suspend(self) -> None:
+        """End the log without a terminal event: its run goes on in another epoch.
+
+        Raises:
+            LogEnded: it has ended already.
+        """
         ...
 
 
@@ -82,6 +99,14 @@ class Reader(Protocol):
     @property
     def ended(self) -> bool:
         """Whether the terminal event has been read, or there is nothing left to read."""
+        ...
+
+    @property
+    def suspension(self) -> RunError | None:
+        """What to tell a client that cannot come back, where a suspended log has been read.
+
+        It is `SUSPENDED`, at the place of the last event that was read.
+        """
         ...
 
     async def read(self, offer: Offer | None = None) -> list[ReaderEvent]:
@@ -109,7 +134,7 @@ class Hub(Protocol):
         ...
 
     def forget(self, run_id: str) -> None:
-        """Drop the log of a run that has ended."""
+        """Drop a log that has ended."""
         ...
 
     async def before(self, run_id: str, seq: int) -> list[Event]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from events import ReaderEvent
+from events import ReaderEvent, RunError
 from hub import Offer
 
 
@@ -22,6 +22,11 @@ class FixedReader:
     def ended(self) -> bool:
         """Whether the events have been read."""
         return not self._events
+
+    @property
+    def suspension(self) -> RunError | None:
+        """Nothing: the terminal event is among the events."""
+        return None
 
     async def read(self, offer: Offer | None = None) -> list[ReaderEvent]:
         """Return the events, once."""

@@ -15,8 +15,27 @@ from collections import OrderedDict
 
 import msgspec
 
-from events import TERMINAL, ChatChunk, Event, ReaderEvent, ReasoningChunk, Reset, merged, stamped
-from hub import LAG, InvalidCursor, LogEnded, LogFull, LogNotFound, Offer, parse_cursor
+from events import (
+    TERMINAL,
+    ChatChunk,
+    Event,
+    ReaderEvent,
+    ReasoningChunk,
+    Reset,
+    RunError,
+    merged,
+    stamped,
+)
+from hub import (
+    LAG,
+    SUSPENDED,
+    InvalidCursor,
+    LogEnded,
+    LogFull,
+    LogNotFound,
+    Offer,
+    parse_cursor,
+)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -38,6 +57,7 @@ class MemoryLog:
         self.events: list[Event] = []
         self.waiting: list[MemoryReader] = []
         self.size = 0
+        self.suspended = False
         self._hub = hub
         self._ended = False
 
@@ -48,14 +68,14 @@ class MemoryLog:
 
     @property
     def ended(self) -> bool:
-        """Whether the terminal event is in the log."""
+        """Whether the terminal event is in the log, or it was suspended."""
         return self._ended
 
     def append(self, event: Event) -> None:
         """Number an event and keep it; tell who waits, unless it is text.
 
         Raises:
-            LogEnded: the terminal event is in the log already.
+            LogEnded: the log has ended already.
             LogFull: the log holds `max_events`; only a terminal event still fits.
         """
         if self._ended:
@@ -74,6 +94,18 @@ class MemoryLog:
         self._announce()
         if terminal:
             self._hub.finished(self)
+
+    def suspend(self) -> None:
+        """End the log without a terminal event, and tell who waits.
+
+        Raises:
+            LogEnded: it has ended already.
+        """
+        if self._ended:
+            raise LogEnded(f"{self.run_id} is suspended behind its end")
+        self._ended = self.suspended = True
+        self._announce()
+        self._hub.finished(self)
 
     async def drain(self) -> None:
         """Tell who waits of the text that was appended; memory is never behind."""
@@ -106,6 +138,13 @@ class MemoryReader:
     def ended(self) -> bool:
         """Whether the terminal event has been read, or there is nothing left to read."""
         return self._log.ended and self._seq == len(self._log.events)
+
+    @property
+    def suspension(self) -> RunError | None:
+        """What to tell a client that cannot come back; see `hub.Reader`."""
+        if not (self._log.suspended and self.ended):
+            return None
+        return stamped(SUSPENDED, self._log.run_id, self._seq)
 
     async def read(self, offer: Offer | None = None) -> list[ReaderEvent]:
         """Return all events that are new; see `hub.Reader`."""
@@ -220,7 +259,7 @@ class MemoryHub:
             self.forget(run_id)
 
     def forget(self, run_id: str) -> None:
-        """Drop the log of a run that has ended."""
+        """Drop a log that has ended."""
         self._logs.pop(run_id, None)
         _, size = self._finished.pop(run_id, (0.0, 0))
         self._finished_bytes -= size

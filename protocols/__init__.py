@@ -9,7 +9,7 @@ its table of cases.
 from collections.abc import Callable
 from typing import ClassVar, Protocol
 
-from events import ReaderEvent
+from events import ReaderEvent, RunError
 from protocols.agents_sdk import AgentsSdkEncoder
 from protocols.chunks import ChunksEncoder
 from protocols.completions import CompletionsEncoder
@@ -29,6 +29,14 @@ class Encoder(Protocol):
 
     def end(self) -> bytes:
         """Return what closes the stream behind the terminal event's frames."""
+        ...
+
+    def suspended(self, error: RunError) -> bytes:
+        """Return what closes, instead, the stream of a run that goes on after a restart.
+
+        Args:
+            error: says so; see `hub.Reader.suspension`.
+        """
         ...
 
 

@@ -43,6 +43,7 @@ from events import (
     ToolCallComplete,
     ToolCallError,
     ToolCallProgress,
+    ToolCallQueued,
     ToolCallStart,
 )
 
@@ -106,6 +107,10 @@ class AgentsSdkEncoder:
         """Return nothing: the terminal event's frame is the end."""
         return b""
 
+    def suspended(self, error: RunError) -> bytes:
+        """Return the error as a frame; its `id` is the last event's, from which one can go on."""
+        return self.encode(error)
+
     def _begin(self, start: ChatStart) -> None:
         self._session = None if start.ephemeral else start.conversation_id
         self._is_begun = True
@@ -133,7 +138,7 @@ class AgentsSdkEncoder:
                 return [*self._calling(message_id, call), output]
             case RunProgress():
                 return [_progress_item(event)]
-            case ToolCallProgress():
+            case ToolCallQueued() | ToolCallProgress():
                 return []
             case ChatStart() | AgentUpdated() | ChatComplete() | RunError():
                 return self._bracket(event)

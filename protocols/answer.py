@@ -15,6 +15,7 @@ from events import (
     ToolCallComplete,
     ToolCallError,
     ToolCallProgress,
+    ToolCallQueued,
     ToolCallStart,
 )
 from models import ChatResponse, TokenUsage, ToolCallRecord
@@ -64,6 +65,7 @@ class WholeAnswer:
                 ChatChunk()
                 | ReasoningChunk()
                 | ToolCallStart()
+                | ToolCallQueued()
                 | ToolCallProgress()
                 | RunProgress()
             ):

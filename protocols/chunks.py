@@ -35,6 +35,7 @@ from events import (
     ToolCallComplete,
     ToolCallError,
     ToolCallProgress,
+    ToolCallQueued,
     ToolCallStart,
 )
 
@@ -83,6 +84,7 @@ class ChunksEncoder:
             case (
                 ReasoningChunk()
                 | ToolCallStart()
+                | ToolCallQueued()
                 | ToolCallProgress()
                 | ToolCallComplete()
                 | ToolCallError()
@@ -96,6 +98,10 @@ class ChunksEncoder:
     def end(self) -> bytes:
         """Return `[DONE]` where the run ended in order, and nothing where it did not."""
         return self._end
+
+    def suspended(self, error: RunError) -> bytes:
+        """Return the error as a frame; its `id` is the last event's, from which one can go on."""
+        return self.encode(error)
 
     def _frame(self, chunk: dict[str, Any], event: Event) -> bytes:
         place = b"%b:%d:%d" % (event.run_id.encode(), self._epoch, event.seq)

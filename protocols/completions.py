@@ -32,6 +32,7 @@ from events import (
     ToolCallComplete,
     ToolCallError,
     ToolCallProgress,
+    ToolCallQueued,
     ToolCallStart,
     Usage,
 )
@@ -142,6 +143,10 @@ class CompletionsEncoder:
         """Return `[DONE]` where the run ended in order, and nothing where it did not."""
         return self._end
 
+    def suspended(self, error: RunError) -> bytes:
+        """Return the error as a frame: clients of this wire cannot come back."""
+        return self.encode(error)
+
     def _text(self, event: ChatChunk) -> bytes:
         # Written out, because it is most of what a stream is.
         return b'%b[{"index":0,"delta":{"content":%b},"logprobs":null,"finish_reason":null}]%b' % (
@@ -156,7 +161,13 @@ class CompletionsEncoder:
                 return self._start(event)
             case ReasoningChunk():
                 return self._delta({"reasoning_content": event.content})
-            case ToolCallStart() | ToolCallProgress() | ToolCallComplete() | ToolCallError():
+            case (
+                ToolCallQueued()
+                | ToolCallStart()
+                | ToolCallProgress()
+                | ToolCallComplete()
+                | ToolCallError()
+            ):
                 return self._tool_event(event)
             case ChatComplete(finish_reason="cancelled"):
                 return self._failed(CANCELLED)
@@ -253,6 +264,7 @@ class WholeCompletion:
                 self.result = event
             case (
                 ToolCallStart()
+                | ToolCallQueued()
                 | ToolCallProgress()
                 | ToolCallComplete()
                 | ToolCallError()

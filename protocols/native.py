@@ -12,7 +12,14 @@ from typing import ClassVar, get_args
 import msgspec
 
 import sse
-from events import ReaderEvent, Reset, ToolCallComplete, ToolCallError, ToolCallStart
+from events import (
+    ReaderEvent,
+    Reset,
+    RunError,
+    ToolCallComplete,
+    ToolCallError,
+    ToolCallStart,
+)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -45,6 +52,10 @@ class EventsEncoder:
 
     def end(self) -> bytes:
         """Return nothing: the terminal event is the end."""
+        return b""
+
+    def suspended(self, error: RunError) -> bytes:
+        """Return nothing: the client comes back with its cursor, and is told all of it."""
         return b""
 
 

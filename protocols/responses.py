@@ -11,7 +11,8 @@
   that: a number says which log it is of, and one of a log that is lost is never continued.
 * The last frame has the whole response: `response.completed`, `response.incomplete`, or
   `response.failed`, which is also how a cancelled one ends, as there is no name for that. A
-  stream that cannot be continued ends in `error`. There is no `[DONE]`.
+  stream that cannot be continued ends in `error`, and so does one whose response is not done when
+  the service stops: the response goes on afterwards. There is no `[DONE]`.
 """
 
 import re
@@ -37,6 +38,7 @@ from events import (
     ToolCallComplete,
     ToolCallError,
     ToolCallProgress,
+    ToolCallQueued,
     ToolCallStart,
     Usage,
 )
@@ -161,11 +163,18 @@ def lost_frame(number: int) -> bytes:
     Args:
         number: what comes behind the last number that the client has seen.
     """
+    text = (
+        "The stream cannot be continued: the service was interrupted and has begun the answer "
+        "anew. Read the response again from its start."
+    )
+    return _error_frame("stream_lost", text, number)
+
+
+def _error_frame(code: str, message: str, number: int) -> bytes:
     fault = {
         "type": "error",
-        "code": "stream_lost",
-        "message": "The stream cannot be continued: the service was interrupted and has begun "
-        "the answer anew. Read the response again from its start.",
+        "code": code,
+        "message": message,
         "param": None,
         "sequence_number": number,
     }
@@ -267,6 +276,7 @@ class WholeResponse:
                 ChatStart()
                 | ReasoningChunk()
                 | ToolCallStart()
+                | ToolCallQueued()
                 | ToolCallProgress()
                 | ToolCallComplete()
                 | ToolCallError()
@@ -329,6 +339,7 @@ class ResponsesEncoder:
             case (
                 ReasoningChunk()
                 | ToolCallStart()
+                | ToolCallQueued()
                 | ToolCallProgress()
                 | ToolCallComplete()
                 | ToolCallError()
@@ -342,6 +353,10 @@ class ResponsesEncoder:
     def end(self) -> bytes:
         """Return nothing: the last frame says that it is the last."""
         return b""
+
+    def suspended(self, error: RunError) -> bytes:
+        """Return an `error`: the response has not failed, so there is no last frame yet."""
+        return _error_frame(error.code, error.message, max(self.next, self._after + 1))
 
     def _frame(self, kind: str, **members: Any) -> bytes:
         number, self.next = self.next, self.next + 1

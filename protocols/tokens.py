@@ -30,6 +30,7 @@ from events import (
     ToolCallComplete,
     ToolCallError,
     ToolCallProgress,
+    ToolCallQueued,
     ToolCallStart,
 )
 
@@ -71,6 +72,7 @@ class TokensEncoder:
             case (
                 ReasoningChunk()
                 | ToolCallStart()
+                | ToolCallQueued()
                 | ToolCallProgress()
                 | ToolCallComplete()
                 | ToolCallError()
@@ -84,6 +86,10 @@ class TokensEncoder:
     def end(self) -> bytes:
         """Return nothing: the terminal event's frame is the end."""
         return b""
+
+    def suspended(self, error: RunError) -> bytes:
+        """Return the error as a frame; its `id` is the last event's, from which one can go on."""
+        return self.encode(error)
 
     def _frame(self, name: str, data: str, event: Event) -> bytes:
         return sse.frame(data, event=name, id=f"{event.run_id}:{self._epoch}:{event.seq}")

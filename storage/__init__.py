@@ -3,7 +3,7 @@
 `storage.store` holds the one `Store`; this module says what goes in and comes out. Rules:
 
 * Every row belongs to an `Owner`, and every question names it: what belongs to somebody else is
-  not there. Only housekeeping (`claim`, `renew`, `expire`) looks across owners.
+  not there. Only housekeeping (`claim`, `renew`, `give_back`, `expire`) looks across owners.
 * A method is one transaction. What it has returned is on the disk; what it did not return from
   has happened wholly or not at all, also where its caller was cancelled.
 * A run belongs to the `Store` that accepted or claimed it last, by its `epoch`. Who writes with
@@ -64,6 +64,7 @@ class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
         request: what was asked for, as JSON; opaque here.
         start: the first event of the run's log.
         epoch: how many stores have had the run; 1 for the one that accepted it.
+        suspensions: how many of these have given it back; the others were interrupted.
         key: the caller's name for the request; one run for each key of an owner.
         fingerprint: what the key was used for, to compare.
         pending: a turn whose calls are being executed.
@@ -86,6 +87,7 @@ class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: bytes = b""
     pending: AssistantMessage | None = None
     replaces: bool = False
+    suspensions: int = 0
 
 
 class Begin(msgspec.Struct, frozen=True, kw_only=True):

@@ -74,6 +74,9 @@ def _on_postgres(element: Any, compiler: Any, **kwargs: Any) -> str:
     return f"(now() + make_interval(secs => {compiler.process(element.clauses, **kwargs)}))"
 
 
+_NOBODY = ""
+"""The instance of a run that its store has given back."""
+
 _LEASE = seconds_from_now(bindparam("lease", type_=Float()))
 
 # SQLite took its upsert from PostgreSQL: the one construct compiles for both.
@@ -169,6 +172,11 @@ _RENEW = (
     update(runs)
     .where(runs.c.finished_at.is_(None), runs.c.instance == bindparam("me"))
     .values(lease_until=_LEASE)
+)
+_GIVE_BACK = (
+    update(runs)
+    .where(runs.c.finished_at.is_(None), runs.c.instance == bindparam("me"))
+    .values(instance=_NOBODY, lease_until=_LEASE, suspensions=runs.c.suspensions + 1)
 )
 
 
@@ -353,6 +361,11 @@ def _as_it_ended(values: dict[str, Any]) -> dict[str, Any]:
 def renew(db: Connection, me: str, lease: float) -> None:
     """Extend the lease of the unfinished runs that a store holds."""
     db.execute(_RENEW, {"me": me, "lease": lease})
+
+
+def give_back(db: Connection, me: str) -> None:
+    """Let others claim the unfinished runs that a store holds."""
+    db.execute(_GIVE_BACK, {"me": me, "lease": -1.0})
 
 
 def _take_floor(db: Connection, run: StoredRun, begin: Begin, now: datetime) -> None:

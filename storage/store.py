@@ -43,7 +43,7 @@ class Store:
 
     Args:
         database: where they are.
-        instance: the name of this store, which no other one has or had.
+        instance: the name of this store, which no other one has or had, nor is it empty.
         lease: seconds for which the store holds its runs without a `renew`.
     """
 
@@ -159,6 +159,13 @@ class Store:
     async def renew(self) -> None:
         """Extend the lease of this store's unfinished runs."""
         await self._db.write(runs.renew, self.instance, self._lease)
+
+    async def give_back(self) -> None:
+        """Let others claim this store's unfinished runs at once.
+
+        All of them go in one transaction, so that the runs of a conversation stay in their order.
+        """
+        await self._db.write(runs.give_back, self.instance)
 
     async def expire(
         self,

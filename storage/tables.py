@@ -169,6 +169,7 @@ runs = Table(
     Column("fingerprint", LargeBinary, nullable=False),
     Column("pending", Json[AssistantMessage](AssistantMessage)),
     Column("replaces", Boolean, nullable=False),
+    Column("suspensions", Integer, nullable=False),
     Column("instance", Text, nullable=False),
     Column("lease_until", Utc, nullable=False),
     UniqueConstraint("tenant", "id"),

@@ -1,8 +1,10 @@
 """Legal logs, as Hypothesis strategies and as one example of every event."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
@@ -15,6 +17,7 @@ from events import (
     Event,
     FailedCall,
     ProgressingCall,
+    QueuedCall,
     ReaderEvent,
     ReasoningChunk,
     Reset,
@@ -25,6 +28,7 @@ from events import (
     ToolCallComplete,
     ToolCallError,
     ToolCallProgress,
+    ToolCallQueued,
     ToolCallStart,
     Usage,
     stamped,
@@ -36,6 +40,8 @@ unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]
 START = ChatStart(conversation_id="conv_1", agent="chat", model="scripted-1", message_id="msg_1")
 DONE = ChatComplete(final_response="42", finish_reason="stop", usage=Usage(3, 2, 5))
 FAILED = RunError(code="upstream_error", message="It broke.", retryable=True)
+NOON = datetime(2026, 1, 2, 12, 0, 0, 250_000, tzinfo=UTC)
+"""When the examples' calls were executed."""
 
 
 def piece(text: str, message_id: str = "msg_1") -> ChatChunk:
@@ -81,31 +87,36 @@ _ends: st.SearchStrategy[TerminalEvent] = st.sampled_from([DONE, FAILED])
 
 @st.composite
 def _calls(draw: st.DrawFn, number: int) -> list[Event]:
-    """One tool call, whole: a start, any progress and one end, or an error without a start."""
+    """One tool call, whole: it may wait, then a start, any progress and one end, or an error."""
     of: dict[str, Any] = {"id": f"c{number}", "name": draw(_texts)}
     arguments = draw(json_values)
+    queued = QueuedCall(**of, arguments=arguments)
+    waits: list[Event] = [ToolCallQueued(message_id="msg_1", tool_call=queued)]
+    waits *= draw(st.integers(0, 1))
     failed = FailedCall(
         **of, arguments=arguments, code="failed", error=draw(_texts), duration_ms=0.5
     )
-    error: Event = ToolCallError(message_id="msg_1", tool_call=failed)
     if draw(st.booleans()):
-        return [error]
-    result = draw(json_values)
+        return [*waits, ToolCallError(message_id="msg_1", tool_call=failed)]
+    at: dict[str, Any] = {"started_at": draw(st.sampled_from([NOON, None]))}
+    error = ToolCallError(message_id="msg_1", tool_call=msgspec.structs.replace(failed, **at))
+    result, truncated = draw(json_values), draw(st.booleans())
     completed = CompletedCall(
-        **of, arguments=arguments, result=result, duration_ms=1.5, truncated=draw(st.booleans())
+        **of, arguments=arguments, result=result, duration_ms=1.5, truncated=truncated, **at
     )
-    complete: Event = ToolCallComplete(message_id="msg_1", tool_call=completed)
+    complete = ToolCallComplete(message_id="msg_1", tool_call=completed)
     progress = ProgressingCall(
         **of,
         progress=draw(st.integers(0, 9)),
         total=draw(st.none() | st.just(9.5)),
         message=draw(st.none() | _texts),
     )
-    started = StartedCall(**of, arguments=arguments)
+    started = StartedCall(**of, arguments=arguments, **at)
     return [
+        *waits,
         ToolCallStart(message_id="msg_1", tool_call=started),
         *[ToolCallProgress(message_id="msg_1", tool_call=progress)] * draw(st.integers(0, 2)),
-        draw(st.sampled_from([complete, error])),
+        complete if draw(st.booleans()) else error,
     ]
 
 
@@ -136,11 +147,17 @@ EXAMPLES: dict[str, ReaderEvent] = {
         stamped(START, "run_1", 1),
         ChatChunk(run_id="run_1", seq=3, first_seq=2, message_id="msg_1", content="é\u2028\n"),
         ReasoningChunk(run_id="run_1", seq=4, message_id="msg_1", content='"so"'),
+        ToolCallQueued(
+            run_id="run_1",
+            seq=5,
+            message_id="msg_1",
+            tool_call=QueuedCall(**_CALL, arguments={"expression": "6*7"}),
+        ),
         ToolCallStart(
             run_id="run_1",
             seq=5,
             message_id="msg_1",
-            tool_call=StartedCall(**_CALL, arguments={"expression": "6*7"}),
+            tool_call=StartedCall(**_CALL, arguments={"expression": "6*7"}, started_at=NOON),
         ),
         ToolCallProgress(
             run_id="run_1",
@@ -153,7 +170,12 @@ EXAMPLES: dict[str, ReaderEvent] = {
             seq=7,
             message_id="msg_1",
             tool_call=CompletedCall(
-                **_CALL, arguments={}, result=42, duration_ms=0.5, truncated=False
+                **_CALL,
+                arguments={},
+                result=42,
+                duration_ms=0.5,
+                truncated=False,
+                started_at=NOON,
             ),
         ),
         ToolCallError(

@@ -27,6 +27,7 @@ FIELDS = {
     "chat_start": {"conversation_id", "agent", "model", "message_id"},
     "chat_chunk": {"message_id", "content", "first_seq"},
     "reasoning_chunk": {"message_id", "content"},
+    "tool_call_queued": {"message_id", "tool_call"},
     "tool_call_start": {"message_id", "tool_call"},
     "tool_call_progress": {"message_id", "tool_call"},
     "tool_call_complete": {"message_id", "tool_call"},
@@ -38,10 +39,19 @@ FIELDS = {
     "reset": {"epoch", "reason"},
 }
 CALL_FIELDS = {
-    "tool_call_start": {"id", "name", "arguments"},
+    "tool_call_queued": {"id", "name", "arguments"},
+    "tool_call_start": {"id", "name", "arguments", "started_at"},
     "tool_call_progress": {"id", "name", "progress", "total", "message"},
-    "tool_call_complete": {"id", "name", "arguments", "result", "duration_ms", "truncated"},
-    "tool_call_error": {"id", "name", "arguments", "code", "error", "duration_ms"},
+    "tool_call_complete": {
+        "id",
+        "name",
+        "arguments",
+        "result",
+        "duration_ms",
+        "truncated",
+        "started_at",
+    },
+    "tool_call_error": {"id", "name", "arguments", "code", "error", "duration_ms", "started_at"},
 }
 
 Text = ChatChunk | ReasoningChunk

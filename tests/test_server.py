@@ -224,7 +224,7 @@ async def test_open_streams_are_finished_before_the_process_ends(command: tuple[
 
 @pytest.mark.parametrize("command", [PYTHON, UVICORN], ids=["python app.py", "uvicorn app:app"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_what_outlasts_the_grace_is_told_and_ended(
+async def test_what_outlasts_the_grace_is_let_go_and_the_process_ends(
     command: tuple[str, ...], number: signal.Signals
 ) -> None:
     async with Upstream([held(text("never"))]) as upstream:
@@ -234,10 +234,9 @@ async def test_what_outlasts_the_grace_is_told_and_ended(
             began = time.perf_counter()
             up.child.send_signal(number)
             async with asyncio.timeout(DEADLINE):
-                (end,) = await rest(incoming)
+                assert await rest(incoming) == []  # it goes on after the restart
             lasted = time.perf_counter() - began
             status = await up.ended(within=4)
-    assert (end["event_type"], end["code"], end["retryable"]) == ("error", "shutting_down", True)
     assert 0.4 <= lasted < 2.5
     if command is PYTHON:
         assert status == 0

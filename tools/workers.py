@@ -89,6 +89,11 @@ class Workers:
                 async with asyncio.timeout(EXIT_GRACE):
                     await self._all_ended.wait()
 
+    @property
+    def full(self) -> bool:
+        """Whether a place has to be waited for."""
+        return self._places.locked()
+
     @asynccontextmanager
     async def place(self) -> AsyncGenerator["Worker", None]:
         """Wait for a free place and hold it; first come, first served.

@@ -69,9 +69,11 @@ async def create(
         return await _stream(registry, streaming, run, None)
     if body.background:
         return await _present(registry, run)
-    whole = await _told(run, await registry.read(run.id))
-    if isinstance(whole.end, RunError):
-        return failed(whole.end, _ids(run))
+    reader = await registry.read(run.id)
+    whole = await _told(run, reader)
+    end = whole.end or reader.suspension
+    if isinstance(end, RunError):
+        return failed(end, _ids(run))
     return JSONResponse(whole.body("in_progress"), headers=_ids(run))
 
 

@@ -4,8 +4,10 @@ import asyncio
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent import StreamingAgent
@@ -17,6 +19,7 @@ from events import (
     ToolCallComplete,
     ToolCallError,
     ToolCallProgress,
+    ToolCallQueued,
     ToolCallStart,
 )
 from models import (
@@ -153,6 +156,16 @@ class Bench:
         return [(event.tool_call.id, event.tool_call.code) for event in self.sink.of(ToolCallError)]
 
 
+def timeless(messages: Iterable[Message]) -> list[Message]:
+    """Return messages without the times at which their calls were executed."""
+    return [
+        msgspec.structs.replace(message, started_at=None, duration_ms=0.0)
+        if isinstance(message, ToolMessage)
+        else message
+        for message in messages
+    ]
+
+
 def check_history(messages: Sequence[Message]) -> None:
     """Every call has exactly one result, directly behind it and in the same order."""
     due: list[str] = []
@@ -171,21 +184,33 @@ def check_history(messages: Sequence[Message]) -> None:
 
 
 def check_calls(events: Iterable[Event]) -> None:
-    """A started call has one end, and its progress lies between; no call is told of twice."""
+    """A started call has one end, and its progress lies between; no call is told of twice.
+
+    One that waits says so before anything else, and ends in any case.
+    """
+    waiting: set[str] = set()
     running: set[str] = set()
     ended: set[str] = set()
+    starts: dict[str, datetime | None] = {}
     for event in events:
-        if isinstance(event, ToolCallStart):
+        if isinstance(event, ToolCallQueued):
+            assert event.tool_call.id not in waiting | running | ended
+            waiting.add(event.tool_call.id)
+        elif isinstance(event, ToolCallStart):
             assert event.tool_call.id not in running | ended
+            waiting.discard(event.tool_call.id)
             running.add(event.tool_call.id)
+            starts[event.tool_call.id] = event.tool_call.started_at
         elif isinstance(event, ToolCallProgress):
             assert event.tool_call.id in running
         elif isinstance(event, ToolCallComplete | ToolCallError):
             assert event.tool_call.id not in ended
             assert event.tool_call.id in running or isinstance(event, ToolCallError)
+            assert event.tool_call.started_at == starts.get(event.tool_call.id)
+            waiting.discard(event.tool_call.id)
             running.discard(event.tool_call.id)
             ended.add(event.tool_call.id)
-    assert not running, f"started and never ended: {running}"
+    assert not waiting | running, f"told of and never ended: {waiting | running}"
 
 
 async def until(condition: Callable[[], Any]) -> None:

@@ -1,6 +1,7 @@
 """`POST /chat/stream` and `POST /chat`."""
 
 import asyncio
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -80,7 +81,10 @@ async def test_tool_calls_are_shown_with_their_arguments_and_results() -> None:
         "chat_complete",
     ]
     start, done = found[1]["tool_call"], found[2]["tool_call"]
-    assert start == {"id": "call_1", "name": "add", "arguments": {"a": 15, "b": 27}}
+    at = start["started_at"]
+    arguments = {"a": 15, "b": 27}
+    assert start == {"id": "call_1", "name": "add", "arguments": arguments, "started_at": at}
+    assert datetime.fromisoformat(at).utcoffset() == timedelta(0)
     assert done == start | {"result": 42, "truncated": False, "duration_ms": done["duration_ms"]}
     assert 0 < done["duration_ms"] < 1000 * DEADLINE
     assert found[-1]["usage"]["total_tokens"] == 30
@@ -103,7 +107,8 @@ async def test_without_parallel_tools_calls_run_one_after_another() -> None:
     script = [calls(("add", {"a": 1, "b": 1}), ("add", {"a": 2, "b": 2})), text("done")]
     async with scripted(script, tools=[add]) as (service, _):
         found = await service.stream(message="add", parallel_tools=False)
-    assert types(found)[1:5] == ["tool_call_start", "tool_call_complete"] * 2
+    one = ["tool_call_start", "tool_call_complete"]
+    assert types(found)[1:6] == [one[0], "tool_call_queued", one[1], *one]
 
 
 async def test_the_whole_answer_is_the_stream_in_one_piece() -> None:

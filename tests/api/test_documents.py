@@ -6,6 +6,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
+from api import documents
 from events import ReaderEvent
 from tests.api.support import add, fail, scripted
 from tests.service import Service, running
@@ -51,6 +52,18 @@ async def test_the_protocol_is_served_as_markdown_with_every_event_in_it() -> No
     assert kind == "text/markdown"
     for name in event_types():
         assert f"`{name}`" in written, name
+
+
+def test_the_worked_exchanges_have_events_as_they_are_sent() -> None:
+    written = documents.PROTOCOL.read_text(encoding="utf-8")
+    frames = map(msgspec.json.decode, re.findall(r"^< (.*)$", written, re.M))
+    over_socket = [frame["data"] for frame in frames if "id" in frame]
+    over_sse = [*map(msgspec.json.decode, re.findall(r"^data: (.*)$", written, re.M))]
+    assert len(over_socket) >= 5
+    assert len(over_sse) >= 5
+    for shown in over_socket + over_sse:
+        event = msgspec.convert(shown, type=ReaderEvent)
+        assert msgspec.json.decode(msgspec.json.encode(event)) == shown
 
 
 def event_types() -> dict[str, str]:

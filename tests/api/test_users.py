@@ -144,14 +144,6 @@ async def test_a_server_of_databases_that_is_gone_is_told_without_its_password()
         server.cleanup()
 
 
-async def test_the_root_tells_programs_of_its_health_and_shows_browsers_around() -> None:
-    async with running(app_name="Sums") as service:
-        assert await service.json("GET", "/") == {"status": "healthy", "service": "Sums"}
-        browser = {"Accept": "text/html,application/xhtml+xml"}
-        async with service.session.get(f"{service.url}/", headers=browser) as response:
-            assert (response.status, response.url.path) == (200, "/docs")
-
-
 async def test_a_service_that_stops_says_so_in_its_health() -> None:
     async with running() as service:
         service.registry.drain()

@@ -11,7 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from events import ChatChunk, Event, ReaderEvent, Reset, ToolCallStart, merged, stamped
-from hub import LAG, Hub, InvalidCursor, LogEnded, LogFull, LogNotFound, Offer, Reader, cursor
+from hub import (
+    LAG,
+    SUSPENDED,
+    Hub,
+    InvalidCursor,
+    LogEnded,
+    LogFull,
+    LogNotFound,
+    Offer,
+    Reader,
+    cursor,
+)
 from hub.memory import MemoryHub
 from tests.logs import DONE, EXAMPLES, FAILED, START, logs, numbered, piece, unhurried
 from tests.scripted import DEADLINE
@@ -633,3 +644,72 @@ def test_any_reader_gets_exactly_the_rest_however_the_run_goes(
     open_hub: OpenHub, plain: list[Event], actions: Steps
 ) -> None:
     asyncio.run(follow(open_hub, plain, actions))
+
+
+async def test_a_log_that_is_suspended_ends_without_a_terminal_event(hub: Hub) -> None:
+    log = await hub.create("run_1", 2)
+    for event in (START, piece("a")):
+        log.append(event)
+    behind, at_end = await hub.read("run_1", None), await hub.read("run_1", "2")
+    waits = await waiting(at_end)
+    assert (behind.suspension, at_end.suspension) == (None, None)
+    log.append(piece("b"))
+    log.suspend()
+    assert log.ended
+    async with asyncio.timeout(DEADLINE):
+        assert [event.seq for event in await waits] == [3]
+    assert at_end.ended
+    assert (behind.ended, behind.suspension) == (False, None)
+    assert len(await rest(behind)) == 3
+    late = await hub.read("run_1", "run_1:2:3")
+    for reader in (behind, at_end, late):
+        assert await read(reader) == []
+        assert reader.suspension == stamped(SUSPENDED, "run_1", 3)
+
+
+async def test_a_reader_that_waits_for_a_suspended_log_with_an_offer_is_woken(hub: Hub) -> None:
+    log = await hub.create("run_1")
+    log.append(START)
+    offered: list[ReaderEvent] = []
+
+    def offer(events: list[ReaderEvent]) -> bool:
+        offered.extend(events)
+        return True
+
+    reader = await hub.read("run_1", "1")
+    waits = await waiting(reader, offer)
+    log.append(piece("a"))
+    log.suspend()
+    async with asyncio.timeout(DEADLINE):
+        assert await waits == []
+    assert [event.seq for event in offered] == [2]
+    assert reader.suspension is not None
+
+
+async def test_a_log_ends_once_in_one_way(hub: Hub) -> None:
+    ended, suspended = await hub.create("run_1"), await hub.create("run_2")
+    for log in (ended, suspended):
+        log.append(START)
+    ended.append(DONE)
+    suspended.suspend()
+    for log in (ended, suspended):
+        with pytest.raises(LogEnded):
+            log.append(DONE)
+        with pytest.raises(LogEnded):
+            log.suspend()
+    reader = await hub.read("run_1", None)
+    assert len(await rest(reader)) == 2
+    assert reader.suspension is None
+
+
+async def test_a_suspended_log_is_begun_anew_with_a_reset(hub: Hub) -> None:
+    log = await hub.create("run_1")
+    log.append(START)
+    log.suspend()
+    log = await hub.create("run_1", 2)
+    log.append(START)
+    log.append(DONE)
+    reader = await hub.read("run_1", "run_1:1:1")
+    kinds = [event.event_type for event in await rest(reader)]
+    assert kinds == ["reset", "chat_start", "chat_complete"]
+    assert reader.suspension is None

@@ -221,3 +221,14 @@ async def test_the_newest_log_stays_even_where_it_alone_exceeds_the_bound() -> N
     other.append(DONE)
     with pytest.raises(LogNotFound):
         await hub.read("run_1", None)
+
+
+async def test_a_suspended_log_is_kept_no_longer_than_one_that_has_ended(clock: Clock) -> None:
+    hub = make(ttl=60)
+    log = await hub.create("run_1")
+    log.append(START)
+    log.suspend()
+    clock.now += 59
+    assert await kept(hub, "run_1") == ["run_1"]
+    clock.now += 2
+    assert await kept(hub, "run_1") == []

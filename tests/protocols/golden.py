@@ -4,6 +4,7 @@
 the wire.
 """
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from events import (
     Event,
     FailedCall,
     ProgressingCall,
+    QueuedCall,
     ReasoningChunk,
     StartedCall,
     ToolCallComplete,
     ToolCallError,
     ToolCallProgress,
+    ToolCallQueued,
     ToolCallStart,
     Usage,
 )
@@ -34,6 +37,10 @@ _SUM: dict[str, Any] = {"id": "call_1", "name": "calculate"}
 _WEATHER: dict[str, Any] = {"id": "call_2", "name": "get_weather"}
 _EXPRESSION = {"expression": "15 + 27"}
 _CITY = {"city": "Zürich"}
+_CLOCK: dict[str, Any] = {"id": "call_3", "name": "get_time"}
+_ZONE = {"zone": "Europe/Zurich"}
+_AT = datetime(2026, 1, 2, 12, 0, 0, 250_000, tzinfo=UTC)
+_LATER = datetime(2026, 1, 2, 12, 0, 0, 250_300, tzinfo=UTC)
 
 CONVERSATION: list[Event] = numbered(
     [
@@ -41,8 +48,15 @@ CONVERSATION: list[Event] = numbered(
         ReasoningChunk(message_id=_FIRST, content="Two things are asked."),
         ChatChunk(message_id=_FIRST, content="I look"),
         ChatChunk(message_id=_FIRST, content=" at both:\n"),
-        ToolCallStart(message_id=_FIRST, tool_call=StartedCall(**_SUM, arguments=_EXPRESSION)),
-        ToolCallStart(message_id=_FIRST, tool_call=StartedCall(**_WEATHER, arguments=_CITY)),
+        ToolCallStart(
+            message_id=_FIRST,
+            tool_call=StartedCall(**_SUM, arguments=_EXPRESSION, started_at=_AT),
+        ),
+        ToolCallStart(
+            message_id=_FIRST,
+            tool_call=StartedCall(**_WEATHER, arguments=_CITY, started_at=_AT),
+        ),
+        ToolCallQueued(message_id=_FIRST, tool_call=QueuedCall(**_CLOCK, arguments=_ZONE)),
         ToolCallProgress(
             message_id=_FIRST,
             tool_call=ProgressingCall(**_WEATHER, progress=1, total=2, message="Asking"),
@@ -50,7 +64,27 @@ CONVERSATION: list[Event] = numbered(
         ToolCallComplete(
             message_id=_FIRST,
             tool_call=CompletedCall(
-                **_SUM, arguments=_EXPRESSION, result=42, duration_ms=0.25, truncated=False
+                **_SUM,
+                arguments=_EXPRESSION,
+                result=42,
+                duration_ms=0.25,
+                truncated=False,
+                started_at=_AT,
+            ),
+        ),
+        ToolCallStart(
+            message_id=_FIRST,
+            tool_call=StartedCall(**_CLOCK, arguments=_ZONE, started_at=_LATER),
+        ),
+        ToolCallComplete(
+            message_id=_FIRST,
+            tool_call=CompletedCall(
+                **_CLOCK,
+                arguments=_ZONE,
+                result={"time": "13:00"},
+                duration_ms=0.125,
+                truncated=False,
+                started_at=_LATER,
             ),
         ),
         ToolCallError(
@@ -61,6 +95,7 @@ CONVERSATION: list[Event] = numbered(
                 code="failed",
                 error="The source cannot be reached.",
                 duration_ms=12.5,
+                started_at=_AT,
             ),
         ),
         ChatChunk(message_id=_SECOND, content="{15 + 27}"),
@@ -74,7 +109,7 @@ CONVERSATION: list[Event] = numbered(
     ],
     "run_1",
 )
-"""Two calls at the same time of which one fails, with text before and behind them."""
+"""Two calls at a time of three; one fails, one waits; text before and behind them."""
 
 
 def encoder_of(protocol: str, epoch: int) -> Encoder:

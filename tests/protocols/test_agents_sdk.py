@@ -82,6 +82,8 @@ def test_a_conversation_is_told_in_the_order_of_an_agents_sdk() -> None:
         "tool_called",
         "tool_called",
         "tool_output",
+        "tool_called",
+        "tool_output",
         "tool_output",
         "response.output_text.delta",
         "response.output_text.delta",
@@ -213,8 +215,9 @@ def test_who_takes_over_is_told_in_three_frames_behind_what_was_said() -> None:
     assert updated == {"type": "agent_updated", "agent_name": "french"}
 
 
-def test_the_progress_of_a_call_is_not_told() -> None:
-    assert told([EXAMPLES["tool_call_progress"]]) == []
+@pytest.mark.parametrize("name", ["tool_call_queued", "tool_call_progress"])
+def test_how_a_call_waits_and_gets_on_is_not_told(name: str) -> None:
+    assert told([EXAMPLES[name]]) == []
 
 
 def test_of_several_frames_of_one_event_only_the_last_has_the_cursor() -> None:

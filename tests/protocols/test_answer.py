@@ -54,7 +54,7 @@ def test_an_answer_without_tools() -> None:
 
 
 def test_its_calls_stand_in_the_order_in_which_they_ended() -> None:
-    names = ["tool_call_start", "tool_call_progress", "tool_call_error", "tool_call_complete"]
+    names = [f"tool_call_{part}" for part in ("queued", "start", "progress", "error", "complete")]
     calls = response([stamped(START, "run_1", 1), *map(EXAMPLES.__getitem__, names), DONE])[
         "tool_calls"
     ]

@@ -161,10 +161,10 @@ def test_reasoning_is_told_beside_the_answer() -> None:
 
 
 def test_the_agents_own_calls_are_told_only_where_they_are_wanted() -> None:
-    names = ["tool_call_start", "tool_call_progress", "tool_call_complete", "tool_call_error"]
+    names = [f"tool_call_{part}" for part in ("queued", "start", "progress", "complete", "error")]
     log = [stamped(START, "run_1", 1), *(EXAMPLES[name] for name in names)]
     silent = CompletionsEncoder(1, created=CREATED)
-    assert [bool(silent.encode(event)) for event in log] == [True, False, False, False, False]
+    assert [bool(silent.encode(event)) for event in log] == [True, *[False] * 5]
     frames = frames_of(log, tool_events=True)[1:]
     told = [json.loads(frame) for frame in frames]
     assert [chunk["tool_event"]["event_type"] for chunk in told] == names

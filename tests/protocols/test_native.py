@@ -38,11 +38,19 @@ SIMPLE_CASES = [
         '"content":"\\"so\\""}',
     ),
     (
+        "tool_call_queued",
+        "tool_call_queued",
+        "run_1:1:5",
+        '{"event_type":"tool_call_queued","run_id":"run_1","seq":5,"message_id":"msg_1",'
+        '"tool_call":{"id":"c1","name":"calculate","arguments":{"expression":"6*7"}}}',
+    ),
+    (
         "tool_call_start",
         "tool_call",
         "run_1:1:5",
         '{"event_type":"tool_call_start","run_id":"run_1","seq":5,"message_id":"msg_1",'
-        '"tool_call":{"id":"c1","name":"calculate","arguments":{"expression":"6*7"}}}',
+        '"tool_call":{"id":"c1","name":"calculate","arguments":{"expression":"6*7"},'
+        '"started_at":"2026-01-02T12:00:00.250000Z"}}',
     ),
     (
         "tool_call_progress",
@@ -57,7 +65,7 @@ SIMPLE_CASES = [
         "run_1:1:7",
         '{"event_type":"tool_call_complete","run_id":"run_1","seq":7,"message_id":"msg_1",'
         '"tool_call":{"id":"c1","name":"calculate","arguments":{},"result":42,'
-        '"duration_ms":0.5,"truncated":false}}',
+        '"duration_ms":0.5,"truncated":false,"started_at":"2026-01-02T12:00:00.250000Z"}}',
     ),
     (
         "tool_call_error",
@@ -65,7 +73,7 @@ SIMPLE_CASES = [
         "run_1:1:8",
         '{"event_type":"tool_call_error","run_id":"run_1","seq":8,"message_id":"msg_1",'
         '"tool_call":{"id":"c1","name":"calculate","arguments":"{",'
-        '"code":"invalid_arguments","error":"No.","duration_ms":0.0}}',
+        '"code":"invalid_arguments","error":"No.","duration_ms":0.0,"started_at":null}}',
     ),
     (
         "agent_updated",

@@ -2,20 +2,24 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from errors import NotFound
+from errors import NotFound, ToolError
 from events import (
     AgentUpdated,
     ChatChunk,
     ChatComplete,
+    ReaderEvent,
     Reset,
     RunError,
     ToolCallComplete,
     ToolCallError,
+    ToolCallStart,
 )
 from hub import cursor
 from intake import begin_of, encoded, entry_of, place_of
@@ -53,6 +57,7 @@ from tools.tool import idempotent
 
 CALL = AssistantMessage("Well: ", (ToolCall("c0", "act", "{}"),))
 RESULT = ToolMessage("c0", "act", '"done"')
+NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 
 
 def admitted(registry: AgentRegistry, request: RunRequest) -> StoredRun:
@@ -60,6 +65,10 @@ def admitted(registry: AgentRegistry, request: RunRequest) -> StoredRun:
     queue = registry._queues.of(Owner(), place_of(request) or "c")
     agent, entry = registry.agents.find(request.agent or "chat"), entry_of(request, ephemeral=False)
     return registry._admit(request, agent, entry, encoded(request), queue, None, b"")
+
+
+async def _dead() -> None:
+    """Give nothing back: who was killed cannot."""
 
 
 async def leave_behind(
@@ -80,6 +89,7 @@ async def leave_behind(
         await store.accept(stored, begin=begin if begun else None)
         if messages or pending:
             await store.save_turn(stored, messages, pending)
+        store.give_back = _dead  # type: ignore[method-assign]
     for _ in range(epoch - 1):
         async with Store.open(f"sqlite:///{path}", instance="killed") as other:
             [stored] = await other.claim()
@@ -139,7 +149,8 @@ async def test_a_run_that_waited_begins_after_the_one_before_it(tmp_path: Path) 
 
 async def test_the_new_log_has_the_state_so_far_and_an_old_cursor_is_reset(tmp_path: Path) -> None:
     path = tmp_path / "p.db"
-    stored = await leave_behind(path, messages=[CALL, RESULT])
+    result = msgspec.structs.replace(RESULT, started_at=NOON, duration_ms=1.5)
+    stored = await leave_behind(path, messages=[CALL, result])
     provider = ScriptedProvider(says("It is done."))
     async with opened(provider, path=path, tools=[act]) as registry:
         run = await recovered(registry, stored)
@@ -157,7 +168,8 @@ async def test_the_new_log_has_the_state_so_far_and_an_old_cursor_is_reset(tmp_p
         ]
         [complete] = [event for event in events if isinstance(event, ToolCallComplete)]
         assert complete.tool_call.result == "done"
-        assert provider.requests[0].messages[1:] == (UserMessage("Hi."), CALL, RESULT)
+        assert complete.tool_call.started_at == NOON
+        assert provider.requests[0].messages[1:] == (UserMessage("Hi."), CALL, result)
 
 
 @pytest.mark.parametrize("harmless", [True, False])
@@ -343,6 +355,68 @@ def test_only_what_is_stored_is_told_again() -> None:
     assert start.tool_call.arguments == "{"  # type: ignore[union-attr]
     assert (error.tool_call.error, error.tool_call.arguments) == ("No.", {"a": 1})
     assert text.message_id != error.message_id
+
+
+TWO = AssistantMessage("", (ToolCall("c0", "act", "{}"), ToolCall("c1", "act", "{}")))
+
+
+def test_a_call_is_told_again_with_the_time_of_its_execution() -> None:
+    done = ToolMessage("c0", "act", '"done"', started_at=NOON, duration_ms=1.5)
+    failed = ToolMessage("c1", "act", "Error: No.", is_error=True, started_at=NOON, duration_ms=2.5)
+    events = [*told_again([TWO, done, failed], "chat")]
+    assert types(events) == [
+        "tool_call_start",
+        "tool_call_complete",
+        "tool_call_start",
+        "tool_call_error",
+    ]
+    calls = [event.tool_call for event in events]  # type: ignore[union-attr]
+    assert [call.started_at for call in calls] == [NOON] * 4  # type: ignore[union-attr]
+    assert [calls[1].duration_ms, calls[3].duration_ms] == [1.5, 2.5]  # type: ignore[union-attr]
+
+
+def test_a_call_that_was_never_executed_is_told_again_without_a_start() -> None:
+    done = ToolMessage("c0", "act", '"done"')  # as rows have it that are older than the times
+    failed = ToolMessage("c1", "act", "Error: No.", is_error=True)
+    start, complete, error = told_again([TWO, done, failed], "chat")
+    assert isinstance(start, ToolCallStart)
+    assert isinstance(complete, ToolCallComplete)
+    assert isinstance(error, ToolCallError)
+    for event in (start, complete, error):
+        assert event.tool_call.started_at is None
+    assert complete.tool_call.duration_ms == error.tool_call.duration_ms == 0
+
+
+async def test_after_a_restart_the_calls_of_a_run_have_the_times_that_they_had(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "p.db"
+
+    def broken() -> None:
+        """Fail."""
+        raise ToolError("No.")
+
+    provider = ScriptedProvider(asks(("act", {}), ("broken", {}), ("none", {})), says("Done."))
+    async with opened(provider, path=path, tools=[act, broken]) as registry:
+        run = await started(registry)
+        await ended(registry, run)
+        live = times(await everything(registry, run))
+    async with opened(path=path, tools=[act, broken]) as registry:
+        again = times(await everything(registry, await registry.run(run.id)))
+    assert len(live) == 5
+    assert again == live
+
+
+def times(events: Sequence[ReaderEvent]) -> dict[tuple[str, str], tuple[Any, ...]]:
+    """Return for each start and end of a call when it began and what it took."""
+    return {
+        (event.tool_call.id, event.event_type): (
+            event.tool_call.started_at,
+            getattr(event.tool_call, "duration_ms", None),
+        )
+        for event in events
+        if isinstance(event, ToolCallStart | ToolCallComplete | ToolCallError)
+    }
 
 
 async def test_a_conversation_made_quiet_has_no_run() -> None:

@@ -1,7 +1,6 @@
 """Stopping the registry, and its agents."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
@@ -13,26 +12,22 @@ from errors import (
     Unavailable,
     UpstreamError,
 )
-from events import ReaderEvent, RunError
 from models import (
     AgentConfig,
-    TextPart,
 )
-from tests.agent.support import Held, check_history, until
+from tests.agent.support import until
 from tests.registry.support import (
     LIMITS,
     SUM,
     Paused,
     Troubled,
     answered,
-    ask,
-    check_log,
     ended,
     history,
     opened,
     started,
 )
-from tests.scripted import DEADLINE, Gate, Script, ScriptedProvider, asks, says
+from tests.scripted import Gate, ScriptedProvider, says
 from tests.service import running
 
 # Stopping.
@@ -55,54 +50,6 @@ async def test_a_service_that_drains_refuses_new_runs_and_finishes_the_others() 
         assert (first.status, second.status) == ("completed", "completed")
 
 
-async def test_leaving_ends_all_runs_with_an_error_that_says_so_and_is_quick(
-    tmp_path: Path,
-) -> None:
-    held = Held()
-    turns: list[Script] = [
-        asks(("held", {}), text="A"),
-        [TextPart("a"), Gate()],
-    ]
-    provider = ScriptedProvider(*turns)
-    begin = asyncio.get_running_loop().time()
-    async with asyncio.timeout(DEADLINE):
-        async with opened(provider, tools=[held.held], path=tmp_path / "p.db") as registry:
-            runs = [await started(registry, conversation_id=name) for name in "aba"]
-            await until(held.entered.is_set)
-            await until(lambda: provider.open_streams == 1)
-            readers = [await registry.read(run.id) for run in runs]
-            begin = asyncio.get_running_loop().time()
-    assert asyncio.get_running_loop().time() - begin < 3
-    held.released.set()
-    for run, reader in zip(runs, readers, strict=True):
-        got: list[ReaderEvent] = []
-        while not reader.ended:
-            got += await reader.read()
-        check_log(run, got)
-        assert isinstance(run.terminal, RunError)
-        assert (run.terminal.code, run.terminal.retryable) == ("shutting_down", True)
-    async with opened(path=tmp_path / "p.db") as registry:
-        for run in runs:
-            check_history(await history(registry, run))
-            assert (await registry.run(run.id)).terminal == run.terminal
-    assert provider.is_closed
-    assert provider.open_streams == 0
-
-
-async def test_a_message_that_waits_while_the_service_stops_is_kept_behind_the_one_before(
-    tmp_path: Path,
-) -> None:
-    paused = Paused()
-    async with opened(paused.provider, path=tmp_path / "p.db") as registry:
-        runs = [await started(registry, conversation_id="c", message=text) for text in "xyz"]
-        await paused.reached(1)
-    assert [run.status for run in runs] == ["failed"] * 3
-    async with opened(path=tmp_path / "p.db") as registry:
-        said = [message.content for message in await history(registry, runs[0])]
-        assert said == ["x", "a", "y", "z"]
-        assert registry.active_runs == 0
-
-
 async def test_a_message_that_could_not_be_begun_is_kept_when_the_storage_can_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -123,16 +70,13 @@ async def test_a_message_that_could_not_be_begun_is_kept_when_the_storage_can_ag
         assert said == ["one", "ab", "two"]
 
 
-async def test_a_run_that_was_just_accepted_is_ended_too() -> None:
-    async with opened() as registry:
-        start = asyncio.create_task(registry.start(ask()))
-        await asyncio.sleep(0)
-        registry.end_all()
-        async with asyncio.timeout(DEADLINE):
-            run = await start
-        await ended(registry, run)
-        assert isinstance(run.terminal, RunError)
-        assert run.terminal.code == "shutting_down"
+async def test_leaving_closes_the_provider() -> None:
+    paused = Paused()
+    async with opened(paused.provider) as registry:
+        await started(registry)
+        await paused.reached(1)
+    assert paused.provider.is_closed
+    assert paused.provider.open_streams == 0
 
 
 async def test_a_provider_that_cannot_be_prepared_does_not_stop_the_service() -> None:

@@ -131,3 +131,51 @@ async def test_a_run_that_cannot_be_read_ends_and_the_others_are_claimed(
         assert (ended.start.run_id, ended.start.seq, ended.terminal.seq) == (odd.id, 1, 2)
         assert (ended.start.conversation_id, ended.start.agent) == ("odd", "chat")
         assert await texts(new, "odd") == ["Hi"]
+
+
+async def test_what_a_store_gives_back_another_claims_at_once_and_in_order(url: str) -> None:
+    async with AsyncExitStack() as stack:
+        old = await stack.enter_async_context(Store.open(url, instance="old", lease=60))
+        runs = [a_run("conv") for _ in range(3)]
+        await old.accept(runs[0], begin=says("Hi"))
+        await old.save_turn(runs[0], [], CALL)
+        for waiting in runs[1:]:
+            await old.accept(waiting, begin=None)
+        ended = await chat(old, "Ho", "Hello.", conversation_id="other")
+        await old.give_back()
+        await old.give_back()  # what is not its own any more does not count again
+        new = await stack.enter_async_context(Store.open(url, instance="new"))
+        claimed = await new.claim()
+        assert [run.id for run in claimed] == [run.id for run in runs]
+        assert {(run.epoch, run.suspensions) for run in claimed} == {(2, 1)}
+        assert (claimed[0].status, claimed[0].pending) == ("running", CALL)
+        assert not await old.save_turn(runs[0], [CALL], CALL)
+        unchanged = await new.run("acme", ended.id)
+        assert unchanged is not None
+        assert (unchanged.epoch, unchanged.suspensions) == (1, 0)
+
+
+async def test_a_store_gives_back_only_its_own(postgres_url: str) -> None:
+    async with AsyncExitStack() as stack:
+        one, two, three = [
+            await stack.enter_async_context(Store.open(postgres_url, instance=name, lease=60))
+            for name in ("a", "b", "c")
+        ]
+        mine, theirs = a_run("mine"), a_run("theirs")
+        await one.accept(mine, begin=None)
+        await two.accept(theirs, begin=None)
+        await one.give_back()
+        await one.renew()
+        assert [run.id for run in await three.claim()] == [mine.id]
+
+
+async def test_what_was_given_back_and_then_interrupted_was_interrupted_once(url: str) -> None:
+    run = a_run()
+    async with Store.open(url, instance="a") as store:
+        await store.accept(run, begin=says("Hi"))
+        await store.give_back()
+    async with Store.open(url, instance="b", lease=-1) as store:
+        await store.claim()
+    async with Store.open(url, instance="c") as store:
+        [claimed] = await store.claim()
+        assert (claimed.epoch, claimed.suspensions) == (3, 1)

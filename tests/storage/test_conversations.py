@@ -3,9 +3,10 @@
 import base64
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
-from models import SystemMessage
+from models import Message, SystemMessage, ToolMessage
 from storage import (
     Begin,
     ConversationRecord,
@@ -51,6 +52,31 @@ async def test_a_message_keeps_its_id(store: Store) -> None:
     assert len({message.id for message in again}) == 4
     assert [message.run_id for message in first] == [run.id, run.id]
     assert all(message.id.startswith("msg_") for message in again)
+
+
+EXECUTED = ToolMessage(
+    "c1", "add", "3", started_at=datetime(2026, 1, 2, 12, 0, tzinfo=UTC), duration_ms=1.5
+)
+OLD_ROWS = {
+    '{"role":"tool","tool_call_id":"c1","name":"add","content":"3"}': ToolMessage("c1", "add", "3"),
+    '{"role":"tool","tool_call_id":"c1","name":"add","content":"Error: No.","is_error":true}': (
+        ToolMessage("c1", "add", "Error: No.", is_error=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("row", OLD_ROWS)
+def test_a_result_without_times_is_stored_as_it_was_before_there_were_any(row: str) -> None:
+    assert msgspec.json.encode(OLD_ROWS[row]).decode() == row
+    assert msgspec.json.decode(row, type=Message) == OLD_ROWS[row]
+
+
+async def test_a_result_keeps_its_times(store: Store) -> None:
+    run = a_run()
+    await store.accept(run, begin=says("1 + 2?"))
+    await store.finish(run, [CALL, EXECUTED], DONE)
+    *_, result = await store.context(ANN, "conv", 10)
+    assert result == EXECUTED
 
 
 async def test_messages_are_paged_back(store: Store) -> None:

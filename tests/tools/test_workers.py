@@ -403,13 +403,19 @@ async def test_leaving_ends_the_threads(released: Release) -> None:
 async def test_leaving_cancels_what_runs_and_waits_a_second_at_most(
     released: Release,
 ) -> None:
+    begun = threading.Event()
+
+    async def hang_on(_: Release) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
     start = time.perf_counter()
     async with Workers(2) as workers:
         tasks = [
             asyncio.create_task(in_place(workers, function, released))
-            for function in (hang, block_the_loop)
+            for function in (hang_on, block_the_loop)
         ]
-        await until(lambda: len(workers._alive) == 2 and released.entered.is_set())
+        await until(lambda: begun.is_set() and released.entered.is_set())
     assert time.perf_counter() - start < DEADLINE / 2
     released.set()
     done, _ = await asyncio.wait(tasks, timeout=DEADLINE)
