@@ -393,9 +393,10 @@ class AgentRegistry:
         queue = self._queues.of(owner, conversation_id)
         return queue.runs[0] if queue.runs else None
 
-    def waiting_runs(self, owner: Owner, conversation_id: str) -> list[Run]:
-        """Return the runs that wait behind that one, in their order."""
-        return [*self._queues.of(owner, conversation_id).runs][1:]
+    def open_runs(self, owner: Owner, conversation_id: str) -> list[Run]:
+        """Return the accepted runs that have not ended, in their order."""
+        runs = self._queues.of(owner, conversation_id).runs
+        return [run for run in runs if run.accepted.is_set()]
 
     async def read(self, run_id: str, after: str | None = None) -> Reader:
         """Follow a run's events; see `hub.Hub.read`.

@@ -80,8 +80,14 @@ async def get_conversation(
     before: Annotated[str | None, Query(pattern=ID_PATTERN, description="A message's id.")] = None,
 ) -> ConversationDetail:
     """Show a conversation with its newest messages, or those before one of them."""
-    record = await _found(registry, owner, conversation_id)
-    found = await registry.store.messages(owner, conversation_id, limit=limit + 1, before=before)
+    while True:
+        under_way = _under_way(registry, owner, conversation_id)
+        record = await _found(registry, owner, conversation_id)
+        found = await registry.store.messages(
+            owner, conversation_id, limit=limit + 1, before=before
+        )
+        if under_way == _under_way(registry, owner, conversation_id):
+            break  # else a run that began or ended meanwhile could be shown twice, or not at all
     return ConversationDetail(
         **_view(registry, owner, record).model_dump(),
         messages=[message_view(message) for message in found[-limit:]],
@@ -237,7 +243,7 @@ def _none() -> NoSuchConversation:
 
 
 def _view(registry: AgentRegistry, owner: Owner, record: ConversationRecord) -> ConversationView:
-    run = registry.active_run(owner, record.id)
+    active, waiting = _under_way(registry, owner, record.id)
     branched = record.branched_from
     return ConversationView(
         conversation_id=record.id,
@@ -250,10 +256,24 @@ def _view(registry: AgentRegistry, owner: Owner, record: ConversationRecord) -> 
         if branched
         else None,
         agent=record.agent,
-        active_run_id=run.id if run else None,
-        waiting=[
-            WaitingMessage(run_id=each.id, message=text_of(each.work.request) or None)
-            for each in registry.waiting_runs(owner, record.id)
-            if each.work is not None
-        ],
+        active_run_id=active,
+        waiting=waiting,
     )
+
+
+def _under_way(
+    registry: AgentRegistry, owner: Owner, conversation_id: str
+) -> tuple[str | None, list[WaitingMessage]]:
+    """Return the run that has begun, if one has, and the messages that are not stored yet."""
+    runs = [
+        (run.id, run.work)
+        for run in registry.open_runs(owner, conversation_id)
+        if run.work is not None
+    ]
+    active = next((run_id for run_id, work in runs if work.begun), None)
+    waiting = [
+        WaitingMessage(run_id=run_id, message=text_of(work.request) or None)
+        for run_id, work in runs
+        if not work.begun
+    ]
+    return active, waiting

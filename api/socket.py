@@ -315,6 +315,8 @@ class Socket:
         }
         if isinstance(error, Invalid) and error.errors:
             data["errors"] = error.errors
+        if error.retry_after is not None:
+            data["retry_after"] = error.retry_after
         await self._send("error", request_id, data)
 
 
