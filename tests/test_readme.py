@@ -104,3 +104,11 @@ async def test_the_javascript_client_prints_the_answer(tmp_path: Path) -> None:
         code = example.replace("./web/client.js", module)
         script.write_text(code.replace("http://localhost:8000", service.url))
         assert "**42**" in await printed("node", str(script))
+
+
+def test_the_readme_opens_with_a_picture_that_is_there_and_small() -> None:
+    address = re.search(r"!\[[^\]]+\]\((\S+\.png)\)", README[:1000])
+    assert address
+    picture = (Path(__file__).parent.parent / address[1]).read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) < 300_000

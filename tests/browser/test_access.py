@@ -1,4 +1,4 @@
-"""The page without a mouse, without eyes, with larger letters, with other colours, without motion."""
+"""The page without a mouse, without eyes, without motion, and with other colours."""
 
 from typing import Any
 
@@ -47,7 +47,8 @@ FOCUSED = """() => {
   return {
     name: element.getAttribute('aria-label') || element.innerText?.trim() || element.id,
     isBody: element === document.body,
-    isMarked: outline >= 2 || (frame !== element && getComputedStyle(frame).boxShadow.includes('1px')),
+    isMarked: outline >= 2
+      || (frame !== element && getComputedStyle(frame).boxShadow.includes(' 0px 0px 0px 1px')),
     isSeen: opacity > 0.9 && width > 0 && height > 0 && left >= 0 && top >= 0
       && right <= innerWidth && bottom <= innerHeight,
   };

@@ -220,19 +220,20 @@ SPACED = """() => {
 
 
 @pytest.mark.parametrize("size", [(640, 400), (320, 256)], ids=["200 %", "400 %"])
-async def test_a_large_zoom_leaves_all_in_sight(
-    visitors: Visiting, size: tuple[int, int]
-) -> None:
+async def test_a_large_zoom_leaves_all_in_sight(visitors: Visiting, size: tuple[int, int]) -> None:
     viewport = {"width": size[0], "height": size[1]}
-    async with visitors(viewport=viewport) as visitor, running() as service:
-        async with opened(visitor, service) as page:
-            assert await page.evaluate(LAYOUT) == []
-            await send(page, "What time is it in Tokyo and in Paris?")
-            await is_complete(answers(page))
-            assert await page.evaluate(LAYOUT) == []
-            box = await page.locator("#scroller").bounding_box()
-            assert box is not None
-            assert box["height"] > 80
+    async with (
+        visitors(viewport=viewport) as visitor,
+        running() as service,
+        opened(visitor, service) as page,
+    ):
+        assert await page.evaluate(LAYOUT) == []
+        await send(page, "What time is it in Tokyo and in Paris?")
+        await is_complete(answers(page))
+        assert await page.evaluate(LAYOUT) == []
+        box = await page.locator("#scroller").bounding_box()
+        assert box is not None
+        assert box["height"] > 80
 
 
 async def test_text_may_be_spaced(visitor: Visitor) -> None:

@@ -5,7 +5,6 @@ and a test in which there was one fails at its end. A payload that runs calls `p
 """
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -166,6 +165,7 @@ async def test_an_address_leads_to_a_chat_or_to_none(armed: Visitor) -> None:
             await expect(none.or_(lost)).to_be_visible()
             assert await page.evaluate("window.isPwned") is None
         await page.get_by_role("link", name="New chat", exact=True).first.click()
+        await expect(page.get_by_text("What shall we talk about?")).to_be_visible()
         await ask(page, "Hello")
         await is_complete(answers(page))
 
@@ -180,8 +180,8 @@ async def test_what_is_kept_may_be_anything(armed: Visitor) -> None:
     async with running() as service, opened(armed, service) as page:
         for value in KEPT:
             await page.evaluate(
-                "([names, value]) => names.forEach((n) => localStorage.setItem(`parley.${n}`, value))",
-                [PLACES, value],
+                "(kept) => Object.assign(localStorage, kept)",
+                {f"parley.{place}": value for place in PLACES},
             )
             await page.goto("about:blank")
             await page.goto(service.url)
@@ -214,7 +214,7 @@ async def test_all_that_is_served_has_the_policy_and_normal_use_violates_nothing
                 assert headers["x-content-type-options"] == "nosniff"
             with pytest.raises(Exception, match="TrustedHTML"):
                 await page.evaluate("document.body.innerHTML = '<p>x</p>'")
-            armed.expects("policy")
+            armed.expects("policy", "TrustedHTML")
 
 
 async def test_the_page_is_not_shown_in_a_frame_of_another_origin(visitors: Visiting) -> None:
@@ -275,7 +275,9 @@ async def test_the_page_does_without(
         await field(page).fill("Show me a table")
         await page.get_by_role("button", name="Send").click()
         await is_complete(answers(page))
-        await expect(answers(page)).to_contain_text("| Protocol |" if lack is no_libraries else "ProtocolDirection")
+        await expect(answers(page)).to_contain_text(
+            "| Protocol |" if lack is no_libraries else "ProtocolDirection"
+        )
         await ask(page, "Show me some code")
         await expect(answers(page)).to_have_count(2)
         await is_complete(answers(page).nth(1))

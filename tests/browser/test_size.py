@@ -1,10 +1,11 @@
 """Long words, long messages, wide tables, and a conversation of 10,000 messages."""
 
+import asyncio
 import sqlite3
 from typing import Any, Final
 
 import pytest
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import Locator, Page, Route, expect
 
 from tests.browser.conftest import Visiting
 from tests.browser.support import Visitor
@@ -19,7 +20,7 @@ from tests.browser.talking import (
     said,
     talking,
 )
-from tests.service import Service, running
+from tests.service import DEADLINE, Service, running
 from tests.upstream import calls, text
 
 pytestmark = pytest.mark.timeout(120)
@@ -61,6 +62,10 @@ WIDTH = """() => [document.documentElement.scrollWidth - innerWidth,
     const { left, right } = each.getBoundingClientRect();
     return Math.max(0, -left, right - innerWidth);
   })]"""
+
+SETTLED = """new Promise((done) => {
+  requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done)));
+})"""
 
 TASKS = """window.tasks = 0;
 new PerformanceObserver((list) => {
@@ -164,16 +169,27 @@ async def test_ten_thousand_messages_are_read_backwards(visitor: Visitor) -> Non
         assert await page.locator("body *").count() < 3000
         first = await oldest(page)
         assert first > MANY - 200
-        await page.locator("#scroller").hover()
-        while first > MANY - 800:
-            await page.locator("#scroller").evaluate("(each) => { each.scrollTop = 300; }")
+        held: asyncio.Queue[Route] = asyncio.Queue()
+        await page.route("**/conversations/*before=*", held.put)
+        scroller = page.locator("#scroller")
+        for place in (0, 300):
+            await scroller.evaluate("(each) => { each.scrollTop = 0; }")
+            async with asyncio.timeout(DEADLINE):
+                request = await held.get()
+            await scroller.evaluate("(each, place) => { each.scrollTop = place; }", place)
+            await page.evaluate(SETTLED)
             before = await eye(page)
+            await request.continue_()
             await expect(asked(page).filter(has_text=f"seed {first - 2}")).to_have_count(1)
-            await page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
-            at = page.locator(".bubble", has_text=before[0]).first
-            box = await at.bounding_box()
+            await page.evaluate(SETTLED)
+            box = await asked(page).filter(has_text=before[0]).bounding_box()
             assert box is not None
             assert abs(box["y"] - before[1]) <= 2, (before, box)
+            first = await oldest(page)
+        await page.unroute("**/conversations/*before=*")
+        while first > MANY - 800:
+            await scroller.evaluate("(each) => { each.scrollTop = 0; }")
+            await expect(asked(page).filter(has_text=f"seed {first - 2}")).to_have_count(1)
             first = await oldest(page)
         await page.get_by_role("button", name="Go to the newest").click()
         await expect(asked(page).last).to_be_in_viewport()

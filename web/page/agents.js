@@ -78,7 +78,8 @@ export class Agents {
     this.problem = h('p.fault', { role: 'alert', hidden: true });
     const form = h('form.agent-form', { method: 'dialog', noValidate: true },
       h('h2', { id: 'agent-title' }, agent ? `Agent “${agent.agent_name}”` : 'New agent'),
-      agent?.built_in && h('p.muted', {}, 'It comes with the service: it can be changed, not deleted.'),
+      agent?.built_in && h('p.muted', {},
+        'It comes with the service: it can be changed, not deleted.'),
       this.problem, ...this.#basics(agent), this.#toolBoxes(agent), this.#limits(agent),
       this.#buttons(agent));
     form.addEventListener('submit', (event) => {
@@ -125,10 +126,12 @@ export class Agents {
   #toolBoxes(agent) {
     const has = new Set(agent ? agent.tools : this.#tools.map((each) => each.name));
     const boxes = this.#tools.map(({ name, description }) => {
-      const box = h('input', { type: 'checkbox', value: name, checked: has.has(name), name: 'tools' });
+      const checked = has.has(name);
+      const box = h('input', { type: 'checkbox', value: name, checked, name: 'tools' });
       return h('label.check', { title: description }, box, h('span', {}, name));
     });
-    const memory = h('input', { type: 'checkbox', checked: agent?.memory ?? false, name: 'memory' });
+    const checked = agent?.memory ?? false;
+    const memory = h('input', { type: 'checkbox', checked, name: 'memory' });
     return h('fieldset', {}, h('legend', {}, 'Tools'), h('div.checks', {}, ...boxes),
       h('label.check', {}, memory, h('span', {}, 'Remembers its users across chats')));
   }

@@ -204,7 +204,7 @@ export class Chat extends EventTarget {
     this.#changed(null);
   }
 
-  /** Show no more than what was said last, so that a long conversation is as quick as a short one. */
+  /** Show no more than what was said last, so that a long conversation is as quick as others. */
   trim() {
     if (this.#stored.length <= MOST || this.#loading) return;
     this.#stored = this.#stored.slice(-NEWEST);
@@ -399,7 +399,9 @@ function dropAnswer(messages) {
 /** Return what is shown of a message already, where that says as much as what is stored. */
 function kept(shown, fresh) {
   if (!shown) return fresh;
-  if (shown.kind === 'user') return Object.assign(shown, { id: fresh.id, createdAt: fresh.createdAt });
+  if (shown.kind === 'user') {
+    return Object.assign(shown, { id: fresh.id, createdAt: fresh.createdAt });
+  }
   if (shown.isBroken) return fresh;
   const isSame = shown.ids.length ? shown.ids.length === fresh.ids.length : !isUnderWay(shown);
   return isSame ? shown : fresh;

@@ -16,13 +16,15 @@ const ICONS = {
   search: 'M11 4a7 7 0 1 0 0 14a7 7 0 0 0 0-14M16.2 16.2L20 20',
   chevron: 'M9 6l6 6-6 6',
   down: 'M12 5v14M6 13l6 6 6-6',
-  sun: 'M12 8a4 4 0 1 0 0 8a4 4 0 0 0 0-8M12 2v2M12 20v2M2 12h2M20 12h2M5 5l1.4 1.4M17.6 17.6L19 19M19 5l-1.4 1.4M6.4 17.6L5 19',
+  sun: 'M12 8a4 4 0 1 0 0 8a4 4 0 0 0 0-8M12 2v2M12 20v2M2 12h2M20 12h2M5 5l1.4 1.4'
+    + 'M17.6 17.6L19 19M19 5l-1.4 1.4M6.4 17.6L5 19',
   moon: 'M20 14.5A8 8 0 0 1 9.5 4a8 8 0 1 0 10.5 10.5z',
   half: 'M12 4a8 8 0 1 0 0 16a8 8 0 0 0 0-16M12 4v16M12 8l6-2.5M12 12h8M12 16l6 2.5',
   clock: 'M12 4a8 8 0 1 0 0 16a8 8 0 0 0 0-16M12 8v4.5l3 1.5',
   branch: 'M7 4v16M7 15c8 0 10-2 10-7M14 10.5L17 8l3 2.5',
   warning: 'M12 4l9 16H3zM12 10v4M12 17v.5',
-  spark: 'M12 3l1.8 5.4L19 10l-5.2 1.7L12 17l-1.8-5.3L5 10l5.2-1.6zM19 16l.7 2.3L22 19l-2.3.7L19 22l-.7-2.3L16 19l2.3-.7z',
+  spark: 'M12 3l1.8 5.4L19 10l-5.2 1.7L12 17l-1.8-5.3L5 10l5.2-1.6z'
+    + 'M19 16l.7 2.3L22 19l-2.3.7L19 22l-.7-2.3L16 19l2.3-.7z',
   table: 'M4 5h16v14H4zM4 10h16M10 10v9',
   code: 'M8 7l-5 5l5 5M16 7l5 5l-5 5',
 };
@@ -66,7 +68,8 @@ export function icon(name) {
 
 /** @returns {HTMLButtonElement} A button that shows an icon and is named by `label`. */
 export function iconButton(name, label, properties = {}) {
-  const button = h('button.icon-button', { type: 'button', title: label, ...properties }, icon(name));
+  const fields = { type: 'button', title: label, ...properties };
+  const button = h('button.icon-button', fields, icon(name));
   button.setAttribute('aria-label', label);
   return button;
 }

@@ -16,7 +16,7 @@ const ENDINGS = {
   repeated_tool_calls: 'The agent stopped: it kept making the same calls.',
 };
 
-/** Shows a message of the user. `actions`: `edit(entry, text)`, `resend(entry)`, `discard(entry)`. */
+/** Shows a message of the user. `actions`: `edit(entry, text)`, `resend(entry)`, `discard(entry)` */
 export class UserView {
   #text = h('div.bubble', { dir: 'auto' });
   #state = h('div.user-state', { hidden: true });

@@ -1,8 +1,8 @@
 /**
  * The page: one client, the chats that are open, and what shows them.
  *
- * The address says which chat is shown: `#/<conversation_id>`, or `#/` for a new one. Chats that were
- * opened stay open behind it, so that several answers can be made at a time.
+ * The address says which chat is shown: `#/<conversation_id>`, or `#/` for a new one. Chats that
+ * were opened stay open behind it, so that several answers can be made at a time.
  */
 
 import { ParleyClient } from '../client.js';
@@ -51,7 +51,13 @@ class Page {
       markdown,
     );
     this.composer = new Composer(
-      { form: $('composer'), area: $('message'), send: $('send'), stop: $('stop'), note: $('note') },
+      {
+        form: $('composer'),
+        area: $('message'),
+        send: $('send'),
+        stop: $('stop'),
+        note: $('note'),
+      },
       {
         send: (text) => this.#send(text),
         stop: () => this.#stop(),
@@ -90,7 +96,12 @@ class Page {
       if (document.visibilityState === 'visible') this.#refresh();
     });
     setInterval(() => document.visibilityState === 'visible' && this.#refresh(), REFRESH);
-    $('new-chat').addEventListener('click', () => this.#closeSidebar());
+    $('new-chat').addEventListener('click', (event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return; // another tab or window
+      event.preventDefault(); // at once, and not when the browser has told of another address
+      if (location.hash !== '#/') history.pushState(null, '', '#/');
+      this.#route();
+    });
     $('menu').addEventListener('click', () => this.#openSidebar());
     $('menu-close').addEventListener('click', () => this.#closeSidebar());
     $('veil').addEventListener('click', () => this.#closeSidebar());
@@ -351,9 +362,8 @@ class Page {
   }
 
   #key(event) {
-    if (event.key !== 'Escape' || event.defaultPrevented || document.querySelector('dialog[open]')) {
-      return;
-    }
+    const isOurs = event.key === 'Escape' && !event.defaultPrevented;
+    if (!isOurs || document.querySelector('dialog[open]')) return;
     if ($('app').classList.contains('sidebar-open')) this.#closeSidebar();
     else if (this.chat.underWay) this.#stop();
   }
@@ -375,7 +385,8 @@ class Page {
 }
 
 function connectionText(state, transport, retryAt) {
-  if (state === 'online') return transport === 'sse' ? 'Connected (without WebSocket)' : 'Connected';
+  const way = transport === 'sse' ? ' (without WebSocket)' : '';
+  if (state === 'online') return `Connected${way}`;
   if (state !== 'offline') return 'Connecting…';
   const seconds = retryAt ? Math.ceil((retryAt - Date.now()) / 1000) : 0;
   return seconds > 0 ? `Offline. Trying again in ${seconds} s` : 'Offline. Trying again…';
@@ -394,8 +405,8 @@ function goOn() {
 
 function lostText(problem) {
   if (problem.status === 404) return 'This chat is not there. It may have been deleted.';
-  if (problem.code === 'unreachable') return 'The service cannot be reached. This chat is shown as soon as it can.';
-  return problem.message;
+  if (problem.code !== 'unreachable') return problem.message;
+  return 'The service cannot be reached. This chat is shown as soon as it can.';
 }
 
 function say(text) {
@@ -408,7 +419,8 @@ function confirmed(title, text) {
   const yes = h('button.primary.danger', { value: 'yes' }, 'Delete');
   dialog.replaceChildren(h('form', { method: 'dialog' },
     h('h2', { id: 'confirm-title' }, title), h('p', {}, ...[text].flat()),
-    h('div.dialog-bar', {}, h('span.grow'), h('button.plain', { value: 'no', autofocus: true }, 'Cancel'),
+    h('div.dialog-bar', {}, h('span.grow'),
+      h('button.plain', { value: 'no', autofocus: true }, 'Cancel'),
       yes)));
   dialog.returnValue = 'no';
   dialog.showModal();

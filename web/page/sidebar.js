@@ -103,7 +103,9 @@ export class Sidebar {
 
   #showHits(hits) {
     const first = new Map();
-    for (const hit of hits) if (!first.has(hit.conversation_id)) first.set(hit.conversation_id, hit);
+    for (const hit of hits) {
+      if (!first.has(hit.conversation_id)) first.set(hit.conversation_id, hit);
+    }
     setText(this.found, first.size ? `${first.size} found` : 'Nothing found');
     this.list.replaceChildren(...[...first.values()].map((hit) => {
       return h('li.chat-item', {}, h('a.chat-link', { href: `#/${hit.conversation_id}` },
