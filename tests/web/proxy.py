@@ -53,6 +53,7 @@ class Proxy:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._server.close()
+        await asyncio.sleep(0)  # who was accepted last begins, and is ended with the others
         self.cut_all()
         for task in self._tasks:
             task.cancel()
@@ -92,7 +93,7 @@ class _Connection:
 
     async def run(self) -> None:
         """Forward until either side has ended."""
-        there, back = await asyncio.open_connection(*self._proxy.target)
+        there, back = await self._connected()
         ways = {
             asyncio.ensure_future(self._ask(back)),
             asyncio.ensure_future(self._tell(there)),
@@ -102,10 +103,22 @@ class _Connection:
         finally:
             for way in ways:
                 way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            back.transport.abort()
+            try:
+                await asyncio.gather(*ways, return_exceptions=True)
+            finally:
+                back.transport.abort()
             with contextlib.suppress(OSError):
                 await self._writer.drain()
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to the service; who is cancelled meanwhile leaves no connection behind."""
+        connecting = asyncio.ensure_future(asyncio.open_connection(*self._proxy.target))
+        try:
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):
+                (await connecting)[1].transport.abort()
+            raise
 
     async def _ask(self, back: asyncio.StreamWriter) -> None:
         """Forward what the client sends, until it is cut."""

@@ -81,7 +81,11 @@ export async function until(iterator, type) {
 export function state(client, wanted) {
   if (client.state === wanted) return Promise.resolve();
   return soon(new Promise((resolve) => {
-    client.addEventListener('statechange', ({ detail }) => detail.state === wanted && resolve());
+    client.addEventListener('statechange', function look({ detail }) {
+      if (detail.state !== wanted) return;
+      client.removeEventListener('statechange', look);
+      resolve();
+    });
   }), wanted);
 }
 
