@@ -27,8 +27,10 @@ export class Composer {
 
   /** Take what was typed in a chat, and show it. */
   show(chatId) {
+    const isFirst = this.#chatId === null;
     this.#chatId = chatId;
-    this.area.value = draft(chatId);
+    if (isFirst && this.area.value) this.#typed(); // while the page was being loaded
+    else this.area.value = draft(chatId);
     this.#fit();
   }
 

@@ -101,7 +101,8 @@ class Chat:
         elif text:
             run = self._client.chat(text, conversation_id=self._conversation_id, agent=self._agent)
             await self._guarded(self._play(run))
-            await self._guarded(self._learn_title())
+            with interrupts(_nothing):  # a Ctrl-C that comes as the answer ends was meant for it
+                await self._guarded(self._learn_title())
 
     async def _guarded(self, work: Awaitable[None]) -> None:
         """Do something that the service may refuse."""
@@ -342,6 +343,10 @@ def _described(health: Health) -> Text:
     if health.provider == "demo":
         text.append(" · the demo answers, no model is connected", style="yellow")
     return text
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _new_conversation() -> str:
