@@ -376,7 +376,8 @@ async def _tune_collector(registry: AgentRegistry) -> None:
 def _draining(registry: AgentRegistry, grace: float) -> Iterator[None]:
     """Refuse new runs from SIGTERM or SIGINT on, and end or suspend those that outlast the grace.
 
-    Uvicorn waits for open responses, and these for their runs; so their logs have to end.
+    Uvicorn waits for open responses, and these for their runs; so their logs have to end. A second
+    signal ends the grace.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -385,8 +386,9 @@ def _draining(registry: AgentRegistry, grace: float) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def on_signal(number: int, frame: FrameType | None) -> None:
+        seconds = 0 if registry.draining else grace
         registry.drain()
-        loop.call_soon_threadsafe(loop.call_later, grace, registry.end_all)
+        loop.call_soon_threadsafe(loop.call_later, seconds, registry.end_all)
         handler = before[signal.Signals(number)]
         if callable(handler):
             handler(number, frame)

@@ -361,6 +361,8 @@ class AgentRegistry:
     async def _give_back(self) -> None:
         """Let others go on with the runs that are suspended."""
         try:
+            # First the ends that are still to be stored: a run that has ended is not gone on with.
+            await self._driver.store_unsaved()
             await self.store.give_back()
         except StorageUnavailable as error:  # their lease is over some time later
             logger.warning("What is suspended cannot be given back now: %s", error.message)

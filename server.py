@@ -16,9 +16,9 @@ import asyncio
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from functools import partial
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import uvicorn
@@ -201,6 +201,22 @@ def configuration(app: "FastAPI", settings: Settings) -> uvicorn.Config:
     )
 
 
+class _Server(uvicorn.Server):
+    """Ends in order at a second signal, too; at a third one at once.
+
+    At the second one the application suspends what is under way, so that there is nothing to wait
+    for any more.
+    """
+
+    _signals = 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal to stop."""
+        self._signals += 1
+        if self._signals != 2:
+            super().handle_exit(sig, frame)
+
+
 def run(app: "FastAPI", settings: Settings) -> None:
     """Serve the application until a signal ends it.
 
@@ -209,8 +225,8 @@ def run(app: "FastAPI", settings: Settings) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         # Uvicorn raises the signal again when all is done; then it is an ordinary end.
-        signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(number, lambda *_: None)
     with listen(settings.host, settings.port) as listening:
         host, port = listening.getsockname()[:2]
         logger.info("Listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-        uvicorn.Server(configuration(app, settings)).run(sockets=[listening])
+        _Server(configuration(app, settings)).run(sockets=[listening])

@@ -17,6 +17,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.staticfiles import StaticFiles
 
+PAGE: Final = "index.html"
 WEB: Final = Path(__file__).parent.parent / "web"
 
 _PRIVATE: Final = {"node_modules", "package.json", "package-lock.json"}
@@ -63,7 +64,7 @@ async def root(request: Request) -> Response:
     """Show a browser the chat page, and anything else that the service is there."""
     response: Response
     if "text/html" in request.headers.get("accept", "").lower():
-        response = await _Files(directory=WEB).get_response("index.html", request.scope)
+        response = await _Files(shows_page=True).get_response(PAGE, request.scope)
     else:
         response = JSONResponse({"status": "healthy", "service": request.app.title})
     response.headers.update(HEADERS | {"Vary": "Accept"})
@@ -71,10 +72,16 @@ async def root(request: Request) -> Response:
 
 
 class _Files(StaticFiles):
-    """The files of `web/` and the libraries."""
+    """The files of `web/` and the libraries; the page itself where `shows_page`."""
+
+    def __init__(self, *, shows_page: bool = False) -> None:
+        super().__init__(directory=WEB)
+        self._shows_page = shows_page
 
     def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
         """Find a file by its address; `path` is normal (`os.path.normpath`)."""
+        if path == PAGE and not self._shows_page:
+            return "", None  # its addresses are relative to `/`
         if path in LIBRARIES:
             return super().lookup_path(LIBRARIES[path])
         # Without regard to case, as some file systems are.
@@ -94,4 +101,4 @@ class _Files(StaticFiles):
 
 def install(app: FastAPI) -> None:
     """Add the page's files to the app."""
-    app.mount("/web", _Files(directory=WEB), name="web")
+    app.mount("/web", _Files(), name="web")

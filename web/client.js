@@ -33,6 +33,12 @@ const LAST = new Set(['chat_complete', 'error']);
 /** Bytes of one message on the socket; larger ones go over HTTP, which takes more. */
 const MAX_MESSAGE_BYTES = 65_536;
 
+/** Characters that one frame of an event stream may have; the service's have far fewer. */
+const MAX_FRAME_CHARS = 64 * 1024 * 1024;
+
+/** What a timer can wait at most; with more it does not wait at all. */
+const LONGEST_DELAY = 2 ** 31 - 1;
+
 const DEFAULTS = {
   transport: 'auto',
   backoffMin: 500,
@@ -82,6 +88,7 @@ export class ParleyError extends Error {
  */
 export class FrameDecoder {
   #line = '';
+  #size = 0;
   #afterCr = false;
   #data = [];
   #id = null;
@@ -89,6 +96,7 @@ export class FrameDecoder {
   /**
    * @param {string} text the next piece.
    * @returns {{id: ?string, data: string}[]} the frames that are complete now.
+   * @throws {ParleyError} `bad_answer`: a frame has no end.
    */
   feed(text) {
     const frames = [];
@@ -102,6 +110,11 @@ export class FrameDecoder {
       from = ends.lastIndex;
     }
     this.#line += text.slice(from);
+    this.#size += text.length;
+    if (frames.length > 0) this.#size = 0;
+    if (this.#size > MAX_FRAME_CHARS) {
+      throw new ParleyError('A frame has no end.', { code: 'bad_answer' });
+    }
     return frames;
   }
 
@@ -638,7 +651,9 @@ class HttpLink {
         }
       }
     } catch {
-      // broken off, as any other end before the run's
+      // broken off, as any other end before the run's, or what comes is no frame
+    } finally {
+      reader.cancel().catch(() => {}); // where it is over, that says so
     }
     return quiet.isOver || lane.cursor === before ? 'lost' : 'again';
   }
@@ -1102,7 +1117,7 @@ export class ParleyClient extends EventTarget {
     each.timer = setTimeout(() => {
       each.timer = null;
       this.#pump();
-    }, delay);
+    }, Math.min(delay, LONGEST_DELAY));
   }
 
   #hurry(each) {

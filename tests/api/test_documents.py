@@ -37,6 +37,15 @@ async def test_a_page_refers_to_this_server_only_and_all_it_refers_to_is_there(p
             await page(service, address)
 
 
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+async def test_a_page_asks_nobody_else_and_stands_in_no_other_page(path: str) -> None:
+    async with running() as service, service.session.get(service.url + path) as response:
+        policy = response.headers["Content-Security-Policy"]
+        assert "default-src 'self'; " in policy
+        assert policy.endswith("frame-ancestors 'none'")
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
 async def test_the_assets_are_whole_and_can_be_kept() -> None:
     async with running() as service:
         for name in ("swagger-ui-bundle.js", "redoc.standalone.js"):

@@ -466,3 +466,33 @@ async def test_code_that_grows_has_its_colours_line_by_line(page: Page) -> None:
 async def test_an_answer_has_no_serious_finding_of_axe(page: Page) -> None:
     await page.evaluate("(texts) => markdown.render(shown, texts.join('\\n\\n'))", TEXTS[:6])
     assert await serious_findings(page) == []
+
+
+BURSTS = {
+    "definitions": "".join(f"[d{n}]: http://example.com/{n}\n\n" for n in range(2000))
+    + "".join(f"[d{n}]\n\n" for n in range(2000)),
+    "strikes": "~~a " * 10_000,
+    "emphasis": "*a " * 10_000,
+    "underscores": "_a " * 10_000,
+    "a long line of code": "```ini\n" + "a." * 20_000 + "\n```",
+    "brackets": "[" * 20_000,
+    "quotations": ">" * 5_000 + " a",
+    "a table": "| a " * 100 + "|\n" + "|---" * 100 + "|\n" + ("| 1 " * 100 + "|\n") * 100,
+}
+
+
+@pytest.mark.parametrize("text", BURSTS.values(), ids=BURSTS.keys())
+async def test_text_that_comes_at_once_is_drawn_at_once(page: Page, text: str) -> None:
+    took = await page.evaluate(
+        """(source) => {
+          const began = performance.now();
+          const element = document.createElement('div');
+          markdown.render(element, source, { streaming: true });
+          markdown.render(element, `${source}\n\nend`, { streaming: true });
+          markdown.render(element, `${source}\n\nend`);
+          return performance.now() - began;
+        }""",
+        text,
+    )
+    # A bound that a slow machine keeps: what reads such texts badly takes many times as long.
+    assert took < 5000

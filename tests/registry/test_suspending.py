@@ -20,7 +20,7 @@ from models import AssistantMessage, Completion, ToolMessage, UserMessage
 from recovery import MAX_EPOCHS
 from registry import AgentRegistry
 from runs import Run
-from storage import Begin
+from storage import Begin, StorageUnavailable
 from storage.store import Store
 from tests.agent.support import Held, check_history, until
 from tests.registry.support import (
@@ -286,3 +286,25 @@ async def test_a_service_that_stops_takes_up_no_run_of_another(tmp_path: Path) -
             stored = await registry.store.run(left_over.owner.tenant, left_over.id)
             assert stored is not None
             assert stored.epoch == epoch
+
+
+async def test_a_run_whose_end_could_not_be_stored_yet_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "parley.db"
+    async with opened(path=path) as registry:
+        finish, refused = registry.store.finish, []
+
+        async def finish_later(*end: Any) -> bool:
+            if not refused:
+                refused.append(end)
+                raise StorageUnavailable("The database is locked.")
+            return await finish(*end)
+
+        monkeypatch.setattr(registry.store, "finish", finish_later)
+        run = await started(registry, conversation_id="c", message="Hi.")
+        await ended(registry, run)
+        assert isinstance(run.terminal, RunError)
+    async with opened(path=path) as registry:
+        assert registry.active_runs == 0
+        assert (await registry.run(run.id)).terminal == run.terminal

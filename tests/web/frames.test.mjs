@@ -1,7 +1,7 @@
 /** Event streams that are cut anywhere. */
 
 import { test } from 'node:test';
-import { FrameDecoder } from '../../web/client.js';
+import { FrameDecoder, ParleyClient } from '../../web/client.js';
 import { assert } from './support.mjs';
 
 const STREAM = [
@@ -51,4 +51,33 @@ test('a line of a million pieces takes no time that grows with its square', () =
   for (let at = 0; at < 1_000_000; at += 1) frames.feed('x');
   const [frame] = frames.feed('\n\n');
   assert.equal(frame.data.length, 1_000_000);
+});
+
+test('a frame that has no end is not kept for ever', () => {
+  const frames = new FrameDecoder();
+  const piece = 'x'.repeat(2 ** 20);
+  assert.throws(() => {
+    for (let at = 0; at < 80; at += 1) frames.feed(piece);
+  }, { code: 'bad_answer' });
+});
+
+test('many frames of any length in all are no frame without an end', () => {
+  const frames = new FrameDecoder();
+  const piece = `data: ${'x'.repeat(2 ** 20)}\n\n`;
+  for (let at = 0; at < 80; at += 1) assert.equal(frames.feed(piece).length, 1);
+});
+
+test('however long a service says to wait, it is asked once', async () => {
+  let asked = 0;
+  const problem = { code: 'unavailable', detail: 'Not now.', retryable: true };
+  const headers = { 'Content-Type': 'application/problem+json', 'Retry-After': '3000000' };
+  async function fetch() {
+    asked += 1;
+    return new Response(JSON.stringify(problem), { status: 503, headers });
+  }
+  const client = new ParleyClient('http://127.0.0.1:1', { transport: 'sse', fetch });
+  client.chat({ message: 'Hello.' });
+  await new Promise((resolve) => { setTimeout(resolve, 200); });
+  assert.equal(asked, 1);
+  client.close();
 });

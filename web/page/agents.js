@@ -23,7 +23,7 @@ export class Agents {
   /**
    * @param {object} elements `picker` (select), `edit` (button), `dialog`
    * @param {ParleyClient} client
-   * @param {object} actions `chosen(name)`, `confirm(title, text)`, `problem(error)`
+   * @param {object} actions `chosen(name)`, `confirm(title, text)`
    */
   constructor({ picker, edit, dialog }, client, actions) {
     Object.assign(this, { picker, editButton: edit, dialog, client, actions });

@@ -21,6 +21,7 @@ const LONGEST = 200; // characters of such a line
 
 const TABLE_BEGUN = /(?:^|\n)( {0,3}\|[^\n]*)(?:\n[|:\- \t]*)?$/;
 
+const DEEPEST = 16; // emphasis in emphasis, deeper than which nothing is closed
 const REACH = 2000; // characters in which the end of a link is looked for
 
 /**
@@ -90,7 +91,10 @@ class Healer {
   }
 
   run() {
-    while (this.at < this.text.length) this.#step();
+    while (this.at < this.text.length) {
+      this.#step();
+      if (this.open.length > DEEPEST) return this.text; // to read what closes them takes for ever
+    }
     let end = '';
     for (const { mark, length, start } of this.open.reverse()) {
       if (this.out.slice(start + length).trim()) end += mark.repeat(length);

@@ -4,6 +4,7 @@
  */
 
 const PREFIX = 'parley.';
+const FIELDS = ['key', 'chatId', 'text', 'agent'];
 
 function read(name, otherwise) {
   try {
@@ -20,7 +21,8 @@ function readText(name, otherwise) {
 
 function readOutbox() {
   const all = read('outbox', []);
-  return Array.isArray(all) ? all.filter((each) => typeof each?.chatId === 'string') : [];
+  const isMessage = (each) => FIELDS.every((name) => typeof each?.[name] === 'string');
+  return Array.isArray(all) ? all.filter(isMessage) : [];
 }
 
 function write(name, value) {

@@ -295,9 +295,10 @@ class Page {
 
   // What others do.
 
-  #heard({ changed, removed }) {
-    if (changed) this.#chats.get(changed)?.sync();
-    if (removed) this.#leave(removed);
+  #heard(data) {
+    const { changed, removed } = data ?? {};
+    if (typeof changed === 'string') this.#chats.get(changed)?.sync();
+    if (typeof removed === 'string') this.#leave(removed);
     this.sidebar.refresh();
   }
 
@@ -425,7 +426,11 @@ function confirmed(title, text) {
   dialog.returnValue = 'no';
   dialog.showModal();
   return new Promise((resolve) => {
-    dialog.addEventListener('close', () => resolve(dialog.returnValue === 'yes'), { once: true });
+    dialog.addEventListener('close', function closed() {
+      if (dialog.open) return; // it was asked before, and is told of only now
+      dialog.removeEventListener('close', closed);
+      resolve(dialog.returnValue === 'yes');
+    });
   });
 }
 

@@ -31,6 +31,7 @@ const SANITIZED = Object.freeze({
 
 const DIRECTED = 'p, h3, h4, h5, h6, ul, ol, blockquote, th, td'; // what is in one follows it
 const COLOURED = 60_000; // characters of code, more of which are not coloured
+const LONG_LINE = /[^\n]{1000}/; // for which some languages take very long
 const GROWING = 8000; // and of a block that still grows
 
 /** Markdown where marked and DOMPurify are there. */
@@ -65,12 +66,13 @@ export class RichText {
 
   #read(source, streaming, links) {
     const lexer = this.#lex(source, links);
-    const signature = JSON.stringify(lexer.tokens.links);
+    const hasLinks = Object.keys(lexer.tokens.links).length > 0;
+    const signature = digestOf(JSON.stringify(lexer.tokens.links));
     const blocks = [];
     let start = 0;
     for (const token of lexer.tokens) {
       if (token.type !== 'space') {
-        const known = signature !== '{}' && token.raw.includes('[') ? signature : '';
+        const known = hasLinks && token.raw.includes('[') ? signature : '';
         blocks.push({ key: token.raw + known, start, token });
       }
       start += token.raw.length;
@@ -165,7 +167,7 @@ export class RichText {
 
   #coloured(text, language) {
     const known = language && this.#colours?.getLanguage(language);
-    if (!known || text.length > COLOURED) return text;
+    if (!known || text.length > COLOURED || LONG_LINE.test(text)) return text;
     return coloured(this.#colours.highlight(text, { language, ignoreIllegals: true }).value);
   }
 
@@ -376,6 +378,13 @@ function coloured(html) {
     }
   }
   return root;
+}
+
+/** A short name of a text, so that each block's key does not hold all links. */
+function digestOf(text) {
+  let digest = 0;
+  for (let at = 0; at < text.length; at += 1) digest = (digest * 31 + text.charCodeAt(at)) % 2 ** 45;
+  return ` ${text.length}:${digest}`;
 }
 
 const character = (entity) => (entity === '&#x27;' ? "'" : CHARACTERS[entity]);

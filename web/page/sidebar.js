@@ -15,7 +15,7 @@ export class Sidebar {
   /**
    * @param {object} elements `list`, `search`, `found` (tells how many were found), `panel`
    * @param {ParleyClient} client
-   * @param {object} actions `open(id)`, `removed(id)`, `confirm(title, text)`, `problem(error)`
+   * @param {object} actions `removed(id)`, `renamed(id)`, `confirm(title, text)`, `problem(error)`
    */
   constructor({ list, search, found, panel }, client, actions) {
     Object.assign(this, { list, search, found, panel, client, actions });

@@ -92,7 +92,8 @@ def refusal_over_http(status: int, body: bytes, retry_after: str | None) -> Parl
     A server error that is not in the service's words is that of something before it, which has
     lost the service: `Lost`.
     """
-    seconds = float(retry_after) if retry_after and retry_after.isdigit() else None
+    is_number = retry_after is not None and retry_after.isascii() and retry_after.isdigit()
+    seconds = float(retry_after) if retry_after is not None and is_number else None
     try:
         problem = msgspec.json.decode(body, type=Problem)
     except (msgspec.DecodeError, UnicodeDecodeError):

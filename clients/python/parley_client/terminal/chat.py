@@ -322,8 +322,10 @@ class Chat:
 
 async def _draw(screen: Screen) -> None:
     while True:
+        began = time.monotonic()
         screen.draw()
-        await asyncio.sleep(INTERVAL)
+        # What takes long to draw is drawn less often, so that there is time to read and to stop.
+        await asyncio.sleep(max(INTERVAL, 3 * (time.monotonic() - began)))
 
 
 async def _stopped(run: Run) -> None:
