@@ -293,7 +293,8 @@ async def test_a_run_whose_end_could_not_be_stored_yet_is_not_gone_on_with(
 ) -> None:
     path = tmp_path / "parley.db"
     async with opened(path=path) as registry:
-        finish, refused = registry.store.finish, []
+        finish = registry.store.finish
+        refused: list[Any] = []
 
         async def finish_later(*end: Any) -> bool:
             if not refused:
