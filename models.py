@@ -571,10 +571,14 @@ class ConversationView(BaseModel):
 
 
 class ConversationDetail(ConversationView):
-    """A conversation with its messages, oldest first; `has_more` earlier ones."""
+    """A conversation with its messages, oldest first; `has_more` earlier ones.
+
+    `last_run`: that of the last message, while it is known: who answered, and how it ended.
+    """
 
     messages: list[MessageView]
     has_more: bool
+    last_run: RunInfo | None = None
 
 
 class ConversationPage(BaseModel):

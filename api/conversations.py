@@ -9,6 +9,7 @@ from api.documents import EVENT_STREAM, PROBLEMS
 from api.exports import as_json, as_markdown, everything_said, message_view
 from api.keys import IdempotencyKey
 from api.services import OwnerOfQuery, Protocol, Registry, StreamSettings, resumed, whole_answer
+from errors import NotFound
 from intake import text_of
 from models import (
     ID_PATTERN,
@@ -23,12 +24,13 @@ from models import (
     EditRequest,
     Owner,
     RegenerateRequest,
+    RunInfo,
     SearchHit,
     SearchResult,
     WaitingMessage,
 )
 from registry import AgentRegistry
-from storage import ConversationRecord, NoSuchConversation
+from storage import ConversationRecord, NoSuchConversation, StoredMessage
 
 router = APIRouter(tags=["conversations"], responses=PROBLEMS)
 
@@ -92,6 +94,7 @@ async def get_conversation(
         **_view(registry, owner, record).model_dump(),
         messages=[message_view(message) for message in found[-limit:]],
         has_more=len(found) > limit,
+        last_run=await _last_run(registry, found) if before is None else None,
     )
 
 
@@ -236,6 +239,17 @@ async def _found(registry: AgentRegistry, owner: Owner, conversation_id: str) ->
     if record is None:
         raise _none()
     return record
+
+
+async def _last_run(registry: AgentRegistry, found: list[StoredMessage]) -> RunInfo | None:
+    """Return the run of the last of some messages, if it is known."""
+    run_id = found[-1].run_id if found else None
+    if run_id is None:
+        return None
+    try:
+        return (await registry.run(run_id)).info()
+    except NotFound:
+        return None
 
 
 def _none() -> NoSuchConversation:

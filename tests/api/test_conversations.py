@@ -546,3 +546,17 @@ async def test_a_message_names_its_run_its_call_and_its_tool() -> None:
     _, asked, result, _ = messages
     assert asked["tool_calls"][0]["arguments"] == '{"a": 1, "b": 2}'
     assert (result["name"], result["content"], result["is_error"]) == ("add", "3", False)
+
+
+async def test_a_conversation_says_how_its_last_run_ended() -> None:
+    async with scripted([text("One."), status(500)], openai_max_retries=0) as (service, _):
+        await chat(service, "Hi.")
+        run = (await shown(service))["last_run"]
+        assert (run["finish_reason"], run["error"], run["agent"]) == ("stop", None, "chat")
+        body = {"message": "Again.", "conversation_id": "c"}
+        await refused(service, "POST", "/chat", 502, "upstream_error", json=body)
+        detail = await shown(service)
+        assert detail["last_run"]["error"]["code"] == "upstream_error"
+        assert detail["last_run"]["run_id"] == detail["messages"][-1]["run_id"]
+        earlier = await shown(service, query=f"?before={detail['messages'][-1]['id']}")
+        assert earlier["last_run"] is None

@@ -48,7 +48,7 @@ async def save(page: Page) -> None:
 
 async def test_an_agent_is_made_and_answers(visitor: Visitor) -> None:
     async with talking(visitor, [text("Here I am.")]) as (page, service, upstream):
-        await picker(page).select_option("New agent…")
+        await page.get_by_role("button", name="New agent").click()
         await expect(page.get_by_role("dialog", name="New agent")).to_be_visible()
         await expect(form(page).get_by_label("Name")).to_be_focused()
         await form(page).get_by_label("Name").fill("guide")
@@ -69,12 +69,30 @@ async def test_an_agent_is_made_and_answers(visitor: Visitor) -> None:
         await expect(picker(page)).to_have_value("guide")
 
 
+async def test_a_chat_keeps_its_agent_and_a_new_one_has_the_chosen(visitor: Visitor) -> None:
+    async with running() as service:
+        await service.json("POST", "/agents/guide", 201, json={})
+        async with opened(visitor, service) as page:
+            await picker(page).select_option("guide")
+            await ask(page, "Hello!")
+            await is_complete(answers(page))
+            await picker(page).select_option("chat")
+            await page.reload()
+            await expect(picker(page)).to_have_value("guide")
+            await expect(answers(page).get_by_role("heading", name="guide")).to_be_visible()
+            await page.get_by_role("link", name="New chat").click()
+            await expect(picker(page)).to_have_value("chat")
+
+
 async def test_a_fault_of_an_agent_is_shown_at_its_field(visitor: Visitor) -> None:
     visitor.expects("console", "422")
     async with running() as service, opened(visitor, service) as page:
-        await picker(page).select_option("New agent…")
+        await page.get_by_role("button", name="New agent").click()
         await save(page)
         await expect(form(page).get_by_text("An agent needs a name.")).to_be_visible()
+        await form(page).get_by_label("Name").fill("chat")
+        await save(page)
+        await expect(form(page).get_by_text("There is an agent of this name")).to_be_visible()
         await form(page).get_by_label("Name").fill("guide")
         await form(page).get_by_text("Sampling and limits").click()
         turns = form(page).get_by_label("Turns in a run")

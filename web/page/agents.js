@@ -11,8 +11,6 @@ const NUMBERS = [
   ['max_tool_calls', 'Calls in a run', { min: 1, max: 1000, step: 1, placeholder: '100' }],
 ];
 
-const NEW = ' new';
-
 export class Agents {
   #agents = [];
   #fields = new Map();
@@ -21,14 +19,15 @@ export class Agents {
   #model = '';
 
   /**
-   * @param {object} elements `picker` (select), `edit` (button), `dialog`
+   * @param {object} elements `picker` (select), `edit` and `add` (buttons), `dialog`
    * @param {ParleyClient} client
-   * @param {object} actions `chosen(name)`, `confirm(title, text)`
+   * @param {object} actions `chosen(name, isChoice)`, `confirm(title, text)`
    */
-  constructor({ picker, edit, dialog }, client, actions) {
+  constructor({ picker, edit, add, dialog }, client, actions) {
     Object.assign(this, { picker, editButton: edit, dialog, client, actions });
     this.name = 'chat';
-    picker.addEventListener('change', () => this.#picked());
+    picker.addEventListener('change', () => this.select(picker.value));
+    add.addEventListener('click', () => this.#open(null));
     edit.addEventListener('click', () => this.#open(this.agent));
   }
 
@@ -48,32 +47,33 @@ export class Agents {
     const { agents, fixed } = await this.client.request('GET', '/agents');
     this.#agents = agents;
     this.#fixed = fixed;
-    this.select(this.agent || fixed.includes(this.name) ? this.name : 'chat');
+    this.select(this.name, false);
   }
 
-  /** Let an agent answer. */
-  select(name) {
-    this.name = name;
+  /** Show who answers in a chat; the default where that agent is gone. */
+  show(name) {
+    this.select(name, false);
+  }
+
+  #isThere(name) {
+    return this.#fixed.includes(name) || this.#agents.some((each) => each.agent_name === name);
+  }
+
+  /** Let an agent answer; `isChoice`: the user said so. */
+  select(name, isChoice = true) {
+    this.name = this.#agents.length && !this.#isThere(name) ? 'chat' : name;
     const options = this.#agents.map((each) => {
       return h('option', { value: each.agent_name }, labelOf(each));
     });
     options.push(...this.#fixed.map((each) => h('option', { value: each }, each)));
-    this.picker.replaceChildren(...options, h('hr'), h('option', { value: NEW }, 'New agent…'));
-    this.picker.value = name;
+    this.picker.replaceChildren(...options);
+    this.picker.value = this.name;
     this.editButton.hidden = !this.agent;
-    this.actions.chosen(name);
-  }
-
-  #picked() {
-    if (this.picker.value === NEW) {
-      this.picker.value = this.name;
-      this.#open(null);
-    } else {
-      this.select(this.picker.value);
-    }
+    this.actions.chosen(this.name, isChoice);
   }
 
   #open(agent) {
+    this.isNew = agent === null;
     this.#fields = new Map();
     this.problem = h('p.fault', { role: 'alert', hidden: true });
     const form = h('form.agent-form', { method: 'dialog', noValidate: true },
@@ -184,11 +184,15 @@ export class Agents {
       this.#fault('agent_name', 'An agent needs a name.');
       return;
     }
+    if (this.isNew && this.#isThere(name)) {
+      this.#fault('agent_name', 'There is an agent of this name already.');
+      return;
+    }
     try {
       await this.client.request('POST', `/agents/${encodeURIComponent(name)}`, this.#values());
       this.dialog.close();
-      this.name = name;
       await this.#load();
+      this.select(name);
     } catch (problem) {
       this.#explain(problem);
     }

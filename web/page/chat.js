@@ -9,7 +9,7 @@
  * what is known of the conversation did.
  */
 
-import { acknowledge, newId, outbox, post } from './kept.js';
+import { acknowledge, newId, outbox, post, refuse } from './kept.js';
 import { answerEntry, apply, entriesOf, isUnderWay, userEntry } from './thread.js';
 
 const NEWEST = 50;
@@ -55,9 +55,16 @@ export class Chat extends EventTarget {
   /** Load the conversation, and go on with what is under way in it. */
   async open() {
     await this.sync();
-    for (const { key, text, agent } of outbox(this.id)) {
-      if (!this.#runs.has(key)) this.#submit(key, text, agent);
+    for (const { key, text, agent, problem } of outbox(this.id)) {
+      if (problem) this.#showRefused(key, text, problem);
+      else if (!this.#runs.has(key)) this.#submit(key, text, agent);
     }
+  }
+
+  #showRefused(key, text, problem) {
+    if (this.entries.some((each) => each.outboxKey === key)) return;
+    this.entries.push(userEntry({ text, state: 'refused', problem, outboxKey: key }));
+    this.#changed(null);
   }
 
   /** Make what is shown what is stored and under way. */
@@ -98,6 +105,18 @@ export class Chat extends EventTarget {
     this.#changed(null);
   }
 
+  /** Show how the last run ended, which its messages do not say. */
+  #explain(run) {
+    const last = this.entries.at(-1);
+    if (!run || this.underWay || last?.runId !== run.run_id) return;
+    const { agent, model, finish_reason: finishReason, error } = run;
+    const fields = { agent, model, finishReason, error, state: error ? 'failed' : 'done' };
+    if (last.kind === 'answer' && !last.agent) Object.assign(last, fields);
+    else if (last.kind === 'user' && error) {
+      this.entries.push(answerEntry({ runId: run.run_id, ...fields }));
+    }
+  }
+
   #missed(problem) {
     const isGone = problem.status === 404;
     if (isGone && (outbox(this.id).length || this.#runs.size)) {
@@ -122,7 +141,7 @@ export class Chat extends EventTarget {
     return [...this.#runs.values()].some(({ answer }) => answer.runId === null);
   }
 
-  #take({ messages, has_more: hasMore, ...info }) {
+  #take({ messages, has_more: hasMore, last_run: lastRun, ...info }) {
     this.info = info;
     const at = this.#stored.findIndex((each) => each.id === messages[0]?.id);
     if (at < 0) this.hasMore = hasMore;
@@ -132,6 +151,7 @@ export class Chat extends EventTarget {
     for (const { run_id: runId, message } of info.waiting) this.#join(runId, message);
     const waiting = info.waiting.map((each) => each.run_id);
     this.entries.sort((one, other) => waiting.indexOf(one.runId) - waiting.indexOf(other.runId));
+    this.#explain(lastRun);
   }
 
   /** Make entries of what is stored, and keep those that know more than storage does. */
@@ -231,6 +251,7 @@ export class Chat extends EventTarget {
       () => acknowledge(key),
       (problem) => {
         if (problem.code === 'cancelled') acknowledge(key); // it is not to be sent after all
+        else if (problem.code !== 'closed') refuse(key, problem);
         Object.assign(entry, { state: 'refused', problem });
         this.#remove(answer);
       },

@@ -52,7 +52,11 @@ export class UserView {
   /** Let the user write the message anew. */
   edit() {
     if (this.editor || this.entry.state !== 'sent') return;
-    const area = h('textarea', { value: this.entry.text, rows: 3, dir: 'auto' });
+    const { entry } = this;
+    const area = h('textarea', { value: entry.draft ?? entry.text, rows: 3, dir: 'auto' });
+    area.addEventListener('input', () => {
+      entry.draft = area.value; // it stays while another chat is looked at
+    });
     area.setAttribute('aria-label', 'Edit your message');
     const save = h('button.primary', { type: 'submit' }, 'Send in a new branch');
     const cancel = h('button.plain', { type: 'button', onclick: () => this.#close() }, 'Cancel');
@@ -98,6 +102,7 @@ export class UserView {
   #close() {
     this.editor.remove();
     this.editor = null;
+    delete this.entry.draft;
     this.#text.hidden = false;
     this.bar.hidden = false;
     this.editButton.focus();

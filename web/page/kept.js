@@ -6,9 +6,12 @@
 const PREFIX = 'parley.';
 const FIELDS = ['key', 'chatId', 'text', 'agent'];
 
+/** Each tab has a new chat of its own; all else is the same in all tabs. */
+const keeper = (name) => (name === 'draft.new' ? sessionStorage : localStorage);
+
 function read(name, otherwise) {
   try {
-    return JSON.parse(localStorage.getItem(PREFIX + name)) ?? otherwise;
+    return JSON.parse(keeper(name).getItem(PREFIX + name)) ?? otherwise;
   } catch {
     return otherwise; // not allowed, or written by something else
   }
@@ -27,8 +30,8 @@ function readOutbox() {
 
 function write(name, value) {
   try {
-    if (value === null) localStorage.removeItem(PREFIX + name);
-    else localStorage.setItem(PREFIX + name, JSON.stringify(value));
+    if (value === null) keeper(name).removeItem(PREFIX + name);
+    else keeper(name).setItem(PREFIX + name, JSON.stringify(value));
   } catch {
     // Not allowed or full: it is then kept for as long as the page is open.
   }
@@ -69,6 +72,13 @@ export function post(message) {
 export function acknowledge(key) {
   const left = readOutbox().filter((each) => each.key !== key);
   write('outbox', left.length ? left : null);
+}
+
+/** Keep a message that was refused: it is shown again, and sent only when the user says so. */
+export function refuse(key, { code, message }) {
+  write('outbox', readOutbox().map((each) => {
+    return each.key === key ? { ...each, problem: { code, message } } : each;
+  }));
 }
 
 /** Keep nothing more of a chat. */

@@ -75,10 +75,15 @@ class Page {
       },
     );
     this.agents = new Agents(
-      { picker: $('agent'), edit: $('agent-edit'), dialog: $('agent-dialog') },
+      {
+        picker: $('agent'),
+        edit: $('agent-edit'),
+        add: $('agent-new'),
+        dialog: $('agent-dialog'),
+      },
       this.client,
       {
-        chosen: (name) => this.#agentChosen(name),
+        chosen: (name, isChoice) => this.#agentChosen(name, isChoice),
         confirm: (title, text) => confirmed(title, text),
       },
     );
@@ -134,6 +139,8 @@ class Page {
 
   /** Ask what the service is and can do. */
   async #ask() {
+    if (this.isAsking) return;
+    this.isAsking = true;
     try {
       this.#health = await this.client.request('GET', '/health');
       await Promise.all([this.agents.refresh(this.#health), this.sidebar.refresh()]);
@@ -141,6 +148,8 @@ class Page {
     } catch (problem) {
       this.#health = null; // asked again when the connection is there
       if (problem.code !== 'unreachable') this.tell(problem);
+    } finally {
+      this.isAsking = false;
     }
   }
 
@@ -153,8 +162,8 @@ class Page {
     this.#agentChosen(this.agents.name);
   }
 
-  #agentChosen(name) {
-    choose('agent', name);
+  #agentChosen(name, isChoice) {
+    if (isChoice) choose('agent', name);
     if (!this.#health) return;
     const model = this.agents.agent?.model ?? this.#health.model;
     $('banner').hidden = model !== 'demo' || choice('banner') === 'closed';
@@ -220,7 +229,8 @@ class Page {
     this.thread.show(chat);
     this.composer.show(chat.isNew ? 'new' : chat.id);
     this.sidebar.select(chat.id);
-    if (chat.info?.agent) this.agents.select(chat.info.agent);
+    this.agentOf = null;
+    if (chat.isNew) this.agents.show(choice('agent', 'chat'));
     this.#changed(chat, null);
     focusField();
   }
@@ -238,6 +248,10 @@ class Page {
     $('lost').hidden = !isLost;
     if (isLost) setText($('lost-text'), lostText(chat.problem));
     this.#titles();
+    if (this.agentOf !== chat && chat.info?.agent) {
+      this.agentOf = chat; // once, then the user's choice holds
+      this.agents.show(chat.info.agent);
+    }
   }
 
   #titles() {
@@ -321,8 +335,7 @@ class Page {
       }, 1000);
     }
     if (state !== 'online') return;
-    if (this.#health === null) this.#ask();
-    else this.sidebar.refresh();
+    this.#ask(); // it may be another service now: restarted, with a real model
     if (!this.chat.isNew) this.chat.sync();
   }
 
@@ -363,8 +376,9 @@ class Page {
   }
 
   #key(event) {
-    const isOurs = event.key === 'Escape' && !event.defaultPrevented;
-    if (!isOurs || document.querySelector('dialog[open]')) return;
+    const isOurs = event.key === 'Escape' && !event.defaultPrevented && !event.isComposing;
+    const isToClear = event.target === $('search') && $('search').value;
+    if (!isOurs || isToClear || document.querySelector('dialog[open]')) return;
     if ($('app').classList.contains('sidebar-open')) this.#closeSidebar();
     else if (this.chat.underWay) this.#stop();
   }

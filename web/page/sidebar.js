@@ -67,7 +67,15 @@ export class Sidebar {
     }
   }
 
+  /** Draw what has changed while a title was written. */
+  redraw() {
+    this.#draw();
+  }
+
   #draw() {
+    // The field would lose the focus, and half a title be saved.
+    if (this.list.querySelector('.chat-rename')) return;
+    if (this.search.value.trim()) return; // what was found stays until the words are gone
     const items = this.#chats.map((chat) => {
       const id = chat.conversation_id;
       if (!this.#items.has(id)) this.#items.set(id, new Item(id, this));
@@ -176,11 +184,12 @@ class Item {
       isOver = true;
       const title = field.value.trim();
       this.element.replaceChildren(this.link, this.tools);
+      this.sidebar.redraw();
       if (!keep || !title || title === this.title) return;
       await this.sidebar.rename(this.id, title).catch(this.sidebar.actions.problem);
     };
     field.addEventListener('keydown', async (event) => {
-      if (event.key !== 'Enter' && event.key !== 'Escape') return;
+      if (event.isComposing || (event.key !== 'Enter' && event.key !== 'Escape')) return;
       event.preventDefault();
       event.stopPropagation();
       await close(event.key === 'Enter');

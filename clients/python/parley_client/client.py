@@ -323,8 +323,10 @@ class ParleyClient:
         return (await self._http.ask("GET", "/search", SearchResult, params=params)).hits
 
     async def agents(self) -> tuple[Agent, ...]:
-        """List all agents, by name."""
-        return (await self._http.ask("GET", "/agents", AgentList)).agents
+        """List all agents, by name; behind them those that cannot be configured."""
+        listed = await self._http.ask("GET", "/agents", AgentList)
+        fixed = (Agent(agent_name=name, name=name, built_in=True) for name in listed.fixed)
+        return (*listed.agents, *fixed)
 
     async def health(self) -> Health:
         """Return the service's state, that of one which stops included."""

@@ -96,9 +96,10 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentList(msgspec.Struct, frozen=True):
-    """All agents, by name."""
+    """All agents, by name; `fixed`: those that can be asked and not configured."""
 
     agents: tuple[Agent, ...]
+    fixed: tuple[str, ...] = ()
 
 
 class Tool(msgspec.Struct, frozen=True):

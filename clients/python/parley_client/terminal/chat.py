@@ -6,6 +6,7 @@ to the service, clears a line that is being typed, and leaves at an empty one.
 
 import argparse
 import asyncio
+import re
 import secrets
 import sys
 import time
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parley_client import Conversation, Health, ParleyClient, ParleyError, Run, Status
+from parley_client import Conversation, Health, ParleyClient, ParleyError, Run, RunError, Status
 from parley_client.terminal.answer import Answer, Part
 from parley_client.terminal.clean import one_line
 from parley_client.terminal.history import parts_of
@@ -53,6 +54,9 @@ class Chat:
 
     Args:
         is_live: whether both ends are a terminal.
+
+    Attributes:
+        has_failed: whether anything was refused, or an answer failed.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Chat:
         self._agent = agent
         self._conversation_id = _new_conversation()
         self._title = ""
+        self.has_failed = False
         self._listed: tuple[Conversation, ...] = ()
         self._is_stopping = False
         self._commands: dict[str, Callable[[str], Awaitable[None]]] = {
@@ -109,6 +114,7 @@ class Chat:
         try:
             await work
         except ParleyError as error:
+            self.has_failed = True
             self._say(f"✗ {one_line(str(error))}", "red")
             for fault in error.errors:
                 self._say(f"  {one_line(str(fault.get('message', '')))}", "red")
@@ -142,6 +148,7 @@ class Chat:
                 screen.end()
         if run.outcome is None:
             raise Leave
+        self.has_failed = self.has_failed or isinstance(run.outcome, RunError)
 
     async def _learn_title(self) -> None:
         """See whether the service has found a title by now; it is not waited for."""
@@ -177,7 +184,8 @@ class Chat:
         status = self._client.status
         place = self._title or "new conversation"
         is_well = status.state in ("online", "idle")
-        words = {"online": "connected", "idle": "ready"}.get(status.state, _next(status))
+        lost = "No connection. " if status.state == "offline" else ""
+        words = {"online": "connected", "idle": "ready"}.get(status.state, lost + _next(status))
         dot = ("class:good", "● ") if is_well else ("class:bad", "⚠ ")
         return [("", " "), dot, ("", f"{words} · {self._agent or 'chat'} · {place}")]
 
@@ -254,6 +262,9 @@ class Chat:
             await self._play(self._client.follow(waiting.run_id))
 
     async def _choose(self, name: str) -> None:
+        if not name:
+            await self._agents(name)
+            return
         agents = await self._asked(self._client.agents())
         if name not in [agent.agent_name for agent in agents]:
             self._say(f"There is no agent {one_line(name)!r}; /agents lists them.", "yellow")
@@ -335,9 +346,9 @@ async def _stopped(run: Run) -> None:
 
 def _next(status: Status) -> str:
     if status.state != "offline":
-        return "connecting…"
+        return "Connecting…"
     seconds = max(0.0, (status.retry_at or 0.0) - time.time())
-    return f"no connection, trying again in {seconds:.0f} s" if seconds >= 1 else "reconnecting…"
+    return f"Trying again in {seconds:.0f} s" if seconds >= 1 else "Reconnecting…"
 
 
 def _described(health: Health) -> Text:
@@ -355,16 +366,29 @@ def _new_conversation() -> str:
     return f"conv_{secrets.token_hex(12)}"
 
 
+def _address(text: str) -> str:
+    """Return an address as the client takes it.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    url = text if "://" in text else f"http://{text}"
+    if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
+        raise argparse.ArgumentTypeError("give an address such as http://localhost:8000")
+    return url
+
+
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="parley_client", description="Chat with a service.")
-    parser.add_argument("--url", default="http://localhost:8000", help="the service's address")
+    address = "http://localhost:8000"
+    parser.add_argument("--url", default=address, type=_address, help="the service's address")
     parser.add_argument("--agent", help="who is asked; `chat` by default")
     parser.add_argument("--conversation", metavar="ID", help="the conversation to go on with")
     parser.add_argument("--user", help="whose conversations; the default user's where absent")
     return parser.parse_args(arguments)
 
 
-async def _main(options: argparse.Namespace) -> None:
+async def _main(options: argparse.Namespace) -> int:
     is_live = sys.stdin.isatty() and sys.stdout.isatty()
     # In a pipe a letter that its encoding lacks is better replaced than fatal.
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -372,12 +396,13 @@ async def _main(options: argparse.Namespace) -> None:
     async with ParleyClient(options.url, user_id=options.user) as client:
         chat = Chat(client, console, agent=options.agent, is_live=is_live)
         await chat.talk(options.conversation)
+    # Who reads a pipe learns it from the status; a person has seen it.
+    return 1 if chat.has_failed and not is_live else 0
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the chat, and return the process's exit status."""
     try:
-        asyncio.run(_main(_options(arguments)))
+        return asyncio.run(_main(_options(arguments)))
     except KeyboardInterrupt:
         return 130
-    return 0
