@@ -1114,6 +1114,7 @@ export class ParleyClient extends EventTarget {
   }
 
   #putOff(each, delay) {
+    if (this.#state === 'closed') return; // an answer that comes too late must not keep a program
     each.timer = setTimeout(() => {
       each.timer = null;
       this.#pump();
