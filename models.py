@@ -522,6 +522,17 @@ class RunInfo(BaseModel):
     error: RunFailure | None
 
 
+class RunOutcome(BaseModel):
+    """Who answered in a run, and how it ended."""
+
+    run_id: str
+    status: RunStatus
+    agent: str
+    model: str
+    finish_reason: str | None
+    error: RunFailure | None
+
+
 class MessageView(BaseModel):
     """A message of a conversation. `content` is text; `tool_calls` those that it asked for."""
 
@@ -578,7 +589,7 @@ class ConversationDetail(ConversationView):
 
     messages: list[MessageView]
     has_more: bool
-    last_run: RunInfo | None = None
+    last_run: RunOutcome | None = None
 
 
 class ConversationPage(BaseModel):

@@ -24,7 +24,7 @@ from models import (
     EditRequest,
     Owner,
     RegenerateRequest,
-    RunInfo,
+    RunOutcome,
     SearchHit,
     SearchResult,
     WaitingMessage,
@@ -241,15 +241,16 @@ async def _found(registry: AgentRegistry, owner: Owner, conversation_id: str) ->
     return record
 
 
-async def _last_run(registry: AgentRegistry, found: list[StoredMessage]) -> RunInfo | None:
+async def _last_run(registry: AgentRegistry, found: list[StoredMessage]) -> RunOutcome | None:
     """Return the run of the last of some messages, if it is known."""
     run_id = found[-1].run_id if found else None
     if run_id is None:
         return None
     try:
-        return (await registry.run(run_id)).info()
+        info = (await registry.run(run_id)).info()
     except NotFound:
         return None
+    return RunOutcome.model_validate(info, from_attributes=True)
 
 
 def _none() -> NoSuchConversation:

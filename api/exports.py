@@ -45,7 +45,7 @@ async def everything_said(store: Store, owner: Owner, conversation_id: str) -> l
 def as_json(view: ConversationView, said: Sequence[StoredMessage]) -> Iterator[bytes]:
     """Return the JSON of a `ConversationDetail` with all of its messages."""
     head = view.model_dump_json().removesuffix("}") + ',"messages":['
-    return json_list(head, map(message_view, said), '],"has_more":false}')
+    return json_list(head, map(message_view, said), '],"has_more":false,"last_run":null}')
 
 
 def as_markdown(heading: str, said: Sequence[StoredMessage]) -> Iterator[bytes]:
