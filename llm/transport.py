@@ -9,6 +9,7 @@ that it has fallen silent.
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Protocol, cast
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import httpx2
@@ -93,11 +94,17 @@ class _Decoded:
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
-    """Sends requests through one aiohttp session, made at the first of them."""
+    """Sends requests through one aiohttp session, made at the first of them.
+
+    The environment's proxies hold (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`), as they are when a
+    host is first asked. aiohttp would look for them, and for a `.netrc`, in two threads at each
+    request, which costs more than the request; and would refuse a host that the `.netrc` names.
+    """
 
     def __init__(self) -> None:
         self._context = httpx2.create_ssl_context()
         self._session: aiohttp.ClientSession | None = None
+        self._proxies: dict[tuple[str, str], str | None] = {}
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Return the response to a request once its head has come.
@@ -114,6 +121,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
                     headers=request.headers,
                     data=await request.aread() or None,
                     allow_redirects=False,
+                    proxy=self._proxy(request.url),
                     timeout=aiohttp.ClientTimeout(sock_connect=timeout["connect"]),
                 )
         except aiohttp.ConnectionTimeoutError as error:
@@ -140,10 +148,15 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             connector = aiohttp.TCPConnector(
                 ssl=self._context, limit=MAX_CONNECTIONS, keepalive_timeout=KEEP_ALIVE
             )
-            self._session = aiohttp.ClientSession(
-                connector=connector, auto_decompress=False, trust_env=True
-            )
+            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         return self._session
+
+    def _proxy(self, url: httpx2.URL) -> str | None:
+        place = url.scheme, url.host
+        if place not in self._proxies:
+            is_direct = proxy_bypass(url.host)
+            self._proxies[place] = None if is_direct else getproxies().get(url.scheme)
+        return self._proxies[place]
 
 
 def client(timeout: float) -> httpx2.AsyncClient:

@@ -2,27 +2,30 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import cast
-
 import server
 from app import create_app
 from bench.servers.service import wait
 from events import TerminalEvent
 from models import AssistantMessage, Message, Owner
 from settings import Settings, load_settings
-from storage import Begin, Entry, StoredRun
+from storage import ANY_ENTRY, Begin, Entry, StoredRun, expiry
 from storage.store import Store
 
 
-class NoStore:
-    """Remembers the question while its run is under way, and nothing else."""
+class NoStore(Store):
+    """Remembers the question while its run is under way, and nothing else.
+
+    It has no database, so whatever of a store it does not replace fails.
+    """
 
     kind = "none"
 
     def __init__(self) -> None:
         self._asked: dict[str, list[Message]] = {}
 
-    async def accept(self, run: StoredRun, *, begin: Begin | None, entry: Entry) -> None:
+    async def accept(
+        self, run: StoredRun, *, begin: Begin | None, entry: Entry = ANY_ENTRY
+    ) -> None:
         """Accept everything."""
         if begin is not None:
             self._asked[run.conversation_id] = [*begin.messages]
@@ -42,9 +45,9 @@ class NoStore:
         run: StoredRun,
         messages: Sequence[Message],
         terminal: TerminalEvent,
-        title: str | None,
-        begin: Begin | None,
-        lesson: Sequence[Message],
+        title: str | None = None,
+        begin: Begin | None = None,
+        lesson: Sequence[Message] = (),
     ) -> bool:
         """Forget the question."""
         self._asked.pop(run.conversation_id, None)
@@ -71,8 +74,15 @@ class NoStore:
     async def renew(self) -> None:
         """Do nothing."""
 
+    async def give_back(self) -> None:
+        """Do nothing."""
+
     async def expire(
-        self, *, runs_older_than: float, conversations_older_than: float | None
+        self,
+        *,
+        runs_older_than: float,
+        conversations_older_than: float | None = None,
+        within: float = expiry.WITHIN,
     ) -> tuple[int, int]:
         """Do nothing."""
         return 0, 0
@@ -81,7 +91,7 @@ class NoStore:
 @asynccontextmanager
 async def nothing(settings: Settings) -> AsyncIterator[Store]:
     """Yield the store that keeps nothing."""
-    yield cast("Store", NoStore())
+    yield NoStore()
 
 
 if __name__ == "__main__":
