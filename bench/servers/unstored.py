@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+
 import server
 from app import create_app
 from bench.servers.service import wait
