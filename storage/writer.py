@@ -1,71 +1,170 @@
-"""One thread that writes, several units in one transaction.
+"""One connection that writes to SQLite, several units in one transaction.
 
-A commit waits for the disk, which costs more than the unit. So all units that wait when the
-thread is free share one: each in a savepoint, so that one that fails takes nothing of the others
-along, and every caller learns of its outcome after the commit (group commit).
+One writes at a time, so that writers of this process queue in order instead of fighting for the
+file's lock. A commit waits for the disk, which costs more than the unit. So all units that wait
+share one: each in a savepoint, so that one that fails takes nothing of the others along, and every
+caller learns of its outcome after the commit (group commit).
+
+A transaction begins with `BEGIN IMMEDIATE`: it has the lock before it looks at anything, so it
+cannot fail half-way because another process wrote.
 """
 
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, TypeVar
 
-MOST = 64
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from storage.sqlite import driver_of
+from storage.trouble import busy, is_trouble, told
+
+MOST: Final = 64
 """How many units share a transaction at most."""
 
+LONG: Final = 0.1
+"""Seconds after which a transaction of several units takes no more of those that wait."""
 
-class Task(NamedTuple):
-    """A unit that waits, and who waits for it: until it has begun, its future can be cancelled."""
+_T = TypeVar("_T")
 
-    unit: Callable[[Any], Any]
-    future: "Future[Any]"
+
+class _Task(NamedTuple):
+    """A unit, who waits for its result, and when he no longer does unless it has begun."""
+
+    unit: Callable[[Connection], Any]
+    future: "asyncio.Future[Any]"
+    patience: asyncio.TimerHandle
+
+    def begins(self) -> bool:
+        """Tell whether anybody still waits; from now on he waits for as long as it takes."""
+        self.patience.cancel()
+        return not self.future.done()
+
+    def ends(self, result: Any, failed: Exception | None) -> None:
+        if self.future.done():  # its caller was cancelled
+            return
+        if failed is None:
+            self.future.set_result(result)
+        else:
+            self.future.set_exception(failed)
+
+
+class _Group(NamedTuple):
+    """The units of a transaction: those that wait, those that have begun, and their outcomes."""
+
+    waiting: deque[_Task]
+    begun: list[_Task]
+    outcomes: list[tuple[Any, Exception | None]]
 
 
 class GroupWriter:
-    """The thread.
+    """The connection, opened at the first unit and again after trouble.
 
     Args:
-        perform: does units in their order, and resolves their futures. A unit whose future was
-            cancelled is left out; it says of the others when they begin.
+        engine: connects to SQLite with `storage.sqlite.Driver`, without a pool.
+        timeout: seconds that a unit waits for its turn at most.
     """
 
-    def __init__(self, perform: Callable[[Sequence[Task]], None]) -> None:
-        self._perform = perform
-        self._queue: SimpleQueue[Task | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="storage-writer", daemon=True)
-        self._thread.start()
+    def __init__(self, engine: AsyncEngine, timeout: float) -> None:
+        self._engine = engine
+        self._timeout = timeout
+        self._connection: AsyncConnection | None = None
+        self._waiting: deque[_Task] = deque()
+        self._working: asyncio.Task[None] | None = None
 
-    def submit(self, unit: Callable[[Any], Any]) -> "Future[Any]":
-        """Queue a unit."""
-        future: Future[Any] = Future()
-        self._queue.put(Task(unit, future))
-        return future
+    async def do(self, unit: Callable[[Connection], _T]) -> _T:
+        """Do a unit and commit it. One that has begun is done, though its caller is cancelled.
 
-    def close(self) -> None:
-        """Do what is queued, and end the thread."""
-        self._queue.put(None)
-        self._thread.join()
+        Raises:
+            StorageUnavailable: the database cannot do it now, or has not begun in time.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_T] = loop.create_future()
+        patience = loop.call_later(self._timeout, _give_up, future)
+        self._waiting.append(_Task(unit, future, patience))
+        if self._working is None:
+            self._working = asyncio.create_task(self._work())
+        try:
+            return await future
+        finally:
+            patience.cancel()
 
-    def _work(self) -> None:
-        while True:
-            batch, is_last = self._next()
-            wanted = [task for task in batch if not task.future.cancelled()]
-            if wanted:
-                self._perform(wanted)
-            if is_last:
-                return
+    async def aclose(self) -> None:
+        """Do what waits, and close the connection."""
+        if self._working is not None:
+            await asyncio.wait([self._working])
+        await self._close()
 
-    def _next(self) -> tuple[list[Task], bool]:
-        """Return what waits, at least one unit, and whether the thread is to end after it."""
-        batch: list[Task] = []
-        task = self._queue.get()
-        while task is not None:
-            batch.append(task)
-            if len(batch) == MOST:
-                return batch, False
-            try:
-                task = self._queue.get_nowait()
-            except Empty:
-                return batch, False
-        return batch, True
+    async def _work(self) -> None:
+        while self._waiting:
+            several = min(len(self._waiting), MOST)
+            waiting = deque(self._waiting.popleft() for _ in range(several))
+            while waiting:
+                await self._transact(waiting)
+        self._working = None
+
+    async def _transact(self, waiting: deque[_Task]) -> None:
+        """Do the units that share a transaction; what breaks it ends them and all that wait."""
+        group = _Group(waiting, [], [])
+        try:
+            if self._connection is None:
+                self._connection = await self._engine.connect()
+            await self._connection.run_sync(_one_by_one, group)
+            await self._connection.commit()
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must learn it
+            await self._undo(error)
+            for task in (*group.begun, *waiting):
+                task.ends(None, told(error))
+            waiting.clear()
+            return
+        for task, outcome in zip(group.begun, group.outcomes, strict=True):
+            task.ends(*outcome)
+
+    async def _undo(self, error: Exception) -> None:
+        if is_trouble(error):
+            await self._close()
+        elif self._connection is not None:
+            await self._connection.rollback()
+
+    async def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(DBAPIError):
+                await connection.close()
+
+
+def _give_up(future: "asyncio.Future[Any]") -> None:
+    if not future.done():
+        future.set_exception(busy())
+
+
+def _one_by_one(db: Connection, group: _Group) -> None:
+    """Do each unit in a savepoint of its own; the database's own trouble ends them all.
+
+    A unit that is alone needs none: what it raises ends the transaction.
+    """
+    driver = driver_of(db)
+    driver.begin("BEGIN IMMEDIATE")
+    is_alone = len(group.waiting) == 1
+    end = time.monotonic() + LONG
+    while group.waiting and time.monotonic() <= end:
+        task = group.waiting.popleft()
+        if not task.begins():
+            continue
+        group.begun.append(task)
+        if is_alone:
+            group.outcomes.append((task.unit(db), None))
+            return
+        driver.ahead("SAVEPOINT unit")
+        try:
+            group.outcomes.append((task.unit(db), None))
+        except Exception as error:
+            if is_trouble(error):
+                raise
+            db.exec_driver_sql("ROLLBACK TO unit")
+            group.outcomes.append((None, error))
+        driver.ahead("RELEASE unit")
