@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag
 from starlette.responses import Response
 
 from api.documents import EVENT_STREAM, PROBLEMS
+from api.exports import everything_said
 from api.keys import IdempotencyKey
 from api.problems import run_failed
 from api.services import (
@@ -228,7 +229,7 @@ async def _need_sessions(remembers: RemembersSessions) -> None:
 
 
 async def _session(registry: AgentRegistry, owner: Owner, session_id: str) -> Session:
-    found = await registry.store.messages(owner, session_id)
+    found = await everything_said(registry.store, owner, session_id)
     messages = [
         {"role": role_of(stored.message), "content": stored.message.content} for stored in found
     ]

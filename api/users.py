@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from api.documents import EVENT_STREAM, PROBLEMS
+from api.exports import everything_said
 from api.keys import IdempotencyKey
 from api.problems import run_failed
 from api.services import Protocol, Registry, StreamSettings, run_to_its_end
@@ -139,7 +140,7 @@ async def simple_chat(
 @router.get("/chat/history/{user_id}")
 async def get_history(user_id: UserIdInPath, registry: Registry) -> UserHistory:
     """Show what was said in the user's conversation."""
-    found = await registry.store.messages(Owner(user=user_id), CONVERSATION)
+    found = await everything_said(registry.store, Owner(user=user_id), CONVERSATION)
     history = _exchanges(found)
     return UserHistory(user_id=user_id, history=history, count=len(history))
 

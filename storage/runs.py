@@ -32,6 +32,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    text,
     type_coerce,
     update,
 )
@@ -76,6 +77,9 @@ def _on_postgres(element: Any, compiler: Any, **kwargs: Any) -> str:
 
 _NOBODY = ""
 """The instance of a run that its store has given back."""
+
+_CLAIMING = 0x7061726C657A
+"""The key of an advisory lock."""
 
 _LEASE = seconds_from_now(bindparam("lease", type_=Float()))
 
@@ -152,21 +156,22 @@ _AS_TEXT = [
     type_coerce(column, Text()).label(column.name) if isinstance(column.type, Json) else column
     for column in _COLUMNS
 ]
-_unfinished = select(runs.c.seq).where(runs.c.finished_at.is_(None)).order_by(runs.c.seq)
-_CLAIM = (
+CLAIM_ALL = (
     update(runs)
+    .where(runs.c.finished_at.is_(None), runs.c.instance != bindparam("me"))
     .values(epoch=runs.c.epoch + 1, instance=bindparam("me"), lease_until=_LEASE)
     .returning(runs.c.seq, *_AS_TEXT)
 )
-CLAIM_ALL = _CLAIM.where(runs.c.seq.in_(_unfinished.where(runs.c.instance != bindparam("me"))))
-CLAIM_ABANDONED = _CLAIM.where(
-    runs.c.seq.in_(
-        _unfinished.where(
-            runs.c.instance != bindparam("me"),
-            runs.c.lease_until < seconds_from_now(bindparam("zero", 0.0, type_=Float())),
-        ).with_for_update(skip_locked=True)
-    )
+# A store is gone with the last of its leases: all its runs go to one other.
+_now = seconds_from_now(bindparam("zero", 0.0, type_=Float()))
+_gone = (
+    select(runs.c.instance)
+    .where(runs.c.finished_at.is_(None))
+    .group_by(runs.c.instance)
+    .having(func.max(runs.c.lease_until) < _now)
 )
+CLAIM_ABANDONED = CLAIM_ALL.where(runs.c.lease_until < _now, runs.c.instance.in_(_gone))
+_ONE_CLAIMS = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=_CLAIMING)
 _END_UNREAD = update(runs).where(runs.c.seq == bindparam("of_seq"))
 _RENEW = (
     update(runs)
@@ -316,7 +321,13 @@ def made(db: Connection, run: StoredRun) -> list[Message]:
 
 
 def claim(db: Connection, abandoned_only: bool, me: str, lease: float) -> list[StoredRun]:
-    """Take over unfinished runs, oldest first; end those that cannot be read."""
+    """Take over unfinished runs, oldest first; end those that cannot be read.
+
+    Stores that claim do it one after another, and each takes all that there is: so runs of a
+    conversation that wait for each other stay together.
+    """
+    if abandoned_only:
+        db.execute(_ONE_CLAIMS)
     statement = CLAIM_ABANDONED if abandoned_only else CLAIM_ALL
     rows = db.execute(statement, {"me": me, "lease": lease}).all()
     claimed = []

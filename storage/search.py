@@ -188,9 +188,8 @@ def wanted_in(text: str) -> Wanted:
     return Wanted(tuple(words[:MAX_WORDS]), tuple(parts[:MAX_WORDS]))
 
 
-def find(db: Connection, owner: Owner, text: str, limit: int) -> list[Hit]:
-    """Return where all words and parts of a text occur, newest first."""
-    wanted = wanted_in(text)
+def find(db: Connection, owner: Owner, wanted: Wanted, limit: int) -> list[Row[Any]]:
+    """Return the messages and titles in which all that is wanted occurs, newest first."""
     if not wanted.words and not wanted.parts:
         return []
     on_sqlite = db.dialect.name == "sqlite"
@@ -203,7 +202,12 @@ def find(db: Connection, owner: Owner, text: str, limit: int) -> list[Hit]:
     in_messages, in_titles = _statements(on_sqlite, bool(wanted.words), len(wanted.parts))
     rows: list[Row[Any]] = [*db.execute(in_messages, values), *db.execute(in_titles, values)]
     rows.sort(key=lambda row: row.created_at, reverse=True)
-    return [_hit(row, wanted) for row in rows[:limit]]
+    return rows[:limit]
+
+
+def hits(rows: Sequence[Row[Any]], wanted: Wanted) -> list[Hit]:
+    """Return what is shown of them; it looks through long texts, so it belongs into a thread."""
+    return [_hit(row, wanted) for row in rows]
 
 
 def _hit(row: Row[Any], wanted: Wanted) -> Hit:

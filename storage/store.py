@@ -6,6 +6,7 @@ A method is one transaction (`expire`: several). What is done in it stands in `r
 All methods raise `StorageUnavailable` while the database cannot do its work.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -151,7 +152,8 @@ class Store:
         """Take over unfinished runs that nobody holds, oldest first; each has a new epoch.
 
         On SQLite that is every run of another store, as there is one process at a time; on
-        PostgreSQL those whose lease is over, each for one of the stores that claim at once.
+        PostgreSQL all runs of the stores whose last lease is over: of several stores that claim at
+        once, one gets them.
         One that this version cannot read has ended in the error `interrupted` instead.
         """
         return await self._db.write(runs.claim, self._db.shared, self.instance, self._lease)
@@ -273,7 +275,9 @@ class Store:
         Args:
             text: words, all of which must occur, the last one also as the begin of a word.
         """
-        return await self._db.read(search.find, owner, text, limit)
+        wanted = search.wanted_in(text)
+        rows = await self._db.read(search.find, owner, wanted, limit)
+        return await asyncio.to_thread(search.hits, rows, wanted)
 
     # What is to be learned
 

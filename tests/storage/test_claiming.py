@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 import msgspec
 import pytest
 from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from events import RunError
 from models import AssistantMessage
@@ -92,6 +93,31 @@ async def test_postgres_gives_each_run_to_one_of_those_who_claim_at_once(
         claimed = await asyncio.gather(*(store.claim() for store in stores for _ in range(3)))
         assert sorted(run.id for runs in claimed for run in runs) == sorted(ids)
         assert {run.epoch for runs in claimed for run in runs} == {2}
+
+
+async def test_postgres_gives_all_runs_of_a_store_to_one_other(postgres_url: str) -> None:
+    async with AsyncExitStack() as stack:
+        gone, a, b = [
+            await stack.enter_async_context(Store.open(postgres_url, instance=name, lease=lease))
+            for name, lease in (("gone", -1), ("a", 60), ("b", 60))
+        ]
+        first, second = a_run(), a_run()
+        await gone.accept(first, begin=says("Hi"))
+        gone._lease = 60
+        await gone.accept(second, begin=None)  # behind the first one, and with a later lease
+        assert await a.claim() == []
+        gone._lease = -1
+        await gone.renew()
+        engine = create_async_engine(postgres_url.replace("postgresql:", "postgresql+asyncpg:"))
+        async with engine.begin() as other:
+            lock = text("SELECT seq FROM runs WHERE id = :id FOR UPDATE")
+            await other.execute(lock, {"id": first.id})
+            claims = [asyncio.create_task(store.claim()) for store in (a, b)]
+            await asyncio.wait(claims, timeout=0.2)
+        await engine.dispose()
+        one, none = sorted(await asyncio.gather(*claims), key=len, reverse=True)
+        assert [run.id for run in one] == [first.id, second.id]
+        assert none == []
 
 
 async def test_one_key_at_two_stores_is_one_run(url: str) -> None:

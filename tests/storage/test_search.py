@@ -1,5 +1,6 @@
 """A search finds words in titles and in what user and assistant said."""
 
+import threading
 import time
 
 import pytest
@@ -223,3 +224,20 @@ def test_a_search_of_many_words_in_long_texts_costs_little() -> None:
     assert time.thread_time() - began < 2.5
     far = search.snippet(text, search.wanted_in("cafe"))
     assert far.startswith("word and")  # so far down, accents are not looked at
+
+
+async def test_texts_are_looked_through_beside_the_event_loop(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    snippet = search.snippet
+
+    def noting(text: str, wanted: search.Wanted) -> str:
+        threads.append(threading.get_ident())
+        return snippet(text, wanted)
+
+    monkeypatch.setattr(search, "snippet", noting)
+    await chat(store, "Noodles", "Gladly.")
+    assert await found(store, "noodles") == ["conv user"]
+    assert threads
+    assert threading.get_ident() not in threads
