@@ -127,7 +127,7 @@ class Driver(aiosqlite.Connection):
 
 
 def _open(path: str, timeout: float) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
     try:
         for pragma in PRAGMAS:
             db.execute(f"PRAGMA {pragma}").close()
