@@ -187,14 +187,14 @@ class Driver:
         """Return what the model gets to see: from a user's message on, however far back it is."""
         limits, request = self._limits, work.request
         if isinstance(request, Completion):
-            said = await self._store.context(stored.owner, stored.conversation_id, None)
+            said = await self._said(stored, work, None)
             rules = [SystemMessage(request.instructions)] if request.instructions else []
             return (*rules, *(() if request.is_kept else request.messages), *said)
         history = request.history if isinstance(request, ChatRequest) else []
         brought = [prior.message() for prior in history]
         rules = [message for message in brought if isinstance(message, SystemMessage)]
         said = [message for message in brought if not isinstance(message, SystemMessage)]
-        newest = await self._newest(stored)
+        newest = await self._newest(stored, work)
         if stored.replaces and not (work.resumed and await self._store.run_messages(stored)):
             newest = up_to_user(newest)
         seen = window([*said, *newest], limits.history_messages, limits.history_tokens)
@@ -207,14 +207,20 @@ class Driver:
         recall = work.recall or self._memory.recall(stored.owner, last_said(context))
         return await recall.block()
 
-    async def _newest(self, stored: StoredRun) -> list[Message]:
+    async def _newest(self, stored: StoredRun, work: Work) -> list[Message]:
         """Return as many messages as a model may see, or more, with a user's one among them."""
         many = self._limits.history_messages
         while True:
-            newest = await self._store.context(stored.owner, stored.conversation_id, many)
+            newest = await self._said(stored, work, many)
             if len(newest) < many or any(isinstance(each, UserMessage) for each in newest):
                 return newest
             many *= 4
+
+    async def _said(self, stored: StoredRun, work: Work, many: int | None) -> list[Message]:
+        """Return the newest messages of the conversation; those of a new one are known."""
+        if work.is_new:
+            return [*work.begin.messages]
+        return await self._store.context(stored.owner, stored.conversation_id, many)
 
     def _journal(self, stored: StoredRun) -> Journal:
         async def journal(messages: Sequence[Message], pending: AssistantMessage | None) -> None:

@@ -194,11 +194,13 @@ class AgentRegistry:
         asked = await self._agent_of(request)
         run = self._known.asked_before(owner, key, fingerprint) if key is not None else None
         if run is None:
-            queue = self._queues.of(owner, place_of(request) or conversation_id or new_id("conv"))
+            place = place_of(request) or conversation_id
+            queue = self._queues.of(owner, place or new_id("conv"))
             agent = self.agents.find(asked)
             entry = entry_of(request, ephemeral=ephemeral)
             stored = self._admit(request, agent, entry, said, queue, key, fingerprint)
-            work = Work(request, agent, queue, begin_of(request), entry)
+            is_new = place is None and entry.branch is None
+            work = Work(request, agent, queue, begin_of(request), entry, is_new)
             run = self._enter(Run(stored, work), work)
         await run.accepted.wait()
         if run.refusal is not None:

@@ -78,6 +78,7 @@ class Limits(NamedTuple):
 class Work:
     """What a run needs until it has ended, and nobody afterwards.
 
+    `is_new`: so is the conversation, in which nobody else has said anything.
     `begun`: the message is in the conversation. `resumed`: the run goes on where another store left
     it.
     `entry`: how it comes into its conversation.
@@ -88,6 +89,7 @@ class Work:
     queue: "Queue"
     begin: Begin
     entry: Entry = ANY_ENTRY
+    is_new: bool = False
     resumed: bool = False
     begun: bool = False
     floor: asyncio.Event = field(default_factory=asyncio.Event)

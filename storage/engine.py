@@ -30,7 +30,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from storage.sqlite import Driver, driver_of
+from storage.sqlite import Dbapi, driver_of
 from storage.trouble import is_trouble, trouble_told
 from storage.writer import GroupWriter
 
@@ -139,7 +139,7 @@ class SqliteDatabase:
             create_async_engine,
             URL.create("sqlite+aiosqlite", database=path),
             hide_parameters=True,  # what users say is in no message of an error, and in no log
-            async_creator=partial(Driver, path, timeout),
+            module=Dbapi(path, timeout),
         )
         self._reading = engine(pool_size=READERS, max_overflow=0, pool_timeout=timeout)
         self._writing = engine(poolclass=NullPool)
