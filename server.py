@@ -75,7 +75,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         has_room = self.handshake_complete and not (self.close_sent or self.disconnected)
         if not has_room or not self.writable.is_set() or self.conn.state is not State.OPEN:
             return False
-        self.transport.write(b"".join([_text_frame(text) for text in encode(value)]))
+        self.transport.write(b"".join(map(_text_frame, encode(value))))
         return True
 
     async def send(self, message: "ASGISendEvent") -> None:

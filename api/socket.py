@@ -280,7 +280,7 @@ class Socket:
         encoder = WebSocketEncoder(reader.epoch, request_id)
 
         def encode(events: list[ReaderEvent]) -> list[bytes]:
-            return [encoder.encode(event) for event in events]
+            return [*map(encoder.encode, events)]
 
         offer = offer_of(self._websocket.scope, encode)
         try:

@@ -140,8 +140,7 @@ class EventStream(Response):
         return self._encoder.end() if suspension is None else self._encoder.suspended(suspension)
 
     def _frames(self, events: list[ReaderEvent]) -> bytes:
-        encode = self._encoder.encode
-        return b"".join([encode(event) for event in events])
+        return b"".join(map(self._encoder.encode, events))
 
     def _tick(self, patience: Patience) -> None:
         patience.check()

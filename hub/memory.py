@@ -113,7 +113,7 @@ class MemoryLog:
 
     def _announce(self) -> None:
         if self.waiting:
-            self.waiting = [reader for reader in self.waiting if reader.goes_on_waiting()]
+            self.waiting = [*filter(MemoryReader.goes_on_waiting, self.waiting)]
 
 
 class MemoryReader:

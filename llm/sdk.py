@@ -143,7 +143,10 @@ class SdkProvider(ABC, Generic[C, F]):
         reply = self._decoding(request)
         try:
             while not reply.is_over:
-                data = await self._next(body, reply)
+                try:
+                    data = await (_rest(body) if reply.is_complete else body.read())
+                except Exception as error:  # noqa: BLE001 - three libraries' errors, none may escape
+                    raise self._failures.in_stream(error) from None
                 batch = reply.feed(data) if data else reply.end()
                 if batch:
                     yield batch
@@ -178,21 +181,13 @@ class SdkProvider(ABC, Generic[C, F]):
 
         return response, body_of(response)
 
-    async def _next(self, body: "Readable", reply: Decoding) -> bytes:
-        """Return the next bytes, or none at the end of all that is worth waiting for.
 
-        Raises:
-            UpstreamError: the connection broke before the reply was complete.
-        """
-        try:
-            if not reply.is_complete:
-                return await body.read()
-            async with asyncio.timeout(END_TIMEOUT):
-                return await body.read()
-        except Exception as error:  # noqa: BLE001 - three libraries' errors, none may escape
-            if reply.is_complete:
-                return b""
-            raise self._failures.in_stream(error) from None
+async def _rest(body: "Readable") -> bytes:
+    """Return the next bytes behind a complete reply, or none: nothing there is worth an error."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(END_TIMEOUT):
+            return await body.read()
+    return b""
 
 
 async def _drain(body: "Readable") -> None:
