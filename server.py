@@ -16,7 +16,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -49,8 +49,8 @@ ABORT = "parley.abort"
 """The scope's extension that drops a connection with all that is unsent, at once."""
 
 OFFER = "parley.offer"
-"""The scope's extension `offer(encode, value)`: where the connection has room, write what `send`
-would of `encode(value)`, a piece of a body or the texts of messages, and return True."""
+"""The scope's extension `offer(encode, values)`: where the connection has room, write what `send`
+would of each encoded value, pieces of a body or the texts of messages, and return True."""
 
 
 class WebSocketConnection(WebSocketsSansIOProtocol):
@@ -70,12 +70,12 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             extensions = {ABORT: self.transport.abort, OFFER: self.offer}
             self.scope["extensions"] |= cast(Any, extensions)
 
-    def offer(self, encode: Callable[[T], list[bytes]], value: T) -> bool:
+    def offer(self, encode: Callable[[T], bytes], values: Iterable[T]) -> bool:
         """Send messages if that needs no waiting; see `OFFER`."""
         has_room = self.handshake_complete and not (self.close_sent or self.disconnected)
         if not has_room or not self.writable.is_set() or self.conn.state is not State.OPEN:
             return False
-        self.transport.write(b"".join(map(_text_frame, encode(value))))
+        self.transport.write(b"".join(map(_text_frame, map(encode, values))))
         return True
 
     async def send(self, message: "ASGISendEvent") -> None:
@@ -131,12 +131,14 @@ class HttpConnection(HttpToolsProtocol):
             offer = partial(self._offer, self.cycle)
             self.scope["extensions"] = cast(Any, {ABORT: self.transport.abort, OFFER: offer})
 
-    def _offer(self, cycle: RequestResponseCycle, encode: Callable[[T], bytes], value: T) -> bool:
+    def _offer(
+        self, cycle: RequestResponseCycle, encode: Callable[[T], bytes], values: Iterable[T]
+    ) -> bool:
         """Send a piece of a response if that needs no waiting; see `OFFER`."""
         is_open = cycle.chunked_encoding and not (cycle.response_complete or cycle.disconnected)
         if not is_open or self.flow.write_paused:
             return False
-        if body := encode(value):
+        if body := b"".join(map(encode, values)):
             self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
         return True
 

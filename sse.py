@@ -66,6 +66,8 @@ class Decoder:
             chunk = self._without_mark(chunk)
         if self._after_cr or b"\r" in chunk:
             chunk = self._normal(chunk)
+        if not self._tail and _is_one_line(chunk):
+            return [chunk[6:-2]]
         blocks = chunk.split(b"\n\n")
         if self._tail:
             self._join_tail(blocks)
@@ -102,6 +104,11 @@ class Decoder:
         if len(blocks) > 1:
             blocks[0] = bytes(self._tail) + blocks[0]
             self._tail.clear()
+
+
+def _is_one_line(chunk: bytes) -> bool:
+    """Tell whether bytes are one event of one `data` line, as most models send them."""
+    return chunk.startswith(b"data: ") and chunk.endswith(b"\n\n") and chunk.count(b"\n") == 2
 
 
 def _data_of(block: bytes) -> bytes | None:

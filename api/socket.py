@@ -29,7 +29,6 @@ from api.documents import PROBLEMS
 from api.problems import refusal, validation_faults
 from api.streams import Patience, cut_off, offer_of
 from errors import ClientError, Conflict, Invalid, NotFound, ParleyError, TooLarge, TooMany
-from events import ReaderEvent
 from hub import Reader
 from models import TEXT, ChatRequest, EditRequest, Identifier, RegenerateRequest, new_id
 from protocols.native import WebSocketEncoder
@@ -277,16 +276,12 @@ class Socket:
         task.add_done_callback(lambda ended: self._following.pop(ended, None))
 
     async def _send_run(self, reader: Reader, request_id: str | None) -> None:
-        encoder = WebSocketEncoder(reader.epoch, request_id)
-
-        def encode(events: list[ReaderEvent]) -> list[bytes]:
-            return [*map(encoder.encode, events)]
-
+        encode = WebSocketEncoder(reader.epoch, request_id).encode
         offer = offer_of(self._websocket.scope, encode)
         try:
             while not reader.ended:
-                for text in encode(await reader.read(offer)):
-                    await self._send_text(text.decode())
+                for event in await reader.read(offer):
+                    await self._send_text(encode(event).decode())
         except ParleyError as error:
             await self._send_error(error, request_id)
         if reader.suspension is not None:

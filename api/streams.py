@@ -13,7 +13,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -68,7 +67,7 @@ async def cut_off(scope: Scope) -> None:
         await asyncio.sleep(0)  # the server learns of it in the next turn of the loop
 
 
-def offer_of(scope: Scope, encode: Callable[[list[ReaderEvent]], Any]) -> Offer | None:
+def offer_of(scope: Scope, encode: Callable[[ReaderEvent], bytes]) -> Offer | None:
     """Return what sends events without waiting, where the server has a way to."""
     offer = scope.get("extensions", {}).get("parley.offer")
     return None if offer is None else partial(offer, encode)
@@ -115,7 +114,7 @@ class EventStream(Response):
         watcher = asyncio.create_task(self._watch_client(receive))
         self._tick(patience)
         try:
-            await self._send_all(send, patience, offer_of(scope, self._frames))
+            await self._send_all(send, patience, offer_of(scope, self._encoder.encode))
         except asyncio.CancelledError:
             if not patience.exceeded or task.uncancel() > 0:
                 raise
@@ -131,16 +130,14 @@ class EventStream(Response):
             events = await self._reader.read(offer)
             if events or not self._reader.ended:
                 patience.begin()
-                await send(_body(self._frames(events) or self._encoder.heartbeat))
+                frames = b"".join(map(self._encoder.encode, events))
+                await send(_body(frames or self._encoder.heartbeat))
                 patience.end()
         await send(_body(self._closing(), more=False))
 
     def _closing(self) -> bytes:
         suspension = self._reader.suspension
         return self._encoder.end() if suspension is None else self._encoder.suspended(suspension)
-
-    def _frames(self, events: list[ReaderEvent]) -> bytes:
-        return b"".join(map(self._encoder.encode, events))
 
     def _tick(self, patience: Patience) -> None:
         patience.check()
