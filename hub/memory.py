@@ -1,8 +1,8 @@
 """Run logs in this process.
 
-An append costs a list append. Readers that wait are told of text at the writer's `drain` and of
-everything else at once; each takes all that is new, so a burst of text is one wake-up or, where
-its reader brought an `offer`, none.
+An append costs a list append; what was appended a while ago is kept densely. Readers that wait are
+told of text at the writer's `drain` and of everything else at once; each takes all that is new, so
+a burst of text is one wake-up or, where its reader brought an `offer`, none.
 
 Finished logs are kept for `ttl` seconds, and fewer when all of them together exceed
 `max_bytes`: then the one that finished first goes first. A log that is being written is
@@ -36,6 +36,7 @@ from hub import (
     Offer,
     parse_cursor,
 )
+from hub.dense import DenseEvents
 
 _encode = msgspec.json.Encoder().encode
 
@@ -45,26 +46,29 @@ _BATCH = 4096
 """How many events one read takes at most: to encode more at once would stall the loop."""
 
 _EVENT_BYTES = 256
-"""What an event occupies besides its text, roughly (measured: 180 to 300)."""
+"""What an event occupies besides its JSON, roughly."""
+
+_PIECE_BYTES = 10
+"""What a piece occupies besides its text in `DenseEvents`, roughly."""
 
 
 class MemoryLog:
-    """One run's log and the readers that wait for it."""
+    """One run's log and the readers that wait for it.
+
+    `last_seq`: the number of the newest event, 0 before the first.
+    """
 
     def __init__(self, run_id: str, epoch: int, hub: "MemoryHub") -> None:
         self.run_id = run_id
         self.epoch = epoch
-        self.events: list[Event] = []
+        self.last_seq = 0
         self.waiting: list[MemoryReader] = []
         self.size = 0
         self.suspended = False
+        self._recent: list[Event] = []
+        self._dense = DenseEvents(run_id)
         self._hub = hub
         self._ended = False
-
-    @property
-    def last_seq(self) -> int:
-        """The number of the newest event, 0 before the first."""
-        return len(self.events)
 
     @property
     def ended(self) -> bool:
@@ -80,20 +84,21 @@ class MemoryLog:
         """
         if self._ended:
             raise LogEnded(f"{event.event_type} behind the end of {self.run_id}")
-        events = self.events
         terminal = isinstance(event, TERMINAL)
-        if len(events) >= self._hub.max_events and not terminal:
+        if self.last_seq >= self._hub.max_events and not terminal:
             raise LogFull(f"A run may have at most {self._hub.max_events} events.")
-        events.append(stamped(event, self.run_id, len(events) + 1))
-        self.size += _EVENT_BYTES
+        self.last_seq += 1
+        self._recent.append(stamped(event, self.run_id, self.last_seq))
         if isinstance(event, _TEXT):
-            self.size += len(event.content)
+            self.size += _PIECE_BYTES + len(event.content)
+            if len(self._recent) >= 2 * LAG:
+                self._condense(LAG)
             return
-        self.size += len(_encode(event))
+        self.size += _EVENT_BYTES + len(_encode(event))
         self._ended = terminal
         self._announce()
         if terminal:
-            self._hub.finished(self)
+            self._finish()
 
     def suspend(self) -> None:
         """End the log without a terminal event, and tell who waits.
@@ -105,11 +110,26 @@ class MemoryLog:
             raise LogEnded(f"{self.run_id} is suspended behind its end")
         self._ended = self.suspended = True
         self._announce()
-        self._hub.finished(self)
+        self._finish()
 
     async def drain(self) -> None:
         """Tell who waits of the text that was appended; memory is never behind."""
         self._announce()
+
+    def between(self, start: int, stop: int) -> list[Event]:
+        """Return the events behind the first `start`, up to the number `stop`."""
+        dense = len(self._dense)
+        if start >= dense:
+            return self._recent[start - dense : stop - dense]
+        return self._dense.between(start, stop) + self._recent[: max(stop - dense, 0)]
+
+    def _condense(self, count: int) -> None:
+        self._dense.extend(self._recent[:count])
+        del self._recent[:count]
+
+    def _finish(self) -> None:
+        self._condense(len(self._recent))
+        self._hub.finished(self)
 
     def _announce(self) -> None:
         if self.waiting:
@@ -137,7 +157,7 @@ class MemoryReader:
     @property
     def ended(self) -> bool:
         """Whether the terminal event has been read, or there is nothing left to read."""
-        return self._log.ended and self._seq == len(self._log.events)
+        return self._log.ended and self._seq == self._log.last_seq
 
     @property
     def suspension(self) -> RunError | None:
@@ -152,7 +172,7 @@ class MemoryReader:
             reset, self._reset = self._reset, None
             return [reset]
         log = self._log
-        if self._seq == len(log.events) and not (self._woken or log.ended):
+        if self._seq == log.last_seq and not (self._woken or log.ended):
             self._future, self._offer = self._loop.create_future(), offer
             log.waiting.append(self)
             try:
@@ -172,7 +192,7 @@ class MemoryReader:
         before = self._seq
         try:
             if self._offer is not None and self._offer(self._next()):
-                if self._seq == len(self._log.events) and not self._log.ended:
+                if self._seq == self._log.last_seq and not self._log.ended:
                     return True
             else:
                 self._seq = before
@@ -183,7 +203,7 @@ class MemoryReader:
         return False
 
     def _next(self) -> list[ReaderEvent]:
-        new = self._log.events[self._seq : self._seq + _BATCH]
+        new = self._log.between(self._seq, self._seq + _BATCH)
         self._seq += len(new)
         return [*merged(new)] if len(new) > LAG else [*new]
 
@@ -234,7 +254,7 @@ class MemoryHub:
 
     async def before(self, run_id: str, seq: int) -> list[Event]:
         """Return the events of a run up to `seq`, none of them merged."""
-        return self._log(run_id).events[:seq]
+        return self._log(run_id).between(0, seq)
 
     def _log(self, run_id: str) -> MemoryLog:
         self._expire()

@@ -1,0 +1,95 @@
+"""Events that nobody is likely to read again, in little memory.
+
+A piece of text is an object of 200 bytes around a word. Thousands of runs of them push everything
+else out of the processor's caches, which every token of every other run then pays for. So adjacent
+pieces are kept as one text and their lengths, and made anew when somebody does read them.
+"""
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from itertools import accumulate, groupby
+from typing import Final, NamedTuple, TypeAlias, cast
+
+from events import ChatChunk, Event, ReasoningChunk
+
+LONGEST: Final = 256
+"""How many pieces are kept as one text at most: to find one of them, those before are counted."""
+
+_Piece: TypeAlias = ChatChunk | ReasoningChunk
+
+
+class _Pieces(NamedTuple):
+    """Adjacent pieces of one message."""
+
+    kind: type[_Piece]
+    message_id: str
+    text: str
+    lengths: "array[int]"
+
+    def made(self, run_id: str, before: int, start: int, stop: int) -> Iterator[Event]:
+        """Yield those behind the first `start` events up to `stop`; `before` them are others."""
+        ends = [*accumulate(self.lengths, initial=0)]
+        for at in range(start - before, min(stop - before, len(self.lengths))):
+            yield self.kind(
+                message_id=self.message_id,
+                content=self.text[ends[at] : ends[at + 1]],
+                run_id=run_id,
+                seq=before + at + 1,
+            )
+
+
+class DenseEvents:
+    """The first events of a run, which are numbered from 1."""
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self._items: list[Event | _Pieces] = []
+        self._starts: list[int] = []  # of each item: how many events are before it
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def extend(self, events: Iterable[Event]) -> None:
+        """Take the events that follow."""
+        for text, group in groupby(events, _text_of):
+            if text is None:
+                for event in group:
+                    self._add(event)
+            else:
+                contents = [event.content for event in cast("Iterator[_Piece]", group)]
+                for start in range(0, len(contents), LONGEST):
+                    some = contents[start : start + LONGEST]
+                    self._add(_Pieces(*text, "".join(some), array("L", map(len, some))))
+
+    def between(self, start: int, stop: int) -> list[Event]:
+        """Return the events behind the first `start`, up to the number `stop`."""
+        found: list[Event] = []
+        stop = min(stop, self._length)
+        at = bisect_right(self._starts, start) - 1
+        while start < stop:
+            item, first = self._items[at], self._starts[at]
+            if isinstance(item, _Pieces):
+                found += item.made(self._run_id, first, start, stop)
+            else:
+                found.append(item)
+            start = first + _count(item)
+            at += 1
+        return found
+
+    def _add(self, item: Event | _Pieces) -> None:
+        self._items.append(item)
+        self._starts.append(self._length)
+        self._length += _count(item)
+
+
+def _count(item: Event | _Pieces) -> int:
+    return len(item.lengths) if isinstance(item, _Pieces) else 1
+
+
+def _text_of(event: Event) -> tuple[type[_Piece], str] | None:
+    """Return what adjacent pieces of one message have in common; None for other events."""
+    if isinstance(event, ChatChunk | ReasoningChunk) and not event.first_seq:
+        return type(event), event.message_id
+    return None
