@@ -48,7 +48,13 @@ class Driver(aiosqlite.Connection):
         self._ahead.append(statement)
 
     def submit(self, function: Callable[..., None], *args: Any) -> "asyncio.Future[None]":
-        """Call a function of the sqlite3 connection in the thread, behind what is ahead of it."""
+        """Call a function of the sqlite3 connection in the thread, behind what is ahead of it.
+
+        Raises:
+            sqlite3.ProgrammingError: the connection is closed.
+        """
+        if not self._running:
+            raise sqlite3.ProgrammingError("The connection is closed.")
         ahead, self._ahead = self._ahead, []
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tx.put_nowait((future, partial(self._do, ahead, function, args)))

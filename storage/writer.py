@@ -125,10 +125,12 @@ class GroupWriter:
             task.ends(*outcome)
 
     async def _undo(self, error: Exception) -> None:
-        if is_trouble(error):
-            await self._close()
-        elif self._connection is not None:
-            await self._connection.rollback()
+        """Roll back; a connection that is in trouble, or cannot, is closed."""
+        if self._connection is not None and not is_trouble(error):
+            with suppress(DBAPIError):
+                await self._connection.rollback()
+                return
+        await self._close()
 
     async def _close(self) -> None:
         connection, self._connection = self._connection, None

@@ -14,6 +14,7 @@ from sqlalchemy.util import await_only
 
 from storage import StorageUnavailable
 from storage.engine import READERS, SqliteDatabase
+from storage.sqlite import driver_of
 from storage.writer import LONG, MOST
 
 DEADLINE = 10.0
@@ -119,6 +120,19 @@ async def test_a_unit_that_fails_alone_leaves_nothing(tmp_path: Path) -> None:
             await database.write(put, -1)
         assert await database.write(put, 1) == 1
         assert await database.read(numbers) == [1]
+
+
+async def test_a_connection_that_cannot_roll_back_is_replaced(tmp_path: Path) -> None:
+    def breaking(db: Connection) -> None:
+        put(db, 1)
+        driver_of(db)._conn.close()
+        raise ValueError("broken")
+
+    async with asyncio.timeout(DEADLINE), opened(tmp_path) as database:
+        with pytest.raises(ValueError, match="broken"):
+            await database.write(breaking)
+        assert await database.write(put, 2) == 2
+        assert await database.read(numbers) == [2]
 
 
 async def test_a_unit_whose_caller_left_before_it_began_is_not_done(tmp_path: Path) -> None:
