@@ -157,4 +157,6 @@ def test_a_large_event_in_many_reads_takes_linear_time() -> None:
         return time.process_time() - start
 
     seconds(1000)
-    assert min(seconds(16_000) for _ in range(3)) < 40 * min(seconds(1000) for _ in range(3)) + 0.01
+    # 16 times as long; to copy what has come with each read would take 256 times as long.
+    few, many = (min(seconds(reads) for _ in range(3)) for reads in (1000, 16_000))
+    assert many < 120 * few + 0.05
