@@ -61,7 +61,7 @@ class DenseEvents:
                 contents = [event.content for event in cast("Iterator[_Piece]", group)]
                 for start in range(0, len(contents), LONGEST):
                     some = contents[start : start + LONGEST]
-                    self._add(_Pieces(*text, "".join(some), array("L", map(len, some))))
+                    self._add(_Pieces(*text, "".join(some), array("I", map(len, some))))
 
     def between(self, start: int, stop: int) -> list[Event]:
         """Return the events behind the first `start`, up to the number `stop`."""

@@ -91,7 +91,7 @@ class MemoryLog:
         self._recent.append(stamped(event, self.run_id, self.last_seq))
         if isinstance(event, _TEXT):
             self.size += _PIECE_BYTES + len(event.content)
-            if len(self._recent) >= 2 * LAG:
+            if len(self._recent) >= 2 * LAG:  # who does not lag reads recent events only
                 self._condense(LAG)
             return
         self.size += _EVENT_BYTES + len(_encode(event))

@@ -1,6 +1,6 @@
 """What providers behind an official SDK share: the way from a request to a reply.
 
-The SDK makes the request: keys, retries with Retry-After, time-outs, proxies and base URLs are
+The SDK makes the request: keys, retries with Retry-After, time-outs and base URLs are
 its business. Two things are not left to it, because each costs more than the rest of the service:
 the request goes through the SDK's `post` as bytes (a typed `create` walks the whole history to
 transform it: 4 ms for twenty messages and five tools, against 0.4), and the stream is read as bytes

@@ -9,8 +9,9 @@ WAL allows at any time.
 the machine or a second wheel), and it prepares and keeps the few statements that there are.
 
 A unit that has begun is never cancelled: the caller's cancellation reaches the caller at once,
-and the unit ends in its own task, committed or rolled back. So a unit has no half. One that has
-not begun when its caller's time is over never begins, and the caller is told at once.
+and the unit ends in a task that is not the caller's, committed or rolled back. So a unit has no
+half. One that has not begun when its caller's time is over never begins, and the caller is told at
+once.
 
 Trouble of the database becomes `StorageUnavailable`; a mistake of ours (a statement that is
 wrong, a constraint that is violated) stays what it is (`trouble`). After trouble the connection is
@@ -47,7 +48,7 @@ Unit = Callable[Concatenate[Connection, _P], _T]
 
 
 class Database(Protocol):
-    """Does units of work, each in one transaction.
+    """Does units of work.
 
     `shared`: other processes may be at work on it at the same time.
     """
@@ -55,7 +56,7 @@ class Database(Protocol):
     shared: bool
 
     async def read(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Do a unit that changes nothing.
+        """Do a unit that changes nothing; others may write between two of its statements.
 
         Raises:
             StorageUnavailable: the database cannot do it now.
@@ -63,7 +64,7 @@ class Database(Protocol):
         ...
 
     async def write(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Do a unit and commit it; a unit that raises is rolled back.
+        """Do a unit in one transaction; a unit that raises is rolled back.
 
         Raises:
             StorageUnavailable: the database cannot do it now.

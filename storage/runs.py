@@ -162,7 +162,8 @@ CLAIM_ALL = (
     .values(epoch=runs.c.epoch + 1, instance=bindparam("me"), lease_until=_LEASE)
     .returning(runs.c.seq, *_AS_TEXT)
 )
-# A store is gone with the last of its leases: all its runs go to one other.
+# A store is gone with the last of its leases: all its runs go to one other. Each row's own lease is
+# looked at too, because its store may renew it while the claim waits for the row.
 _now = seconds_from_now(bindparam("zero", 0.0, type_=Float()))
 _gone = (
     select(runs.c.instance)
