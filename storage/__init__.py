@@ -4,8 +4,8 @@
 
 * Every row belongs to an `Owner`, and every question names it: what belongs to somebody else is
   not there. Only housekeeping (`claim`, `renew`, `give_back`, `expire`) looks across owners.
-* A method that writes is one transaction. What it has returned is on the disk; what it did not return from
-  has happened wholly or not at all, also where its caller was cancelled.
+* A method that writes is one transaction. What it has returned is on the disk; what it did not
+  return from has happened wholly or not at all, also where its caller was cancelled.
 * A run belongs to the `Store` that accepted or claimed it last, by its `epoch`. Who writes with
   an older epoch, or to a run that has ended, is told so (False) and has changed nothing.
 * The database's trouble (locked, full, gone) is `StorageUnavailable`; once that is over, the same
