@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from calls import Calls
 from errors import NotFound
 from events import (
     AgentUpdated,
@@ -27,8 +26,9 @@ from events import (
     Usage,
 )
 from llm import Provider
-from models import (
-    AgentConfig,
+from loop.calls import Calls
+from loop.state import Reply, Turns
+from messages import (
     AssistantMessage,
     EndPart,
     ModelOptions,
@@ -43,9 +43,9 @@ from models import (
     ToolSpec,
     new_id,
 )
+from models import AgentConfig
 from tools.tool import Tool, tool_from
 from tools.workers import Workers
-from turns import Reply, Turns
 
 REPEATS = 3
 """How often in a row the same calls with the same arguments count as going round in circles."""

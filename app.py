@@ -26,29 +26,15 @@ from sqlalchemy.exc import ArgumentError
 from starlette.middleware.cors import CORSMiddleware
 
 import server
-from api import (
-    agentcore,
-    agents,
-    chat,
-    conversations,
-    documents,
-    health,
-    memories,
-    page,
-    problems,
-    research,
-    runs,
-    sessions,
-    socket,
-    users,
-)
-from api.guard import Guard
-from api.services import Streaming
-from api.socket import SocketLimits
-from api.v1 import catalog, completions, embeddings, responses
-from api.v1.errors import as_openai
+from api import agentcore, sessions, users
+from api.http import documents, problems
+from api.http.guard import Guard
+from api.http.services import Streaming
+from api.native import agents, chat, conversations, health, memories, page, research, runs, socket
+from api.native.socket import SocketLimits
+from api.openai import catalog, completions, embeddings, responses
+from api.openai.errors import as_openai
 from hub.memory import MemoryHub
-from learning import LongTermMemory, asker
 from llm import Provider
 from llm.anthropic import AnthropicProvider
 from llm.demo import DemoProvider
@@ -57,10 +43,11 @@ from llm.router import Router
 from memory import Embedder
 from memory.embedder import OpenAIEmbedder, WordllamaEmbedder
 from memory.hosted import open_hosted
+from memory.learning import LongTermMemory, asker
 from memory.long_term import open_local, open_postgres
-from registry import AgentRegistry
 from research import ResearchAgent
-from runs import Limits
+from runs.registry import AgentRegistry
+from runs.run import Limits
 from settings import (
     FRIENDLI_BASE_URL,
     FRIENDLI_MODEL,

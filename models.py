@@ -1,39 +1,25 @@
-"""Requests, responses, agent configuration (Pydantic), and messages (msgspec).
+"""Requests, responses and agent configuration, validated by Pydantic with a bound on every size."""
 
-What comes from outside is validated by Pydantic with a bound on every size; what the service
-builds itself is a frozen msgspec struct.
-"""
-
-import re
-import secrets
 from datetime import datetime
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from events import Usage
-
-_SLICE = 65_536  # characters that one call into the regular expression engine looks at
-
-_NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
-
-
-def new_id(prefix: str) -> str:
-    """Return `<prefix>_` and 24 random hexadecimal digits."""
-    return f"{prefix}_{secrets.token_hex(12)}"
-
-
-def clean_text(text: str) -> str:
-    """Return `text` with U+FFFD in the place of NUL and lone surrogates."""
-    if len(text) <= _SLICE:
-        return _NOT_TEXT.sub("\ufffd", text)
-    slices = range(0, len(text), _SLICE)
-    return "".join(_NOT_TEXT.sub("\ufffd", text[start : start + _SLICE]) for start in slices)
+from messages import (
+    AS_CONFIGURED,
+    AssistantMessage,
+    Message,
+    ModelOptions,
+    SystemMessage,
+    ToolSpec,
+    UserMessage,
+    is_text,
+)
 
 
 def _text(value: str) -> str:
-    if _NOT_TEXT.search(value):
+    if not is_text(value):
         raise ValueError("must not contain NUL or lone surrogate characters")
     return value
 
@@ -85,201 +71,7 @@ UserId = Annotated[str, Field(pattern=USER_PATTERN, examples=["user123"])]
 IfBusy: TypeAlias = Literal["enqueue", "reject", "interrupt"]
 
 
-class Owner(NamedTuple):
-    """Whose a conversation or a run is: a name within a tenant.
-
-    Without credentials there is one tenant, and a user is whoever the request says.
-    """
-
-    tenant: str = "open"
-    user: str = "default"
-
-
 RunStatus: TypeAlias = Literal["queued", "running", "completed", "cancelled", "failed"]
-
-
-# Messages: provider-neutral, in the order in which the model sees them.
-
-
-class ToolCall(msgspec.Struct, frozen=True):
-    """A call that the model asked for. `arguments` is JSON text, not necessarily valid."""
-
-    id: str
-    name: str
-    arguments: str
-
-
-class SystemMessage(msgspec.Struct, frozen=True, tag="system", tag_field="role"):
-    """Instructions."""
-
-    content: str
-
-
-class TextContent(msgspec.Struct, frozen=True, tag="text"):
-    """A piece of a message."""
-
-    text: str
-
-
-class ImageContent(msgspec.Struct, frozen=True, tag="image", omit_defaults=True):
-    """A picture, at an address or in the `url` itself (`data:image/…;base64,…`).
-
-    `detail` is how closely the model is to look, in OpenAI's words.
-    """
-
-    url: str
-    detail: str | None = None
-
-
-Content: TypeAlias = TextContent | ImageContent
-
-
-class UserMessage(msgspec.Struct, frozen=True, tag="user", tag_field="role", omit_defaults=True):
-    """What the user said. `parts`: all of it, where it is more than the text `content`.
-
-    `name` tells several who speak as the user apart.
-    """
-
-    content: str
-    parts: tuple[Content, ...] = ()
-    name: str | None = None
-
-
-class ReasoningBlock(msgspec.Struct, frozen=True):
-    """Reasoning that `provider` wants back unchanged in the next request. `data` is its JSON."""
-
-    provider: str
-    data: str
-
-
-class AssistantMessage(msgspec.Struct, frozen=True, tag="assistant", tag_field="role"):
-    """What the model said in one turn, and the calls that it asked for."""
-
-    content: str
-    tool_calls: tuple[ToolCall, ...] = ()
-    reasoning: tuple[ReasoningBlock, ...] = ()
-
-
-class ToolMessage(msgspec.Struct, frozen=True, tag="tool", tag_field="role", omit_defaults=True):
-    """The result of one call, as text for the model. `is_error`: the text says what failed.
-
-    `successor`: the agent to which the call handed the conversation over. `started_at` and
-    `duration_ms`, in milliseconds: of a call that was executed.
-    """
-
-    tool_call_id: str
-    name: str
-    content: str
-    is_error: bool = False
-    successor: str | None = None
-    started_at: datetime | None = None
-    duration_ms: float = 0.0
-
-
-Message: TypeAlias = SystemMessage | UserMessage | AssistantMessage | ToolMessage
-
-
-class ToolSpec(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A tool as the model is told of it. `parameters` is a JSON Schema of type object.
-
-    `strict`: whether the provider is to hold the model to it, where it can.
-    """
-
-    name: str
-    description: str
-    parameters: dict[str, Any]
-    strict: bool | None = None
-
-
-class OutputSchema(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The form that an answer has to have. `schema` is a JSON Schema of type object.
-
-    Without one, any JSON object will do. `strict`: whether the provider is to enforce it, where
-    it can; None: as it does by itself.
-    """
-
-    name: str
-    schema: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-ToolChoice: TypeAlias = Literal["auto", "none", "required"]
-
-
-class ModelOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the model is to answer; what is None is as the agent or the provider has it.
-
-    Args:
-        temperature, top_p: as the provider understands them.
-        max_tokens: of one reply.
-        stop: texts before which a reply ends.
-        seed: for providers that can repeat an answer.
-        output: the form of the answer.
-        tool_choice: whether it may, must not or must call a tool.
-    """
-
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
-    output: OutputSchema | None = None
-    tool_choice: ToolChoice = "auto"
-
-
-AS_CONFIGURED = ModelOptions()
-
-
-class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One question to a model: everything a provider needs to answer it.
-
-    `fallbacks` are asked in their order while the one before has streamed nothing and failed.
-    """
-
-    model: str
-    fallbacks: tuple[str, ...] = ()
-    messages: tuple[Message, ...]
-    tools: tuple[ToolSpec, ...] = ()
-    parallel_tools: bool = True
-    options: ModelOptions = AS_CONFIGURED
-
-
-# What a provider's stream becomes.
-
-
-class TextPart(msgspec.Struct, frozen=True):
-    """A piece of the answer, never empty."""
-
-    content: str
-
-
-class ReasoningPart(msgspec.Struct, frozen=True):
-    """A piece of the model's reasoning, never empty."""
-
-    content: str
-
-
-class ToolCallPart(msgspec.Struct, frozen=True):
-    """One whole call, its fragments assembled. `truncated`: the arguments exceeded the limit."""
-
-    call: ToolCall
-    truncated: bool = False
-
-
-class ReasoningBlockPart(msgspec.Struct, frozen=True):
-    """Reasoning to keep with the message, of which `ReasoningPart`s may have told the text."""
-
-    block: ReasoningBlock
-
-
-class EndPart(msgspec.Struct, frozen=True):
-    """The reply is complete; exactly one, last. A stream that breaks raises instead."""
-
-    finish_reason: Literal["stop", "length", "content_filter", "tool_calls"]
-    usage: Usage | None = None
-
-
-ReplyPart: TypeAlias = TextPart | ReasoningPart | ReasoningBlockPart | ToolCallPart | EndPart
 
 
 # Agents.

@@ -48,10 +48,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
 
-from api.documents import EVENT_STREAM
-from api.keys import IdempotencyKey
-from api.problems import run_failed, validation_faults
-from api.services import Protocol, Registry, RemembersSessions, StreamSettings, run_to_its_end
+from api.http.documents import EVENT_STREAM
+from api.http.keys import IdempotencyKey
+from api.http.problems import run_failed, validation_faults
+from api.http.services import Protocol, Registry, RemembersSessions, StreamSettings, run_to_its_end
 from api.sessions import InputItem
 from errors import ClientError, Invalid, ParleyError
 from events import ReaderEvent, RunError

@@ -12,11 +12,11 @@ from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag
 from starlette.responses import Response
 
-from api.documents import EVENT_STREAM, PROBLEMS
-from api.exports import everything_said
-from api.keys import IdempotencyKey
-from api.problems import run_failed
-from api.services import (
+from api.http.documents import EVENT_STREAM, PROBLEMS
+from api.http.exports import everything_said
+from api.http.keys import IdempotencyKey
+from api.http.problems import run_failed
+from api.http.services import (
     OwnerOfQuery,
     Protocol,
     Registry,
@@ -24,6 +24,7 @@ from api.services import (
     StreamSettings,
     run_to_its_end,
 )
+from caller import Caller
 from errors import Invalid, NotFound
 from events import RunError
 from models import (
@@ -34,14 +35,13 @@ from models import (
     ChatRequest,
     ChatResponse,
     Identifier,
-    Owner,
     PriorMessage,
     RunOptions,
     TokenUsage,
 )
-from registry import AgentRegistry
-from roster import BUILT_IN
-from runs import Run
+from runs.agents import BUILT_IN
+from runs.registry import AgentRegistry
+from runs.run import Run
 from storage.runs import role_of
 
 
@@ -228,7 +228,7 @@ async def _need_sessions(remembers: RemembersSessions) -> None:
         raise NotFound("Sessions are turned off here (ENABLE_SESSIONS).", code="sessions_disabled")
 
 
-async def _session(registry: AgentRegistry, owner: Owner, session_id: str) -> Session:
+async def _session(registry: AgentRegistry, owner: Caller, session_id: str) -> Session:
     found = await everything_said(registry.store, owner, session_id)
     messages = [
         {"role": role_of(stored.message), "content": stored.message.content} for stored in found
@@ -236,7 +236,7 @@ async def _session(registry: AgentRegistry, owner: Owner, session_id: str) -> Se
     return Session(session_id=session_id, messages=messages, message_count=len(messages))
 
 
-async def _clear(registry: AgentRegistry, owner: Owner, session_id: str) -> Cleared:
+async def _clear(registry: AgentRegistry, owner: Caller, session_id: str) -> Cleared:
     await registry.clear(owner, session_id)
     return Cleared(session_id=session_id)
 

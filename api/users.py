@@ -20,24 +20,17 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from api.documents import EVENT_STREAM, PROBLEMS
-from api.exports import everything_said
-from api.keys import IdempotencyKey
-from api.problems import run_failed
-from api.services import Protocol, Registry, StreamSettings, run_to_its_end
+from api.http.documents import EVENT_STREAM, PROBLEMS
+from api.http.exports import everything_said
+from api.http.keys import IdempotencyKey
+from api.http.problems import run_failed
+from api.http.services import Protocol, Registry, StreamSettings, run_to_its_end
+from caller import Caller
 from errors import Unavailable
 from events import RunError
-from models import (
-    MAX_MESSAGE_CHARS,
-    TEXT,
-    USER_PATTERN,
-    AssistantMessage,
-    ChatRequest,
-    Owner,
-    UserId,
-    UserMessage,
-)
-from registry import AgentRegistry
+from messages import AssistantMessage, UserMessage
+from models import MAX_MESSAGE_CHARS, TEXT, USER_PATTERN, ChatRequest, UserId
+from runs.registry import AgentRegistry
 from storage import StoredMessage
 
 router = APIRouter(prefix="/api", tags=["users"], responses=PROBLEMS)
@@ -140,7 +133,7 @@ async def simple_chat(
 @router.get("/chat/history/{user_id}")
 async def get_history(user_id: UserIdInPath, registry: Registry) -> UserHistory:
     """Show what was said in the user's conversation."""
-    found = await everything_said(registry.store, Owner(user=user_id), CONVERSATION)
+    found = await everything_said(registry.store, Caller("open", user_id), CONVERSATION)
     history = _exchanges(found)
     return UserHistory(user_id=user_id, history=history, count=len(history))
 
@@ -148,7 +141,7 @@ async def get_history(user_id: UserIdInPath, registry: Registry) -> UserHistory:
 @router.delete("/chat/history/{user_id}")
 async def clear_history(user_id: UserIdInPath, registry: Registry) -> dict[str, str]:
     """Forget what was said in the user's conversation; a run in it is cancelled."""
-    owner = Owner(user=user_id)
+    owner = Caller("open", user_id)
     await registry.clear(owner, CONVERSATION)
     return {"user_id": user_id, "message": "The conversation's history was cleared."}
 

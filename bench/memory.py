@@ -14,11 +14,12 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from caller import Caller
 from memory.embedder import WordllamaEmbedder
 from memory.local import LocalRecords
 from memory.long_term import key_of, open_local
 from memory.records import Draft
-from models import Owner, UserMessage
+from messages import UserMessage
 
 MINE = 10_000
 OTHERS = 9
@@ -47,7 +48,7 @@ async def fill(folder: Path, embedder: WordllamaEmbedder) -> None:
     vectors = await embedder.embed(texts)
     records = LocalRecords(folder, embedder.name, embedder.dimensions)
     for number in range(OTHERS + 1):
-        owner = key_of(Owner("bench", f"user{number}"))
+        owner = key_of(Caller("bench", f"user{number}"))
         drafts = [
             Draft(str(uuid.uuid4()), _payload(text), v)
             for text, v in zip(texts, vectors, strict=True)
@@ -89,10 +90,10 @@ async def _measure(folder: Path) -> dict[str, float]:
     filled = time.perf_counter() - begun
     memories = open_local(folder, embedder, None)
     await memories.warm()
-    owner = Owner("bench", "user0")
+    owner = Caller("bench", "user0")
     probe = Probe()
     cold = [
-        await _timed(memories.recall(Owner("bench", f"user{n}"), "food", LIMIT)) for n in range(5)
+        await _timed(memories.recall(Caller("bench", f"user{n}"), "food", LIMIT)) for n in range(5)
     ]
     cold_stall = await probe.end()
     questions = [f"What does my sister do {when}? {n}" for n in range(50) for when in _WHEN][

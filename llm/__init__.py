@@ -8,7 +8,7 @@ arrives from its source, so that what came together stays together.
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from models import ModelRequest, ReplyPart
+from messages import ModelRequest, ReplyPart
 
 
 class Provider(Protocol):

@@ -29,7 +29,7 @@ from llm.anthropic_stream import PROVIDER, Reply
 from llm.openai_errors import retry_after
 from llm.openai_stream import KEPT_CHARS, joined_halves
 from llm.sdk import MAX_DEPTH, SdkProvider, encoded, ids_in
-from models import (
+from messages import (
     AssistantMessage,
     Content,
     ImageContent,
@@ -42,8 +42,8 @@ from models import (
     ToolMessage,
     ToolSpec,
     UserMessage,
-    is_deep,
 )
+from models import is_deep
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic

@@ -25,7 +25,7 @@ from errors import UpstreamError
 from events import Usage
 from llm.anthropic_errors import AnthropicFailures
 from llm.openai_stream import KEPT_CHARS, MAX_ARGUMENT_BYTES, MAX_CALLS, joined_halves
-from models import (
+from messages import (
     EndPart,
     ReasoningBlock,
     ReasoningBlockPart,

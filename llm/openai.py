@@ -10,7 +10,7 @@ import msgspec
 from llm.openai_errors import Failures
 from llm.openai_stream import KEPT_CHARS, Reply, joined_halves
 from llm.sdk import MAX_DEPTH, SdkProvider, encoded, ids_in
-from models import (
+from messages import (
     AssistantMessage,
     Content,
     ImageContent,
@@ -24,8 +24,8 @@ from models import (
     ToolMessage,
     ToolSpec,
     UserMessage,
-    is_deep,
 )
+from models import is_deep
 
 if TYPE_CHECKING:
     from httpx2 import Response

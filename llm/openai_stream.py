@@ -22,7 +22,7 @@ import msgspec
 from errors import UpstreamError
 from events import Usage
 from llm.openai_errors import Failures
-from models import (
+from messages import (
     EndPart,
     ReasoningPart,
     ReplyPart,

@@ -24,7 +24,7 @@ import msgspec
 from errors import UpstreamError
 from llm import Provider
 from llm.circuit import Attempt, Circuit
-from models import ModelRequest, ReplyPart
+from messages import ModelRequest, ReplyPart
 
 logger = logging.getLogger("parley.llm")
 

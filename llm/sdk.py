@@ -26,7 +26,7 @@ import msgspec
 from errors import UpstreamError
 from llm.openai_errors import Failures
 from llm.openai_stream import joined_halves
-from models import AssistantMessage, Message, ModelRequest, ReplyPart
+from messages import AssistantMessage, Message, ModelRequest, ReplyPart
 
 if TYPE_CHECKING:
     from httpx2 import Response

@@ -21,8 +21,9 @@ from typing import Protocol
 
 import msgspec
 
+from caller import Caller
 from errors import Unavailable
-from models import Message, Owner
+from messages import Message
 
 
 class MemoryUnavailable(Unavailable):
@@ -47,39 +48,39 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 class Memories(Protocol):
     """The memories of all users. Every method raises `MemoryUnavailable`."""
 
-    async def recall(self, owner: Owner, query: str, limit: int) -> list[Memory]:
+    async def recall(self, owner: Caller, query: str, limit: int) -> list[Memory]:
         """Return at most `limit` memories that are near enough to `query` to help, best first."""
         ...
 
-    async def search(self, owner: Owner, query: str, limit: int) -> list[Memory]:
+    async def search(self, owner: Caller, query: str, limit: int) -> list[Memory]:
         """Return at most `limit` memories, best first, however far from `query` they are."""
         ...
 
-    async def page(self, owner: Owner, limit: int) -> list[Memory]:
+    async def page(self, owner: Caller, limit: int) -> list[Memory]:
         """Return the newest memories, newest first."""
         ...
 
-    async def find(self, owner: Owner, memory_id: str) -> Memory | None:
+    async def find(self, owner: Caller, memory_id: str) -> Memory | None:
         """Return a memory."""
         ...
 
-    async def add(self, owner: Owner, text: str) -> Memory:
+    async def add(self, owner: Caller, text: str) -> Memory:
         """Remember a text as it is."""
         ...
 
-    async def change(self, owner: Owner, memory_id: str, text: str) -> Memory | None:
+    async def change(self, owner: Caller, memory_id: str, text: str) -> Memory | None:
         """Put another text in the place of a memory's, and return it."""
         ...
 
-    async def remove(self, owner: Owner, memory_id: str) -> bool:
+    async def remove(self, owner: Caller, memory_id: str) -> bool:
         """Forget a memory; tell whether there was one."""
         ...
 
-    async def clear(self, owner: Owner) -> int:
+    async def clear(self, owner: Caller) -> int:
         """Forget all of a user's memories, in every store; return how many there were."""
         ...
 
-    async def learn(self, owner: Owner, messages: Sequence[Message], run_id: str) -> int:
+    async def learn(self, owner: Caller, messages: Sequence[Message], run_id: str) -> int:
         """Remember what is worth it of an exchange, and return how many memories that made.
 
         The same `run_id` again adds nothing: what was not sure to have happened may be repeated.

@@ -26,7 +26,7 @@ from mem0.vector_stores.base import VectorStoreBase
 
 from memory import MemoryUnavailable
 from memory.records import Draft, Found, Records
-from models import Message, OutputSchema, SystemMessage, UserMessage, clean_text
+from messages import Message, OutputSchema, SystemMessage, UserMessage, clean_text
 
 MAX_FACTS = 32
 """Memories that one exchange may make."""

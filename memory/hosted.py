@@ -18,10 +18,11 @@ from typing import Any, Final
 from urllib.parse import quote
 from uuid import uuid4
 
+from caller import Caller
 from memory import Memories, Memory, MemoryUnavailable
 from memory.library import load
 from memory.long_term import for_mem0, key_of, memory_of, spoken
-from models import Message, Owner, clean_text
+from messages import Message, clean_text
 
 TIMEOUT: Final = 10.0
 """Seconds for one request."""
@@ -70,15 +71,15 @@ class HostedMemories:
         if self._client is not None:
             await self._client.async_client.aclose()
 
-    async def recall(self, owner: Owner, query: str, limit: int) -> list[Memory]:
+    async def recall(self, owner: Caller, query: str, limit: int) -> list[Memory]:
         """Return memories near to `query`, best first; see `Memories`."""
         return await self._ranked(owner, query, limit, NEAR)
 
-    async def search(self, owner: Owner, query: str, limit: int) -> list[Memory]:
+    async def search(self, owner: Caller, query: str, limit: int) -> list[Memory]:
         """Return memories, those nearest to `query` first."""
         return await self._ranked(owner, query, limit, 0.0)
 
-    async def _ranked(self, owner: Owner, query: str, limit: int, least: float) -> list[Memory]:
+    async def _ranked(self, owner: Caller, query: str, limit: int, least: float) -> list[Memory]:
         asked, wanted = clean_text(query).strip(), _of(owner)
         if not asked or limit < 1:
             return []
@@ -87,7 +88,7 @@ class HostedMemories:
         )
         return _memories(answer, owner)[:limit]
 
-    async def page(self, owner: Owner, limit: int) -> list[Memory]:
+    async def page(self, owner: Caller, limit: int) -> list[Memory]:
         """Return the newest memories, newest first."""
         newest: list[Memory] = []
         wanted, number = _of(owner), 1
@@ -99,13 +100,13 @@ class HostedMemories:
                 break
         return newest[: max(0, limit)]
 
-    async def find(self, owner: Owner, memory_id: str) -> Memory | None:
+    async def find(self, owner: Caller, memory_id: str) -> Memory | None:
         """Return a memory."""
         answer = await self._asked(lambda client: client.get(memory_id), missing=None)
         found = _memories({"results": [answer]} if answer else {}, owner)
         return found[0] if found else None
 
-    async def add(self, owner: Owner, text: str) -> Memory:
+    async def add(self, owner: Caller, text: str) -> Memory:
         """Remember a text as it is."""
         said = [{"role": "user", "content": clean_text(text)}]
         token = uuid4().hex
@@ -114,7 +115,7 @@ class HostedMemories:
             return memory
         raise MemoryUnavailable("The memory service did not say what it kept.")
 
-    async def change(self, owner: Owner, memory_id: str, text: str) -> Memory | None:
+    async def change(self, owner: Caller, memory_id: str, text: str) -> Memory | None:
         """Put another text in the place of a memory's."""
         if await self.find(owner, memory_id) is None:
             return None
@@ -122,21 +123,21 @@ class HostedMemories:
         await self._asked(lambda client: client.update(memory_id, text=said), missing=None)
         return await self.find(owner, memory_id)
 
-    async def remove(self, owner: Owner, memory_id: str) -> bool:
+    async def remove(self, owner: Caller, memory_id: str) -> bool:
         """Forget a memory; tell whether there was one."""
         if await self.find(owner, memory_id) is None:
             return False
         await self._asked(lambda client: client.delete(memory_id), missing=None)
         return True
 
-    async def clear(self, owner: Owner) -> int:
+    async def clear(self, owner: Caller) -> int:
         """Forget all of a user's memories."""
         key = key_of(owner)
         answer = await self._asked(_page(_of(owner), 1))
         await self._asked(lambda client: client.delete_all(user_id=key), missing=None)
         return int(answer.get("count", len(answer.get("results", []))))
 
-    async def learn(self, owner: Owner, messages: Sequence[Message], run_id: str) -> int:
+    async def learn(self, owner: Caller, messages: Sequence[Message], run_id: str) -> int:
         """Let the service remember what is worth it of an exchange; see `Memories`."""
         said = [*map(for_mem0, spoken(messages))]
         if not said or await self._marked(owner, "learned_from", run_id):
@@ -145,7 +146,7 @@ class HostedMemories:
         return len(await self._marked(owner, "learned_from", run_id))
 
     async def _added(
-        self, owner: Owner, said: list[dict[str, str]], infer: bool, metadata: dict[str, Any]
+        self, owner: Caller, said: list[dict[str, str]], infer: bool, metadata: dict[str, Any]
     ) -> None:
         """Add messages, and wait until the service has done it."""
         key = key_of(owner)
@@ -172,7 +173,7 @@ class HostedMemories:
                 raise MemoryUnavailable("The memory service failed to keep this.", retry_after=10)
             await asyncio.sleep(next(pauses, _PAUSES[-1]))
 
-    async def _marked(self, owner: Owner, name: str, value: str) -> list[Memory]:
+    async def _marked(self, owner: Caller, name: str, value: str) -> list[Memory]:
         """Return the memories that carry a mark."""
         wanted = {"AND": [_of(owner), {"metadata": {name: value}}]}
         answer = await self._asked(_page(wanted, 1))
@@ -241,11 +242,11 @@ def _page(filters: dict[str, Any], number: int) -> Callable[[Any], Awaitable[dic
     return get
 
 
-def _of(owner: Owner) -> dict[str, Any]:
+def _of(owner: Caller) -> dict[str, Any]:
     return {"user_id": key_of(owner)}
 
 
-def _memories(answer: dict[str, Any], owner: Owner) -> list[Memory]:
+def _memories(answer: dict[str, Any], owner: Caller) -> list[Memory]:
     """Return the memories of an answer that are the owner's."""
     key = key_of(owner)
     return [memory_of(item) for item in answer.get("results", []) if item.get("user_id") == key]

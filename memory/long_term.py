@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
+from caller import Caller
 from memory import Embedder, Memories, Memory, MemoryUnavailable
-from models import AssistantMessage, Message, OutputSchema, Owner, UserMessage, clean_text
+from messages import AssistantMessage, Message, OutputSchema, UserMessage, clean_text
 
 if TYPE_CHECKING:
     from memory.extraction import OwnMemory
@@ -126,15 +127,15 @@ class Mem0Memories:
         if self._records is not None:
             await asyncio.to_thread(self._records.close)
 
-    async def recall(self, owner: Owner, query: str, limit: int) -> list[Memory]:
+    async def recall(self, owner: Caller, query: str, limit: int) -> list[Memory]:
         """Return memories near to `query`, best first; see `Memories`."""
         return await self._ranked(owner, query, limit, NEAR)
 
-    async def search(self, owner: Owner, query: str, limit: int) -> list[Memory]:
+    async def search(self, owner: Caller, query: str, limit: int) -> list[Memory]:
         """Return memories, those nearest to `query` first."""
         return await self._ranked(owner, query, limit, 0.0)
 
-    async def _ranked(self, owner: Owner, query: str, limit: int, least: float) -> list[Memory]:
+    async def _ranked(self, owner: Caller, query: str, limit: int, least: float) -> list[Memory]:
         asked = clean_text(query).strip()
         if not asked or limit < 1:
             return []
@@ -148,27 +149,27 @@ class Mem0Memories:
 
         return await self._in_thread(search)
 
-    async def page(self, owner: Owner, limit: int) -> list[Memory]:
+    async def page(self, owner: Caller, limit: int) -> list[Memory]:
         """Return the newest memories, newest first."""
         records, key = await self._loaded(), key_of(owner)
         newest = self._mem0(records, key, _no_vectors).newest
         found = await self._in_thread(lambda: newest(max(1, limit)))
         return [memory_of(item) for item in found[: max(0, limit)]]
 
-    async def find(self, owner: Owner, memory_id: str) -> Memory | None:
+    async def find(self, owner: Caller, memory_id: str) -> Memory | None:
         """Return a memory."""
         records, key = await self._loaded(), key_of(owner)
         found = await self._in_thread(self._mem0(records, key, _no_vectors).get, memory_id)
         return None if found is None else memory_of(found)
 
-    async def add(self, owner: Owner, text: str) -> Memory:
+    async def add(self, owner: Caller, text: str) -> Memory:
         """Remember a text as it is."""
         records, key = await self._loaded(), key_of(owner)
         drafts = await self._as_said(records, key, [text], {})
         await self._in_thread(records.keep, key, drafts)
         return _memory(drafts[0])
 
-    async def change(self, owner: Owner, memory_id: str, text: str) -> Memory | None:
+    async def change(self, owner: Caller, memory_id: str, text: str) -> Memory | None:
         """Put another text in the place of a memory's."""
         records, key = await self._loaded(), key_of(owner)
         said = clean_text(text)
@@ -185,7 +186,7 @@ class Mem0Memories:
 
         return await self._in_thread(update)
 
-    async def remove(self, owner: Owner, memory_id: str) -> bool:
+    async def remove(self, owner: Caller, memory_id: str) -> bool:
         """Forget a memory; tell whether there was one."""
         records, key = await self._loaded(), key_of(owner)
         own = self._mem0(records, key, _no_vectors)
@@ -199,12 +200,12 @@ class Mem0Memories:
 
         return await self._in_thread(delete)
 
-    async def clear(self, owner: Owner) -> int:
+    async def clear(self, owner: Caller) -> int:
         """Forget all of a user's memories."""
         records = await self._loaded()
         return await self._in_thread(records.clear, key_of(owner))
 
-    async def learn(self, owner: Owner, messages: Sequence[Message], run_id: str) -> int:
+    async def learn(self, owner: Caller, messages: Sequence[Message], run_id: str) -> int:
         """Remember what is worth it of an exchange, once; see `Memories`."""
         said = told(messages) if self._ask is None else [*map(for_mem0, spoken(messages))]
         if not said:
@@ -302,7 +303,7 @@ class Mem0Memories:
         return await loop.run_in_executor(self._workers, partial(function, *args))
 
 
-def key_of(owner: Owner) -> str:
+def key_of(owner: Caller) -> str:
     """Return an owner as one word, which no other owner has."""
     return f"{quote(owner.tenant, safe='')}/{quote(owner.user, safe='')}"
 

@@ -25,8 +25,8 @@ from agent import StreamingAgent
 from errors import UpstreamError
 from events import ChatComplete, EventSink, RunProgress, Usage
 from llm import Provider
-from models import (
-    AgentConfig,
+from loop.state import Turns
+from messages import (
     EndPart,
     Message,
     ModelOptions,
@@ -43,11 +43,11 @@ from models import (
     UserMessage,
     new_id,
 )
+from models import AgentConfig
 from research.report import Found, ending, line_of
 from tools.search import MAX_CHARS
 from tools.tool import Tool
 from tools.workers import Workers
-from turns import Turns
 
 NAME = "research"
 SEARCH = "search_web"

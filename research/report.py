@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from models import AssistantMessage, Message, ToolMessage, UserMessage
+from messages import AssistantMessage, Message, ToolMessage, UserMessage
 
 _TITLE_CHARS = 200
 _QUERY_CHARS = 400

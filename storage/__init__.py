@@ -2,7 +2,7 @@
 
 `storage.store` holds the one `Store`; this module says what goes in and comes out. Rules:
 
-* Every row belongs to an `Owner`, and every question names it: what belongs to somebody else is
+* Every row belongs to an `Caller`, and every question names it: what belongs to somebody else is
   not there. Only housekeeping (`claim`, `renew`, `give_back`, `expire`) looks across owners.
 * A method that writes is one transaction. What it has returned is on the disk; what it did not
   return from has happened wholly or not at all, also where its caller was cancelled.
@@ -18,9 +18,11 @@ from typing import Any
 
 import msgspec
 
+from caller import Caller
 from errors import ClientError, NotFound, TooLarge, Unavailable
 from events import ChatStart, TerminalEvent
-from models import AssistantMessage, Message, Owner, RunStatus
+from messages import AssistantMessage, Message
+from models import RunStatus
 
 UNREADABLE = "The service was changed while it worked on this, and cannot go on with it."
 """What a run is told that another version has stored, where it says nothing here."""
@@ -72,7 +74,7 @@ class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     id: str
-    owner: Owner
+    owner: Caller
     conversation_id: str
     agent: str
     request: str
@@ -156,7 +158,7 @@ class Lesson(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     seq: int
-    owner: Owner
+    owner: Caller
     run_id: str
     messages: tuple[Message, ...]
     attempts: int

@@ -30,7 +30,8 @@ from sqlalchemy import (
     update,
 )
 
-from models import Message, Owner
+from caller import Caller
+from messages import Message
 from storage import ConversationRecord, InvalidPage, StoredMessage, TooLong
 from storage.tables import Utc, conversations, messages, runs
 
@@ -180,7 +181,9 @@ _BEGINNING = select(func.min(messages.c.seq)).where(
 )
 
 
-def context(db: Connection, owner: Owner, conversation_id: str, limit: int | None) -> list[Message]:
+def context(
+    db: Connection, owner: Caller, conversation_id: str, limit: int | None
+) -> list[Message]:
     """Return the newest `limit` messages, or all, oldest first."""
     values = _where(owner, conversation_id) | {"count": _ALL if limit is None else limit}
     found = db.execute(_CONTEXT, values).scalars().all()
@@ -188,7 +191,7 @@ def context(db: Connection, owner: Owner, conversation_id: str, limit: int | Non
 
 
 def page(
-    db: Connection, owner: Owner, limit: int, before: tuple[datetime, str] | None
+    db: Connection, owner: Caller, limit: int, before: tuple[datetime, str] | None
 ) -> tuple[list[ConversationRecord], str | None]:
     """Return a page of conversations, newest first, and the cursor of the next one."""
     values: dict[str, Any] = {"of_tenant": owner.tenant, "of_user": owner.user, "count": limit + 1}
@@ -200,14 +203,14 @@ def page(
     return records, _page_cursor(records[-1]) if len(rows) > limit else None
 
 
-def find(db: Connection, owner: Owner, conversation_id: str) -> ConversationRecord | None:
+def find(db: Connection, owner: Caller, conversation_id: str) -> ConversationRecord | None:
     """Return a conversation."""
     row = db.execute(_RECORD, _where(owner, conversation_id)).one_or_none()
     return None if row is None else _record(row)
 
 
 def said(
-    db: Connection, owner: Owner, conversation_id: str, limit: int | None, before: str | None
+    db: Connection, owner: Caller, conversation_id: str, limit: int | None, before: str | None
 ) -> list[StoredMessage]:
     """Return messages, oldest first: the newest `limit`, or those before one of them."""
     values = _where(owner, conversation_id) | {"count": _ALL if limit is None else limit}
@@ -220,7 +223,7 @@ def said(
 
 def change(
     db: Connection,
-    owner: Owner,
+    owner: Caller,
     conversation_id: str,
     title: str | None,
     metadata: dict[str, Any] | None,
@@ -231,7 +234,7 @@ def change(
     return find(db, owner, conversation_id)
 
 
-def remove(db: Connection, owner: Owner, conversation_id: str) -> bool:
+def remove(db: Connection, owner: Caller, conversation_id: str) -> bool:
     """Delete a conversation with its messages and its finished runs; False: there is none."""
     where = _where(owner, conversation_id)
     if db.execute(_DELETE, where).rowcount == 0:
@@ -240,12 +243,12 @@ def remove(db: Connection, owner: Owner, conversation_id: str) -> bool:
     return True
 
 
-def clear(db: Connection, owner: Owner, conversation_id: str) -> bool:
+def clear(db: Connection, owner: Caller, conversation_id: str) -> bool:
     """Forget what was said in a conversation; False: there is none."""
     return forget(db, owner, conversation_id)
 
 
-def forget(db: Connection, owner: Owner, conversation_id: str) -> bool:
+def forget(db: Connection, owner: Caller, conversation_id: str) -> bool:
     """Delete a conversation's messages, title and finished runs; False: there is none."""
     where = _where(owner, conversation_id)
     if db.execute(_UNNAME, where | {"at": datetime.now(UTC)}).rowcount == 0:
@@ -257,7 +260,7 @@ def forget(db: Connection, owner: Owner, conversation_id: str) -> bool:
 
 def branch(
     db: Connection,
-    owner: Owner,
+    owner: Caller,
     conversation_id: str,
     message_id: str | None,
     new_id: str,
@@ -307,7 +310,7 @@ def _page_cursor(record: ConversationRecord) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode((record.updated_at, record.id))).decode()
 
 
-def _where(owner: Owner, conversation_id: str) -> dict[str, Any]:
+def _where(owner: Caller, conversation_id: str) -> dict[str, Any]:
     return {
         "of_tenant": owner.tenant,
         "of_user": owner.user,

@@ -24,7 +24,8 @@ from sqlalchemy import (
     update,
 )
 
-from models import Message, Owner
+from caller import Caller
+from messages import Message
 from storage import Lesson, StoredRun
 from storage.runs import seconds_from_now
 from storage.tables import lessons
@@ -108,7 +109,7 @@ def take(db: Connection, me: str, alone: bool) -> Lesson | None:
         return None
     return Lesson(
         seq=row.seq,
-        owner=Owner(row.tenant, row.user_id),
+        owner=Caller(row.tenant, row.user_id),
         run_id=row.run_id,
         messages=row.messages,
         attempts=row.attempts,
@@ -130,12 +131,12 @@ def trim(db: Connection, capacity: int) -> int:
     return db.execute(_TRIM, {"capacity": capacity}).rowcount
 
 
-def forget(db: Connection, owner: Owner) -> None:
+def forget(db: Connection, owner: Caller) -> None:
     """Delete all lessons of a user."""
     db.execute(_FORGET, {"of_tenant": owner.tenant, "of_user": owner.user})
 
 
-def count(db: Connection, owner: Owner | None) -> int:
+def count(db: Connection, owner: Caller | None) -> int:
     """Count the lessons, of a user or of all, that wait or are being learned."""
     if owner is None:
         return db.execute(_COUNT).scalar_one()

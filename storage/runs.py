@@ -40,8 +40,10 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
+from caller import Caller
 from events import ChatComplete, ChatStart, RunError, TerminalEvent, stamped
-from models import AssistantMessage, Message, Owner, RunStatus, ToolMessage, new_id
+from messages import AssistantMessage, Message, ToolMessage, new_id
+from models import RunStatus
 from storage import UNREADABLE, Begin, Entry, NoSuchConversation, NoSuchMessage, StoredRun
 from storage.conversations import branch, forget
 from storage.tables import Json, Utc, conversations, messages, runs
@@ -459,5 +461,5 @@ def _run(row: Row[Any]) -> StoredRun:
 
 def _as_run(values: dict[str, Any]) -> StoredRun:
     values.pop("seq", None)
-    owner = Owner(values.pop("tenant"), values.pop("user_id"))
+    owner = Caller(values.pop("tenant"), values.pop("user_id"))
     return StoredRun(owner=owner, **values)

@@ -43,7 +43,7 @@ from sqlalchemy import (
     type_coerce,
 )
 
-from models import Owner
+from caller import Caller
 from storage import Hit
 from storage.tables import conversations, messages
 
@@ -188,7 +188,7 @@ def wanted_in(text: str) -> Wanted:
     return Wanted(tuple(words[:MAX_WORDS]), tuple(parts[:MAX_WORDS]))
 
 
-def find(db: Connection, owner: Owner, wanted: Wanted, limit: int) -> list[Row[Any]]:
+def find(db: Connection, owner: Caller, wanted: Wanted, limit: int) -> list[Row[Any]]:
     """Return the messages and titles in which all that is wanted occurs, newest first."""
     if not wanted.words and not wanted.parts:
         return []
@@ -259,7 +259,7 @@ def _like(
     return text.like(part) if on_sqlite else text.ilike(part)
 
 
-def _fts_query(owner: Owner, words: Sequence[str]) -> str:
+def _fts_query(owner: Caller, words: Sequence[str]) -> str:
     """Return a query of FTS5 (sqlite.org/fts5.html, 3: Full-text Query Syntax)."""
     token = f"{owner.tenant.encode().hex()}x{owner.user.encode().hex()}"
     terms = " AND ".join(f'"{word}"' for word in words)

@@ -15,8 +15,9 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, select
 
+from caller import Caller
 from events import TerminalEvent
-from models import AssistantMessage, Message, Owner, new_id
+from messages import AssistantMessage, Message, new_id
 from storage import (
     ANY_ENTRY,
     Begin,
@@ -213,12 +214,14 @@ class Store:
 
     # Conversations
 
-    async def context(self, owner: Owner, conversation_id: str, limit: int | None) -> list[Message]:
+    async def context(
+        self, owner: Caller, conversation_id: str, limit: int | None
+    ) -> list[Message]:
         """Return the newest `limit` messages of a conversation, or all of them, oldest first."""
         return await self._db.read(rows.context, owner, conversation_id, limit)
 
     async def conversations(
-        self, owner: Owner, *, limit: int, before: str | None = None
+        self, owner: Caller, *, limit: int, before: str | None = None
     ) -> tuple[list[ConversationRecord], str | None]:
         """Return an owner's conversations, newest first, and the cursor of the next page.
 
@@ -231,13 +234,13 @@ class Store:
         place = None if before is None else rows.parse_page(before)
         return await self._db.read(rows.page, owner, limit, place)
 
-    async def conversation(self, owner: Owner, conversation_id: str) -> ConversationRecord | None:
+    async def conversation(self, owner: Caller, conversation_id: str) -> ConversationRecord | None:
         """Return a conversation."""
         return await self._db.read(rows.find, owner, conversation_id)
 
     async def messages(
         self,
-        owner: Owner,
+        owner: Caller,
         conversation_id: str,
         *,
         limit: int | None = None,
@@ -252,7 +255,7 @@ class Store:
 
     async def update(
         self,
-        owner: Owner,
+        owner: Caller,
         conversation_id: str,
         *,
         title: str | None = None,
@@ -261,15 +264,15 @@ class Store:
         """Set title and metadata of a conversation; None leaves as it is."""
         return await self._db.write(rows.change, owner, conversation_id, title, metadata)
 
-    async def delete(self, owner: Owner, conversation_id: str) -> bool:
+    async def delete(self, owner: Caller, conversation_id: str) -> bool:
         """Delete a conversation, its messages and its finished runs; False: there is none."""
         return await self._db.write(rows.remove, owner, conversation_id)
 
-    async def clear(self, owner: Owner, conversation_id: str) -> bool:
+    async def clear(self, owner: Caller, conversation_id: str) -> bool:
         """Delete a conversation's messages, title and finished runs; False: there is none."""
         return await self._db.write(rows.clear, owner, conversation_id)
 
-    async def search(self, owner: Owner, text: str, *, limit: int) -> list[Hit]:
+    async def search(self, owner: Caller, text: str, *, limit: int) -> list[Hit]:
         """Find words in titles and in what user and assistant said, newest first.
 
         Args:
@@ -297,11 +300,11 @@ class Store:
         """Delete the oldest lessons beyond so many; return how many were deleted."""
         return await self._db.write(lessons.trim, capacity)
 
-    async def forget_lessons(self, owner: Owner) -> None:
+    async def forget_lessons(self, owner: Caller) -> None:
         """Delete all lessons of a user."""
         await self._db.write(lessons.forget, owner)
 
-    async def lessons(self, owner: Owner | None = None) -> int:
+    async def lessons(self, owner: Caller | None = None) -> int:
         """Count the lessons, of a user or of all, that wait or are being learned."""
         return await self._db.read(lessons.count, owner)
 

@@ -33,7 +33,7 @@ from sqlalchemy import (
 )
 
 from events import ChatStart, TerminalEvent
-from models import AssistantMessage, Message
+from messages import AssistantMessage, Message
 
 FULL_TEXT = ("messages_search", "conversations_search")
 """What the names of the objects for searching begin with."""

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 
 from events import Event, Usage, stamped
-from models import EndPart, ModelRequest, ReplyPart, TextPart, ToolCall, ToolCallPart
+from messages import EndPart, ModelRequest, ReplyPart, TextPart, ToolCall, ToolCallPart
 
 DEADLINE = 10.0
 """Seconds that a test waits for anything."""

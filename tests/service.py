@@ -14,7 +14,7 @@ import uvicorn
 import server
 import sse
 from app import create_app
-from registry import AgentRegistry
+from runs.registry import AgentRegistry
 from settings import Settings
 
 DEADLINE = 10.0

@@ -13,7 +13,7 @@ from errors import ToolError, UpstreamError
 from events import ChatChunk, ChatComplete, RunProgress, ToolCallComplete, ToolCallError
 from hub import LogFull
 from llm.demo import DemoProvider
-from models import (
+from messages import (
     AssistantMessage,
     ModelRequest,
     ReasoningBlock,

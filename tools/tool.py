@@ -33,7 +33,7 @@ import msgspec
 from pydantic import ValidationError
 
 from errors import InvalidArguments, ToolError
-from models import ToolSpec, clean_text
+from messages import ToolSpec, clean_text
 from tools.schema import Signature
 from tools.values import NotJson, json_value
 from tools.workers import Escaped, Worker

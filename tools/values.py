@@ -25,7 +25,7 @@ from uuid import UUID
 import msgspec
 from pydantic import BaseModel
 
-from models import clean_text
+from messages import clean_text
 
 MAX_DEPTH = 64
 """Arrays and objects inside one another."""

@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 import server
 from app import create_app
 from bench.servers.service import wait
+from caller import Caller
 from events import TerminalEvent
-from models import AssistantMessage, Message, Owner
+from messages import AssistantMessage, Message
 from settings import Settings, load_settings
 from storage import ANY_ENTRY, Begin, Entry, StoredRun, expiry
 from storage.store import Store
@@ -31,7 +32,9 @@ class NoStore(Store):
         if begin is not None:
             self._asked[run.conversation_id] = [*begin.messages]
 
-    async def context(self, owner: Owner, conversation_id: str, limit: int | None) -> list[Message]:
+    async def context(
+        self, owner: Caller, conversation_id: str, limit: int | None
+    ) -> list[Message]:
         """Return the question."""
         return self._asked[conversation_id]
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from llm.demo.reply import reply_to
-from models import EndPart, ModelRequest, ReplyPart, TextPart, ToolCallPart
+from messages import EndPart, ModelRequest, ReplyPart, TextPart, ToolCallPart
 
 _PIECE = re.compile(r"\s*\S{1,16}|\s+")
 _UNPACED_BATCH = 16

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import msgspec
 
 from llm.demo.words import words
-from models import AssistantMessage, Message, SystemMessage, UserMessage
+from messages import AssistantMessage, Message, SystemMessage, UserMessage
 
 _MAX_CHARS = 4_000
 _MAX_QUOTE = 300

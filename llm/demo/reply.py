@@ -14,7 +14,7 @@ from llm.demo.recall import acknowledge, recall
 from llm.demo.results import phrase_results
 from llm.demo.talk import Turn, fallback, no_tool, nothing_asked, small_talk, what_for
 from llm.demo.understanding import ARGUMENTS, MAX_CHARS, Ask, asks, last_wish
-from models import (
+from messages import (
     AssistantMessage,
     Message,
     ModelRequest,

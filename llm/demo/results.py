@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from models import ToolCall, ToolMessage
+from messages import ToolCall, ToolMessage
 
 _Fields: TypeAlias = dict[str, Any]
 

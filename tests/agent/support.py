@@ -22,14 +22,9 @@ from events import (
     ToolCallQueued,
     ToolCallStart,
 )
-from models import (
-    AgentConfig,
-    AssistantMessage,
-    Message,
-    ModelRequest,
-    ToolMessage,
-    UserMessage,
-)
+from loop.state import Turns
+from messages import AssistantMessage, Message, ModelRequest, ToolMessage, UserMessage
+from models import AgentConfig
 from tests.scripted import (
     DEADLINE,
     Recorder,
@@ -38,7 +33,6 @@ from tests.scripted import (
 )
 from tools.tool import ToolContext, tool_from
 from tools.workers import Workers
-from turns import Turns
 
 BROKEN = UpstreamError("The stream broke off.", code="upstream_truncated")
 

@@ -14,12 +14,7 @@ from events import (
     ToolCallProgress,
     ToolCallStart,
 )
-from models import (
-    EndPart,
-    ReplyPart,
-    ToolCall,
-    ToolCallPart,
-)
+from messages import EndPart, ReplyPart, ToolCall, ToolCallPart
 from protocols.answer import WholeAnswer
 from tests.agent.support import (
     TOOLS,

@@ -17,12 +17,7 @@ from events import (
     ToolCallComplete,
     ToolCallStart,
 )
-from models import (
-    AssistantMessage,
-    EndPart,
-    ReasoningPart,
-    TextPart,
-)
+from messages import AssistantMessage, EndPart, ReasoningPart, TextPart
 from tests.agent.support import (
     BROKEN,
     TOOLS,

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from models import (
+from messages import (
     AssistantMessage,
     ModelOptions,
     OutputSchema,

@@ -14,7 +14,8 @@ from events import (
     Usage,
 )
 from hub import LogFull
-from models import (
+from loop.state import Turns
+from messages import (
     AssistantMessage,
     EndPart,
     ModelRequest,
@@ -44,7 +45,6 @@ from tests.scripted import (
     types,
 )
 from tools.workers import Workers
-from turns import Turns
 
 # Talking.
 

@@ -8,12 +8,13 @@ import pytest
 from agent import StreamingAgent
 from errors import NotFound, Unavailable
 from events import AgentUpdated, ChatChunk
-from models import AgentConfig, AssistantMessage, Message, SystemMessage, ToolCall
+from loop.state import Turns
+from messages import AssistantMessage, Message, SystemMessage, ToolCall
+from models import AgentConfig
 from tests.agent.support import Bench
 from tests.scripted import Script, asks, says
 from tools.tool import idempotent
 from tools.workers import Workers
-from turns import Turns
 
 
 class Journal:

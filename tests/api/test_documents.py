@@ -6,7 +6,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from api import documents
+from api.http import documents
 from events import ReaderEvent
 from tests.api.support import add, fail, scripted
 from tests.service import Service, running

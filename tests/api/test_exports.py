@@ -5,17 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from api import exports
-from models import (
-    AssistantMessage,
-    ConversationDetail,
-    ConversationView,
-    Message,
-    Owner,
-    ToolCall,
-    ToolMessage,
-    UserMessage,
-)
+from api.http import exports
+from caller import Caller
+from messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
+from models import ConversationDetail, ConversationView
 from storage import Begin, StoredMessage
 from storage.store import Store
 from tests.service import running
@@ -79,7 +72,7 @@ async def test_all_that_was_said_is_read_in_pages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     monkeypatch.setattr(exports, "PAGE", 10)
-    owner, run = Owner(), a_run("c", Owner())
+    owner, run = Caller("open", "default"), a_run("c", Caller("open", "default"))
     async with Store.open(f"sqlite:///{tmp_path}/x.db", instance="test") as store:
         await store.accept(run, begin=Begin())
         said = [AssistantMessage(str(number)) for number in range(count)]
@@ -88,7 +81,7 @@ async def test_all_that_was_said_is_read_in_pages(
         read = store.messages
 
         async def messages(
-            owner: Owner, id: str, *, limit: int | None = None, before: str | None = None
+            owner: Caller, id: str, *, limit: int | None = None, before: str | None = None
         ) -> list[StoredMessage]:
             asked.append(limit)
             return await read(owner, id, limit=limit, before=before)
@@ -101,7 +94,7 @@ async def test_all_that_was_said_is_read_in_pages(
 
 async def test_an_export_is_a_file_with_every_message() -> None:
     async with running() as service:
-        run, store = a_run("c", Owner()), service.registry.store
+        run, store = a_run("c", Caller("open", "default")), service.registry.store
         await store.accept(run, begin=Begin())
         await store.finish(run, [AssistantMessage("more")] * (exports.PAGE + 1), DONE)
         path = f"{service.url}/conversations/c/export"

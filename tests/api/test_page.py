@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import server
-from api import page
+from api.native import page
 from tests.api.support import Answer, request, send
 from tests.service import Service, running
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from caller import Caller
 from errors import ToolError
 from events import ChatChunk
-from models import Owner
 from tests.api.support import follow, refused, scripted, types
 from tests.service import DEADLINE, Service, running
 from tests.upstream import Action, held, status, text
@@ -189,7 +189,7 @@ async def test_a_report_that_was_cancelled_names_no_sources_of_the_models_own() 
     async with scripted(script, tools=TOOLS) as (service, upstream):
         asking = asyncio.create_task(asked(service, query="Is it so?", session_id="c1"))
         await upstream.gate.reached()
-        run = service.registry.active_run(Owner(), "c1")
+        run = service.registry.active_run(Caller("open", "default"), "c1")
         assert run is not None
         reader = await service.registry.read(run.id)
         async with asyncio.timeout(DEADLINE):

@@ -16,7 +16,7 @@ from openai import AsyncOpenAI
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
-from models import Owner
+from caller import Caller
 from protocols.responses import EPOCH, run_id_of
 from storage import Begin
 from tests.api.support import add, scripted
@@ -624,6 +624,6 @@ async def test_what_follows_a_user_s_response_is_that_user_s() -> None:
         )
         error = await refusal(service, 404, previous_response_id=first.id, user="bert")
         run = await service.registry.run(run_id_of(second.id) or "")
-    assert run.stored.owner == Owner(user="anna")
+    assert run.stored.owner == Caller("open", "anna")
     assert json.loads(run.stored.request)["completion"]["memory"] is True
     assert error["code"] == "previous_response_not_found"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from models import UserMessage, new_id
+from messages import UserMessage, new_id
 from storage import Begin
 from tests.api.support import add, refused, scripted
 from tests.service import running

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from models import AssistantMessage, Message, Owner, ToolCall, ToolMessage
+from caller import Caller
+from messages import AssistantMessage, Message, ToolCall, ToolMessage
 from storage import Begin
 from tests.api.support import Hanging, add, fail, rest, scripted, streaming, types, until
 from tests.service import Event, Service, running
@@ -91,7 +92,7 @@ async def test_a_call_that_was_stored_without_its_time_is_shown_without() -> Non
         AssistantMessage("3"),
     ]
     async with running() as service:
-        run, store = a_run("c", Owner()), service.registry.store
+        run, store = a_run("c", Caller("open", "default")), service.registry.store
         await store.accept(run, begin=Begin())
         await store.finish(run, said, DONE)
         result = tools_of(await shown(service))["add"]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from playwright.async_api import Page, Route
 
-from api.page import HEADERS
+from api.native.page import HEADERS
 from tests.browser.support import Visitor
 from tests.service import Service
 

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Locator, Page, Route, expect
 
-from api.page import HEADERS, POLICY
+from api.native.page import HEADERS, POLICY
 from errors import ToolError
 from tests.browser.conftest import Visiting
 from tests.browser.hostile import MARKDOWN, RAW

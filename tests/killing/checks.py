@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from events import ChatComplete, TerminalEvent
-from models import AssistantMessage, Message, ToolMessage, UserMessage
+from messages import AssistantMessage, Message, ToolMessage, UserMessage
 from tests.agent.support import check_history
 from tests.killing.clients import Order, what
 from tests.killing.model import said_in

@@ -21,7 +21,7 @@ from llm.anthropic import BLANK, MAX_TOKENS, AnthropicProvider
 from llm.anthropic_errors import AnthropicFailures
 from llm.anthropic_stream import Reply
 from llm.openai_stream import MAX_ARGUMENT_BYTES, MAX_CALLS
-from models import (
+from messages import (
     AssistantMessage,
     EndPart,
     ImageContent,

@@ -12,7 +12,7 @@ from llm.demo import DemoProvider
 from llm.demo.understanding import ARGUMENTS
 from memory import Memory
 from memory.prompt import as_data
-from models import (
+from messages import (
     AssistantMessage,
     EndPart,
     Message,

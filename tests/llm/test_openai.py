@@ -18,7 +18,7 @@ from events import Usage
 from llm.openai import OpenAIProvider
 from llm.openai_errors import Failures
 from llm.openai_stream import MAX_ARGUMENT_BYTES, MAX_CALLS, Reply
-from models import (
+from messages import (
     AssistantMessage,
     EndPart,
     ImageContent,

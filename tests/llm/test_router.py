@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from errors import UpstreamError
 from llm.circuit import Circuit
 from llm.router import Router
-from models import ModelRequest, ReplyPart, TextPart, UserMessage
+from messages import ModelRequest, ReplyPart, TextPart, UserMessage
 from tests.scripted import DEADLINE, Gate, Script, ScriptedProvider, says
 
 HI = says("hi")

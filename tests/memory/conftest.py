@@ -11,7 +11,7 @@ import pytest
 from memory import Embedder, Memories
 from memory.embedder import WordllamaEmbedder
 from memory.long_term import AskModel, open_local, open_postgres
-from models import new_id
+from messages import new_id
 from tests.storage.servers import PostgresServer, administer, database_url, server_in
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from caller import Caller
 from memory import Memories, MemoryUnavailable
 from memory.hosted import open_hosted
-from models import AssistantMessage, Message, Owner, UserMessage
+from messages import AssistantMessage, Message, UserMessage
 
-ANN = Owner("open", "ann")
+ANN = Caller("open", "ann")
 NOW = "2026-01-01T10:00:00.000000-07:00"
 
 
@@ -148,7 +149,7 @@ async def test_a_memory_is_added_found_changed_and_removed(
 
 async def test_nobody_reaches_another_users_memory_by_its_id(memories: Memories) -> None:
     added = await memories.add(ANN, "I love pasta")
-    stranger = Owner("open", "bob")
+    stranger = Caller("open", "bob")
     assert await memories.find(stranger, added.id) is None
     assert await memories.change(stranger, added.id, "I hate pasta") is None
     assert await memories.remove(stranger, added.id) is False

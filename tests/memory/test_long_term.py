@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
+from caller import Caller
 from memory import MemoryUnavailable, records
 from memory.embedder import WordllamaEmbedder, unit
-from models import AssistantMessage, Message, OutputSchema, Owner, SystemMessage, UserMessage
+from messages import AssistantMessage, Message, OutputSchema, SystemMessage, UserMessage
 from tests.memory.conftest import memories_in
 from tests.storage.servers import PostgresServer, start, stop
 
-ANN = Owner("open", "ann")
-BOB = Owner("open", "bob")
+ANN = Caller("open", "ann")
+BOB = Caller("open", "bob")
 ITALIAN = UserMessage("I love cooking Italian food!")
 QUESTION = "What pasta recipe would you recommend?"
 
@@ -109,7 +110,7 @@ async def test_who_has_too_many_memories_is_recalled_what_is_left(
 async def test_nobody_reaches_the_memories_of_another_user(
     place: Path | str, embedder: WordllamaEmbedder
 ) -> None:
-    strangers = [BOB, Owner("other", "ann"), Owner("open/ann", ""), Owner("", "open/ann")]
+    strangers = [BOB, Caller("other", "ann"), Caller("open/ann", ""), Caller("", "open/ann")]
     async with memories_in(place, embedder) as memories:
         mine = await memories.add(ANN, ITALIAN.content)
         for stranger in strangers:
@@ -380,14 +381,16 @@ def refuse(*args):
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
 import memory.long_term, memory.embedder, memory.hosted, memory.prompt
 assert not {"mem0", "wordllama", "numpy", "sqlalchemy", "openai"} & set(sys.modules)
-from models import Owner, UserMessage
+from messages import UserMessage
+from caller import Caller
 
 async def main():
     embedder = memory.embedder.WordllamaEmbedder()
     memories = memory.long_term.open_local(pathlib.Path(sys.argv[1]) / "m", embedder, None)
     await memories.warm()
-    assert await memories.learn(Owner(), [UserMessage("I love Italian food")], "r") == 1
-    assert await memories.recall(Owner(), "Which food do I love?", 3)
+    caller = Caller("open", "default")
+    assert await memories.learn(caller, [UserMessage("I love Italian food")], "r") == 1
+    assert await memories.recall(caller, "Which food do I love?", 3)
     assert "spacy" not in sys.modules
     names = {thread.name.rstrip("_0123456789") for thread in threading.enumerate()}
     assert names <= {"MainThread", "memory", "memory-embedder", "asyncio"}, names

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from models import new_id
+from messages import new_id
 from storage.store import Store
 from tests.storage.servers import PostgresServer, administer, database_url, server_in
 

@@ -4,12 +4,13 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
+from caller import Caller
 from events import ChatComplete, ChatStart, Usage
-from models import AssistantMessage, Message, Owner, ToolCall, ToolMessage, UserMessage
+from messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
 from storage import Begin, Entry, StoredRun
 from storage.store import Store
 
-ANN = Owner("acme", "ann")
+ANN = Caller("acme", "ann")
 
 DONE = ChatComplete(final_response="Done.", finish_reason="stop", usage=Usage(1, 2, 3))
 
@@ -17,7 +18,7 @@ CALL = AssistantMessage("Let me see.", (ToolCall("call_1", "clock", "{}"),))
 RESULT = ToolMessage("call_1", "clock", "noon")
 
 
-def a_run(conversation_id: str = "conv", owner: Owner = ANN, **fields: Any) -> StoredRun:
+def a_run(conversation_id: str = "conv", owner: Caller = ANN, **fields: Any) -> StoredRun:
     """Return a new run that nobody has seen."""
     run_id = fields.pop("id", f"run_{secrets.token_hex(6)}")
     agent = fields.pop("agent", "chat")
@@ -55,7 +56,7 @@ async def chat(
     answer: str,
     *,
     conversation_id: str = "conv",
-    owner: Owner = ANN,
+    owner: Caller = ANN,
     title: str | None = None,
     **fields: Any,
 ) -> StoredRun:
@@ -74,7 +75,7 @@ async def branch(
     *,
     of: str = "conv",
     into: str = "branch",
-    owner: Owner = ANN,
+    owner: Caller = ANN,
     key: str | None = None,
 ) -> StoredRun | None:
     """Branch off before a message, for a run that says something else there."""
@@ -82,7 +83,7 @@ async def branch(
     return await store.accept(run, begin=says("Else"), entry=Entry(branch=(of, message_id)))
 
 
-async def texts(store: Store, conversation_id: str = "conv", owner: Owner = ANN) -> list[str]:
+async def texts(store: Store, conversation_id: str = "conv", owner: Caller = ANN) -> list[str]:
     """Return what was said in a conversation."""
     found: list[Message] = await store.context(owner, conversation_id, 1000)
     return [message.content for message in found]

@@ -6,7 +6,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from models import AssistantMessage, Owner
+from caller import Caller
+from messages import AssistantMessage
 from storage import Entry, runs
 from storage.engine import CONNECTIONS
 from storage.store import Store
@@ -91,5 +92,5 @@ async def test_many_callers_may_be_cancelled_at_once(url: str) -> None:
         for call in calls:
             call.cancel()
         await asyncio.wait(calls)
-        await chat(store, "Still", "There.", owner=Owner("acme", "ben"))
-        assert await texts(store, owner=Owner("acme", "ben")) == ["Still", "There."]
+        await chat(store, "Still", "There.", owner=Caller("acme", "ben"))
+        assert await texts(store, owner=Caller("acme", "ben")) == ["Still", "There."]

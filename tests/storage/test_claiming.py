@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from events import RunError
-from models import AssistantMessage
+from messages import AssistantMessage
 from storage.store import Store
 from tests.storage.support import ANN, CALL, DONE, a_run, chat, says, texts
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from models import Message, SystemMessage, ToolMessage
+from messages import Message, SystemMessage, ToolMessage
 from storage import (
     Begin,
     ConversationRecord,

@@ -2,16 +2,17 @@
 
 import pytest
 
-from models import AssistantMessage, Owner, UserMessage
+from caller import Caller
+from messages import AssistantMessage, UserMessage
 from storage import Lesson, StoredRun, lessons
 from storage.store import Store
 from tests.storage.support import ANN, a_run
 
-BEN = Owner("acme", "ben")
+BEN = Caller("acme", "ben")
 SAID = (UserMessage("I love pasta."), AssistantMessage("Noted."))
 
 
-async def teach(store: Store, owner: Owner = ANN) -> StoredRun:
+async def teach(store: Store, owner: Caller = ANN) -> StoredRun:
     run = a_run(owner=owner)
     await store._db.write(lessons.add, run, SAID)
     return run
@@ -92,5 +93,5 @@ async def test_what_a_user_wants_forgotten_is_not_learned(store: Store) -> None:
     await store.forget_lessons(ANN)
     assert await store.lessons() == 1
     assert (await taken(store)).run_id == run.id
-    await store.forget_lessons(Owner("other", "ben"))
+    await store.forget_lessons(Caller("other", "ben"))
     assert await store.lessons() == 1

@@ -14,7 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import ClauseElement, Connection, Executable, bindparam, create_engine, text
 from sqlalchemy.ext.compiler import compiles
 
-from models import new_id
+from messages import new_id
 from storage import conversations as rows
 from storage import expiry
 from storage.engine import connect

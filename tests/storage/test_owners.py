@@ -5,18 +5,19 @@ from typing import Any
 
 import pytest
 
-from models import AssistantMessage, Owner
+from caller import Caller
+from messages import AssistantMessage
 from storage import Begin, Entry, NoSuchConversation, NoSuchMessage, StoredRun
 from storage.store import Store
 from tests.storage.support import ANN, CALL, DONE, a_run, branch, chat, says, texts
 
-BEN = Owner("acme", "ben")
-OTHERS = [BEN, Owner("other", "ann"), Owner("acm", "eann")]
+BEN = Caller("acme", "ben")
+OTHERS = [BEN, Caller("other", "ann"), Caller("acm", "eann")]
 
-Question = Callable[[Store, Owner, StoredRun, str], Awaitable[Any]]
+Question = Callable[[Store, Caller, StoredRun, str], Awaitable[Any]]
 
 
-def foreign(run: StoredRun, owner: Owner) -> StoredRun:
+def foreign(run: StoredRun, owner: Caller) -> StoredRun:
     return a_run(run.conversation_id, owner, id=run.id)
 
 
@@ -71,7 +72,7 @@ async def everything(store: Store, run: StoredRun) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("owner", OTHERS)
-async def test_owners_may_use_the_same_names(store: Store, owner: Owner) -> None:
+async def test_owners_may_use_the_same_names(store: Store, owner: Caller) -> None:
     await chat(store, "Ann's", "Hello Ann.", key="once", title="One")
     run = a_run(owner=owner, key="once")
     assert await store.accept(run, begin=Begin(messages=says("Mine").messages, reset=True)) is None

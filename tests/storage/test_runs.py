@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from events import ChatComplete, RunError, TerminalEvent
-from models import AssistantMessage, ReasoningBlock, RunStatus, UserMessage
+from messages import AssistantMessage, ReasoningBlock, UserMessage
+from models import RunStatus
 from storage import Begin, Entry, expiry
 from storage.store import Store
 from tests.storage.support import ANN, CALL, DONE, RESULT, a_run, chat, says, texts

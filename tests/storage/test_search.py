@@ -5,12 +5,13 @@ import time
 
 import pytest
 
-from models import AssistantMessage, Message, Owner, SystemMessage, ToolCall, ToolMessage
+from caller import Caller
+from messages import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage
 from storage import search
 from storage.store import Store
 from tests.storage.support import ANN, DONE, a_run, branch, chat, says
 
-BEN = Owner("acme", "ben")
+BEN = Caller("acme", "ben")
 
 
 async def found(store: Store, text: str, limit: int = 9) -> list[str]:

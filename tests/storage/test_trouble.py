@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from models import AssistantMessage, new_id
+from messages import AssistantMessage, new_id
 from storage import StorageUnavailable
 from storage.store import Store
 from tests.storage.servers import PostgresServer, server_in, start, stop

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import AliasChoices, BaseModel, Field
 
-from models import ToolSpec
+from messages import ToolSpec
 from tools.schema import split_docstring
 from tools.tool import ToolContext, tool_from
 

@@ -1,0 +1,1 @@
+"""What every surface over HTTP uses: who asks, streams, errors, checks on every route."""

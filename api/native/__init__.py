@@ -1,0 +1,1 @@
+"""The service's own surface: chat, runs, conversations, agents, memories, the socket, the page."""

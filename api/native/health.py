@@ -1,0 +1,31 @@
+"""`GET /health`: the server's state, for people and load balancers."""
+
+from datetime import UTC, datetime
+
+from fastapi import APIRouter, Request, Response
+
+from api.http.services import Registry
+from models import Health, ToolInfo
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/health", responses={503: {"model": Health, "description": "The service stops."}})
+async def health(request: Request, response: Response, registry: Registry) -> Health:
+    """Say whether the service takes work, and which tools there are."""
+    if registry.draining:
+        response.status_code = 503
+    return Health(
+        status="draining" if registry.draining else "healthy",
+        service=request.app.title,
+        version=request.app.version,
+        provider=registry.provider.name,
+        model=registry.provider.default_model,
+        tools=[
+            ToolInfo(name=tool.name, description=tool.spec.description)
+            for tool in registry.tools.values()
+        ],
+        active_runs=registry.active_runs,
+        max_message_chars=registry.max_message_chars,
+        time=datetime.now(UTC),
+    )

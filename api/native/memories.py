@@ -1,0 +1,216 @@
+"""`/memories` and `/callbacks`: what is remembered of a user across conversations.
+
+A user is named as in `user` of a chat completion. Clearing is for good: what is cleared is gone
+from every store, also what was still to be learned.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import HTTPConnection
+
+from api.http.documents import PROBLEMS
+from api.http.services import Registry
+from api.openai.messages import user_named
+from caller import Caller
+from errors import NotFound
+from memory import Memory
+from memory.learning import LongTermMemory
+from models import ID_PATTERN, TEXT
+
+MAX_CHARS = 10_000
+"""Characters of one memory."""
+
+router = APIRouter(tags=["memory"], responses=PROBLEMS)
+
+
+async def _memory(connection: HTTPConnection) -> LongTermMemory:
+    memory: LongTermMemory | None = connection.app.state.memory
+    if memory is None:
+        raise NotFound("Memory is turned off here (MEMORY_ENABLED).", code="memory_disabled")
+    return memory
+
+
+LongTerm = Annotated[LongTermMemory, Depends(_memory)]
+
+UserName = Annotated[str, Field(min_length=1, max_length=512), TEXT]
+
+
+def _owner(user: str | None) -> Caller:
+    return Caller("open", user_named(user) if user else "default")
+
+
+async def _owner_of_query(
+    user_id: Annotated[
+        str | None,
+        Query(min_length=1, max_length=512, description="Whose; the default user's if absent."),
+    ] = None,
+) -> Caller:
+    return _owner(user_id)
+
+
+OwnerOfMemories = Annotated[Caller, Depends(_owner_of_query)]
+MemoryId = Annotated[str, Path(pattern=ID_PATTERN)]
+MemoryText = Annotated[str, Field(min_length=1, max_length=MAX_CHARS, pattern=r"\S"), TEXT]
+
+
+class MemoryView(BaseModel):
+    """A memory. `score`: how near it is to what was searched for, from 0 to 1."""
+
+    id: str
+    memory: str
+    created_at: datetime
+    updated_at: datetime
+    score: float | None = None
+
+
+class MemoryList(BaseModel):
+    """Memories of a user: the newest first, or of a search the nearest."""
+
+    user_id: str
+    memories: list[MemoryView]
+    count: int
+
+
+class NewMemory(BaseModel):
+    """Something to remember."""
+
+    memory: MemoryText
+    user_id: UserName | None = None
+
+
+class MemoryChange(BaseModel):
+    """Another text for a memory."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    memory: MemoryText
+
+
+class Forgotten(BaseModel):
+    """How many memories are gone."""
+
+    user_id: str
+    status: str = "success"
+    cleared: int
+    message: str = "The user's memories are gone."
+
+
+class MemoriesOf(BaseModel):
+    """Whose memories, how many, and of what."""
+
+    user_id: UserName
+    limit: int = Field(10, ge=1, le=1000)
+    query: Annotated[str, Field(max_length=MAX_CHARS), TEXT] | None = None
+
+
+class AllMemoriesOf(BaseModel):
+    """Whose memories."""
+
+    user_id: UserName
+
+
+@router.get("/memories")
+async def list_memories(
+    memory: LongTerm,
+    owner: OwnerOfMemories,
+    query: Annotated[str | None, Query(max_length=MAX_CHARS, description="What about.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+) -> MemoryList:
+    """List what is remembered, or search it by meaning."""
+    return await _listed(memory, owner, query, limit)
+
+
+@router.post("/memories", status_code=201)
+async def add_memory(new: NewMemory, memory: LongTerm) -> MemoryView:
+    """Remember something as it is."""
+    return _view(await memory.memories.add(_owner(new.user_id), new.memory))
+
+
+@router.get("/memories/{memory_id}")
+async def get_memory(memory_id: MemoryId, memory: LongTerm, owner: OwnerOfMemories) -> MemoryView:
+    """Show a memory."""
+    return _view(_there(await memory.memories.find(owner, memory_id)))
+
+
+@router.patch("/memories/{memory_id}")
+async def change_memory(
+    memory_id: MemoryId, change: MemoryChange, memory: LongTerm, owner: OwnerOfMemories
+) -> MemoryView:
+    """Put another text in a memory's place."""
+    return _view(_there(await memory.memories.change(owner, memory_id, change.memory)))
+
+
+@router.delete("/memories/{memory_id}")
+async def delete_memory(
+    memory_id: MemoryId, memory: LongTerm, owner: OwnerOfMemories
+) -> dict[str, str]:
+    """Forget a memory."""
+    if not await memory.memories.remove(owner, memory_id):
+        raise _none()
+    return {"status": "deleted"}
+
+
+@router.delete("/memories")
+async def clear_memories(memory: LongTerm, owner: OwnerOfMemories) -> Forgotten:
+    """Forget everything about a user, for good."""
+    return Forgotten(user_id=owner.user, cleared=await memory.clear(owner))
+
+
+@router.post("/callbacks/get_memories")
+async def get_memories(wanted: MemoriesOf, memory: LongTerm) -> MemoryList:
+    """List what is remembered of a user."""
+    found = await _listed(memory, _owner(wanted.user_id), wanted.query, wanted.limit)
+    return found.model_copy(update={"user_id": wanted.user_id})
+
+
+@router.post("/callbacks/clear_memories")
+async def clear_all(wanted: AllMemoriesOf, memory: LongTerm) -> Forgotten:
+    """Forget everything about a user, for good."""
+    owner = _owner(wanted.user_id)
+    return Forgotten(user_id=wanted.user_id, cleared=await memory.clear(owner))
+
+
+@router.post("/callbacks/health")
+async def health(connection: HTTPConnection, registry: Registry) -> dict[str, Any]:
+    """Tell the service's state."""
+    return {
+        "status": "draining" if registry.draining else "healthy",
+        "service": connection.app.title,
+        "memory": "disabled" if connection.app.state.memory is None else "enabled",
+    }
+
+
+async def _listed(
+    memory: LongTermMemory, owner: Caller, query: str | None, limit: int
+) -> MemoryList:
+    await memory.settle(owner)
+    found = (
+        await memory.memories.search(owner, query, limit)
+        if query and query.strip()
+        else await memory.memories.page(owner, limit)
+    )
+    views = [_view(each) for each in found]
+    return MemoryList(user_id=owner.user, memories=views, count=len(views))
+
+
+def _there(memory: Memory | None) -> Memory:
+    if memory is None:
+        raise _none()
+    return memory
+
+
+def _none() -> NotFound:
+    return NotFound("There is no memory of this id.", code="memory_not_found")
+
+
+def _view(memory: Memory) -> MemoryView:
+    return MemoryView(
+        id=memory.id,
+        memory=memory.text,
+        created_at=memory.created_at,
+        updated_at=memory.updated_at,
+        score=memory.score,
+    )

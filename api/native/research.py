@@ -1,0 +1,188 @@
+"""`POST /research` and `POST /research/stream`: a question becomes a report with its sources.
+
+Both start a run of the agent `research`, which is one like any other: `GET /runs/{run_id}/events`
+goes on with it in every protocol, and `POST /runs/{run_id}/cancel` ends it.
+"""
+
+from typing import Annotated
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from pydantic import AliasChoices, BaseModel, Field
+from starlette.responses import Response
+
+from api.http.documents import EVENT_STREAM, PROBLEMS
+from api.http.keys import IdempotencyKey
+from api.http.problems import run_failed
+from api.http.services import (
+    Protocol,
+    Registry,
+    RemembersSessions,
+    StreamSettings,
+    run_to_its_end,
+)
+from events import RunError
+from models import (
+    MAX_MESSAGE_CHARS,
+    TEXT,
+    ChatRequest,
+    ChatResponse,
+    Identifier,
+    IfBusy,
+    TokenUsage,
+    UserId,
+)
+from research import NAME
+from research.report import read_report
+
+router = APIRouter(tags=["research"])
+
+PROTOCOL = "agents-sdk"
+"""What the stream speaks where the request does not say."""
+
+_WHOLE = ("stop", "length", "content_filter")
+"""The finish reasons of a report whose end is the service's own."""
+
+
+class ResearchRequest(BaseModel):
+    """A question to research. Unknown fields are ignored, as clients expect."""
+
+    query: Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE_CHARS), TEXT] = Field(
+        validation_alias=AliasChoices("query", "input", "message", "question"),
+        description="The question; the first of `query`, `input`, `message`, `question` counts.",
+        examples=["How do heat pumps work in cold winters?"],
+    )
+    conversation_id: Identifier | None = Field(
+        None, description="The conversation to go on with; a new one where it is absent."
+    )
+    session_id: Identifier | None = Field(
+        None, description="The same, for clients of sessions, where the server has these."
+    )
+    user_id: UserId | None = Field(
+        None, description="Whose conversation it is, within what the caller may see."
+    )
+    if_busy: IfBusy = Field(
+        "enqueue", description="What to do while the conversation has a run under way."
+    )
+
+    def chat(self, remembers: bool) -> ChatRequest:
+        """Return the message to the agent that this is.
+
+        Args:
+            remembers: whether the server has sessions.
+        """
+        return ChatRequest(
+            message=self.query,
+            agent=NAME,
+            conversation_id=self.conversation_id or (self.session_id if remembers else None),
+            user_id=self.user_id,
+            if_busy=self.if_busy,
+        )
+
+
+class ResearchSource(BaseModel):
+    """A page that a search found."""
+
+    title: str
+    url: str
+
+
+class ResearchResponse(BaseModel):
+    """A whole report, or `error` with its `code` and whether it is `retryable`.
+
+    `report` and `final_output` are the same text. `sources` and `follow_up_questions` are what
+    stands at its end, `summary` is its first paragraph. A report that was cut short has neither
+    sources nor questions.
+    """
+
+    report: str | None
+    summary: str | None
+    sources: list[ResearchSource]
+    follow_up_questions: list[str]
+    final_output: str | None
+    success: bool
+    error: str | None
+    code: str | None
+    retryable: bool | None
+    finish_reason: str | None
+    run_id: str
+    conversation_id: str
+    session_id: str | None
+    usage: TokenUsage | None
+
+
+@router.post("/research/stream", response_class=Response, responses=EVENT_STREAM | PROBLEMS)
+async def stream_research(
+    question: ResearchRequest,
+    registry: Registry,
+    remembers: RemembersSessions,
+    streaming: StreamSettings,
+    protocol: Protocol,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Research a question and get the report as server-sent events."""
+    run = await registry.start(question.chat(remembers), idempotency_key)
+    reader = await registry.read(run.id)
+    return streaming.response(run.id, reader, protocol or PROTOCOL)
+
+
+@router.post("/research", response_model=ResearchResponse, responses=PROBLEMS)
+async def research(
+    question: ResearchRequest,
+    registry: Registry,
+    remembers: RemembersSessions,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Research a question and get the whole report."""
+    run = await registry.start(question.chat(remembers), idempotency_key)
+    headers = {"X-Run-Id": run.id}
+    result = await run_to_its_end(registry, run)
+    if isinstance(result, ChatResponse):
+        body, status = _report(result), 200
+    else:
+        body = _failure(run.start.conversation_id, result)
+        status = run_failed(result, {}).status_code
+    body.session_id = body.conversation_id if remembers else None
+    return JSONResponse(body.model_dump(mode="json"), status, headers)
+
+
+def _report(answer: ChatResponse) -> ResearchResponse:
+    is_whole = answer.finish_reason in _WHOLE
+    said = read_report(answer.response)
+    return ResearchResponse(
+        report=answer.response,
+        summary=said.summary,
+        sources=[ResearchSource(title=each.title, url=each.url) for each in said.sources]
+        if is_whole
+        else [],
+        follow_up_questions=said.follow_up_questions if is_whole else [],
+        final_output=answer.response,
+        success=True,
+        error=None,
+        code=None,
+        retryable=None,
+        finish_reason=answer.finish_reason,
+        run_id=answer.run_id,
+        conversation_id=answer.conversation_id,
+        session_id=None,
+        usage=answer.usage,
+    )
+
+
+def _failure(conversation_id: str, error: RunError) -> ResearchResponse:
+    return ResearchResponse(
+        report=None,
+        summary=None,
+        sources=[],
+        follow_up_questions=[],
+        final_output=None,
+        success=False,
+        error=error.message,
+        code=error.code,
+        retryable=error.retryable,
+        finish_reason=None,
+        run_id=error.run_id,
+        conversation_id=conversation_id,
+        session_id=None,
+        usage=None,
+    )

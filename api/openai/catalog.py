@@ -1,0 +1,60 @@
+"""`GET /v1/models`: what a request may name as its model."""
+
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel
+
+from api.http.services import Registry
+from api.openai.errors import FAILURES
+from runs.registry import AgentRegistry
+
+router = APIRouter(tags=["openai"], responses=FAILURES)
+
+STARTED = int(time.time())
+"""When this process came up, which is as much as it knows of a model's age. Unix seconds."""
+
+
+class Model(BaseModel):
+    """An agent, or a model."""
+
+    id: str
+    object: str = "model"
+    created: int = STARTED
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    """All of them."""
+
+    object: str = "list"
+    data: list[Model]
+
+
+@router.get("/v1/models")
+async def list_models(registry: Registry) -> ModelList:
+    """List agents, and the models that this server names."""
+    return ModelList(data=_models(registry))
+
+
+@router.get("/v1/models/{model:path}")
+async def get_model(model: Annotated[str, Path(max_length=200)], registry: Registry) -> Model:
+    """Show one; any model that may be asked for is there, listed or not."""
+    listed: dict[str, Any] = {each.id: each for each in _models(registry)}
+    if model in listed:
+        found: Model = listed[model]
+        return found
+    registry.agents.resolve(model)
+    return Model(id=model, owned_by=registry.provider.name)
+
+
+def _models(registry: AgentRegistry) -> list[Model]:
+    models = [Model(id=name, owned_by="parley") for name in registry.agents.names()]
+    taken = {model.id for model in models}
+    models += [
+        Model(id=name, owned_by=registry.provider.name)
+        for name in registry.agents.models()
+        if name not in taken
+    ]
+    return models

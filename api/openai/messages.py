@@ -1,0 +1,354 @@
+"""OpenAI's messages, tools and options, as this service has them (OpenAI API, "Chat").
+
+What is not known is ignored, as OpenAI's own clients expect; what is known and cannot be done
+here is refused, so that nobody waits for what does not come.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from pydantic import AfterValidator, BaseModel, Discriminator, Field, StringConstraints, Tag
+
+from errors import Invalid
+from messages import (
+    AssistantMessage,
+    Content,
+    ImageContent,
+    Message,
+    OutputSchema,
+    SystemMessage,
+    TextContent,
+    ToolCall,
+    ToolChoice,
+    ToolMessage,
+    ToolSpec,
+    UserMessage,
+)
+from models import TEXT, USER_PATTERN, is_deep
+
+_TOOL_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
+_HASHED = re.compile(r"user_[0-9a-f]{64}")
+_URL = r"^(https?://|data:image/[a-zA-Z0-9+.-]+;base64,)"
+
+MAX_LEVELS = 32
+"""How deep a schema may be nested."""
+
+
+def _schema(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        encoded = msgspec.json.encode(value)
+    except (UnicodeEncodeError, RecursionError):
+        raise ValueError("must be JSON in UTF-8") from None
+    if b"\\u0000" in encoded:
+        raise ValueError("must not contain NUL characters")
+    if is_deep(value, MAX_LEVELS):
+        raise ValueError(f"may be nested at most {MAX_LEVELS} levels deep")
+    return value
+
+
+Text = Annotated[str, TEXT]
+Schema = Annotated[dict[str, Any], AfterValidator(_schema)]
+
+
+class TextPart(BaseModel):
+    """A piece of text."""
+
+    type: Literal["text", "refusal"]
+    text: Text = ""
+    refusal: Text = ""
+
+    def content(self) -> TextContent:
+        """Return it as the service has it."""
+        return TextContent(self.text or self.refusal)
+
+
+class ImageUrl(BaseModel):
+    """Where a picture is."""
+
+    url: Annotated[str, Field(pattern=_URL), TEXT]
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ImagePart(BaseModel):
+    """A picture."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+    def content(self) -> ImageContent:
+        """Return it as the service has it."""
+        return ImageContent(self.image_url.url, self.image_url.detail)
+
+
+Part: TypeAlias = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+def _kind(value: Any) -> str:
+    """Tell a text from a list; the names are those that no fault's field shows."""
+    return "<input>" if isinstance(value, list) else "<message>"
+
+
+Texts: TypeAlias = Annotated[
+    Annotated[Text, Tag("<message>")]
+    | Annotated[list[TextPart], Field(fail_fast=True), Tag("<input>")],
+    Discriminator(_kind),
+]
+Parts: TypeAlias = Annotated[
+    Annotated[Text, Tag("<message>")]
+    | Annotated[list[Part], Field(min_length=1, fail_fast=True), Tag("<input>")],
+    Discriminator(_kind),
+]
+
+
+class Function(BaseModel):
+    """What a call calls. `arguments` is JSON text."""
+
+    name: Annotated[str, Field(max_length=256), TEXT]
+    arguments: Text
+
+
+class Call(BaseModel):
+    """A call that the model asked for."""
+
+    id: Annotated[str, Field(min_length=1, max_length=256), TEXT]
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class FromSystem(BaseModel):
+    """Instructions."""
+
+    role: Literal["system", "developer"]
+    content: Texts
+
+
+class FromUser(BaseModel):
+    """What the user says."""
+
+    role: Literal["user"]
+    content: Parts
+    name: Annotated[str, Field(max_length=64), TEXT] | None = None
+
+
+class FromAssistant(BaseModel):
+    """What the model said."""
+
+    role: Literal["assistant"]
+    content: Texts | None = None
+    refusal: Text | None = None
+    tool_calls: Annotated[list[Call], Field(fail_fast=True)] | None = None
+
+
+class FromTool(BaseModel):
+    """What a call of the client came to."""
+
+    role: Literal["tool"]
+    tool_call_id: Annotated[str, Field(min_length=1, max_length=256), TEXT]
+    content: Texts
+
+
+WireMessage: TypeAlias = Annotated[
+    FromSystem | FromUser | FromAssistant | FromTool, Field(discriminator="role")
+]
+
+
+class FunctionDefinition(BaseModel):
+    """A tool that the client executes."""
+
+    name: Annotated[str, Field(pattern=_TOOL_NAME)]
+    description: Text | None = None
+    parameters: Schema | None = None
+    strict: bool | None = None
+
+    def spec(self) -> ToolSpec:
+        """Return it as the service has it."""
+        parameters = self.parameters or {"type": "object", "properties": {}}
+        return ToolSpec(self.name, self.description or "", parameters, self.strict)
+
+
+class WireTool(BaseModel):
+    """A tool, of the one kind that there is here."""
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class JsonSchema(BaseModel):
+    """The form of an answer."""
+
+    model_config = {"populate_by_name": True}
+
+    name: Annotated[str, Field(pattern=_TOOL_NAME)]
+    form: Schema | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """The form of an answer, or none."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    def output(self) -> OutputSchema | None:
+        """Return it as the service has it.
+
+        Raises:
+            errors.Invalid: the schema is missing.
+        """
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return OutputSchema("object")
+        if self.json_schema is None or self.json_schema.form is None:
+            raise refused("response_format.json_schema", "This is missing.")
+        form = self.json_schema
+        return OutputSchema(form.name, form.form, form.strict)
+
+
+class ChosenFunction(BaseModel):
+    """The name of a tool."""
+
+    name: Annotated[str, Field(pattern=_TOOL_NAME)]
+
+
+class NamedChoice(BaseModel):
+    """One tool that has to be called."""
+
+    type: Literal["function"]
+    function: ChosenFunction
+
+
+Stop: TypeAlias = (
+    Annotated[str, StringConstraints(min_length=1), TEXT]
+    | Annotated[list[Annotated[str, StringConstraints(min_length=1), TEXT]], Field(max_length=4)]
+)
+
+
+def refused(field: str, text: str) -> Invalid:
+    """Return the refusal of a value."""
+    return Invalid(f"{field}: {text}", errors=[{"field": field, "message": text}])
+
+
+def text_of(content: str | list[TextPart] | None) -> str:
+    """Return a content's text."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(part.content().text for part in content)
+
+
+def messages_of(wire: Iterable[WireMessage]) -> tuple[Message, ...]:
+    """Return a conversation as the service has it.
+
+    Raises:
+        errors.Invalid: a call without a result, or a result without a call.
+    """
+    messages: list[Message] = []
+    due: dict[str, str] = {}
+    for at, each in enumerate(wire):
+        if isinstance(each, FromTool):
+            if each.tool_call_id not in due:
+                text = "A message of the role tool must answer a call of the message before."
+                raise refused(f"messages.{at}.tool_call_id", text)
+            name = due.pop(each.tool_call_id)
+            messages.append(ToolMessage(each.tool_call_id, name, text_of(each.content)))
+            continue
+        _check_answered(due, f"messages.{at}")
+        messages.append(_message(each))
+        if isinstance(each, FromAssistant):
+            due = {call.id: call.function.name for call in each.tool_calls or ()}
+    _check_answered(due, "messages")
+    return tuple(messages)
+
+
+def _check_answered(due: dict[str, str], field: str) -> None:
+    if due:
+        ids = ", ".join(due)
+        text = "Each of an assistant's tool_calls must be answered by a message of the role tool"
+        raise refused(field, f"{text}; these are not: {ids[:200]}.")
+
+
+def _message(wire: FromSystem | FromUser | FromAssistant) -> Message:
+    match wire:
+        case FromSystem():
+            return SystemMessage(text_of(wire.content))
+        case FromUser():
+            return user_message(wire.content, wire.name)
+        case FromAssistant():
+            calls = tuple(
+                ToolCall(call.id, call.function.name, call.function.arguments)
+                for call in wire.tool_calls or ()
+            )
+            return AssistantMessage(text_of(wire.content) or wire.refusal or "", calls)
+
+
+def user_message(content: str | list[TextPart | ImagePart], name: str | None = None) -> UserMessage:
+    """Return what a user says."""
+    if isinstance(content, str):
+        return UserMessage(content, name=name)
+    parts: tuple[Content, ...] = tuple(part.content() for part in content)
+    text = "".join(part.text for part in parts if isinstance(part, TextContent))
+    if all(isinstance(part, TextContent) for part in parts):
+        return UserMessage(text, name=name)
+    return UserMessage(text, parts, name)
+
+
+def chosen(
+    choice: Literal["auto", "none", "required"] | str | None, tools: tuple[ToolSpec, ...]
+) -> tuple[ToolChoice, tuple[ToolSpec, ...]]:
+    """Return whether a tool is to be called, and which there are for it.
+
+    Args:
+        choice: one of the words, or the name of a tool of the client, which is wanted alone.
+
+    Raises:
+        errors.Invalid: the client has no such tool.
+    """
+    if choice is None or choice == "auto":
+        return "auto", tools
+    if choice == "none":
+        return "none", tools
+    if choice == "required":
+        return "required", tools
+    named = tuple(tool for tool in tools if tool.name == choice)
+    if not named:
+        raise refused("tool_choice", "There is no tool of this name among the request's tools.")
+    return "required", named
+
+
+class Sampling(BaseModel):
+    """How the model is to answer, in the words that chat completions and responses share."""
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    parallel_tool_calls: bool | None = None
+    user: Annotated[str, Field(min_length=1, max_length=512), TEXT] | None = None
+    user_id: Annotated[str, Field(min_length=1, max_length=512), TEXT] | None = Field(
+        None, description="The same as `user`."
+    )
+    memory: bool | None = Field(
+        None,
+        description="Whether the user is remembered; where it is absent: if a user is named, or "
+        "the agent remembers everybody.",
+    )
+
+    def who(self) -> str | None:
+        """Return whose request it is."""
+        named = self.user or self.user_id
+        return None if named is None else user_named(named)
+
+    def remembers(self) -> bool | None:
+        """Return whether the user is remembered."""
+        return True if self.memory is None and self.who() is not None else self.memory
+
+
+def user_named(name: str) -> str:
+    """Return the id of a user whom a client calls so.
+
+    A name that is no id is hashed, and so is one that looks like such a hash: it is not that user.
+    """
+    if re.fullmatch(USER_PATTERN, name) and not _HASHED.fullmatch(name):
+        return name
+    return f"user_{hashlib.sha256(name.encode()).hexdigest()}"

@@ -1,0 +1,1 @@
+"""Runs: what is started, how it goes on, and what is known of it afterwards."""

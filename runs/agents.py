@@ -1,0 +1,221 @@
+"""Agents by name: those that come with the service, and those that were made over the API.
+
+The latter are stored, and are there again after a restart. A stored agent that does not fit any
+more (its tool is gone) is left out with a warning, not deleted.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from functools import partial
+
+from pydantic import ValidationError
+
+from agent import StreamingAgent
+from errors import Conflict, Invalid, NotFound, TooMany
+from llm import Provider
+from models import AgentConfig, AgentInfo
+from runs.run import Agent
+from storage.store import Store
+from tools.tool import Tool
+from tools.workers import Workers
+
+DEFAULT = "chat"
+BUILT_IN = ("assistant", DEFAULT)
+
+logger = logging.getLogger("parley.registry")
+
+
+class Roster:
+    """All agents.
+
+    Args:
+        special: agents of another kind than `StreamingAgent`; they can be run, not changed.
+        instructions: the system prompt of agents that bring none.
+        allowed_models: the models that an agent may name; empty: any.
+        limit: how many agents there may be.
+    """
+
+    def __init__(
+        self,
+        *,
+        provider: Provider,
+        store: Store,
+        tenant: str,
+        tools: Mapping[str, Tool],
+        workers: Workers,
+        special: Iterable[Agent],
+        instructions: str,
+        allowed_models: frozenset[str],
+        limit: int,
+    ) -> None:
+        self._provider = provider
+        self._store = store
+        self._tenant = tenant
+        self._tools = tools
+        self._workers = workers
+        self._special = {agent.name: agent for agent in special}
+        self._instructions = instructions
+        self._allowed_models = allowed_models
+        self._limit = limit
+        self._agents = {name: self._build(name, AgentConfig()) for name in BUILT_IN}
+
+    async def load(self) -> None:
+        """Read the stored agents.
+
+        Raises:
+            storage.StorageUnavailable: they cannot be read.
+        """
+        stored = await self._store.agents(self._tenant)
+        for name, text in stored.items():
+            try:
+                self._agents[name] = self._build(name, AgentConfig.model_validate_json(text))
+            except (ValidationError, KeyError) as error:
+                logger.warning("The stored agent %r does not fit any more: %s", name, error)
+
+    def all(self) -> list[AgentInfo]:
+        """Return what can be configured, by name."""
+        return [self._info(self._agents[name]) for name in sorted(self._agents)]
+
+    def fixed(self) -> list[str]:
+        """Return the names of what can be run and not configured."""
+        return sorted(self._special)
+
+    def names(self) -> list[str]:
+        """Return the names of all that can be run."""
+        return sorted({*self._agents, *self._special})
+
+    def models(self) -> list[str]:
+        """Return the models that this server names: those that are allowed, and its default."""
+        return sorted({*self._allowed_models, self._provider.default_model})
+
+    def info(self, name: str) -> AgentInfo:
+        """Return one agent.
+
+        Raises:
+            errors.NotFound: there is none of this name.
+        """
+        return self._info(self._configured(name))
+
+    def find(self, name: str) -> Agent:
+        """Return an agent to run.
+
+        Raises:
+            errors.NotFound: there is none of this name.
+        """
+        return self._special.get(name) or self._configured(name)
+
+    def resolve(self, name: str) -> tuple[str, str | None]:
+        """Return the agent, and the model in the place of its own, that a client's `model` means.
+
+        An agent's name means that agent; the name of a model that may be asked for, that model,
+        as the agent `chat`.
+
+        Raises:
+            errors.NotFound: it is neither.
+        """
+        if name in self._special or name in self._agents:
+            return name, None
+        if self._may_answer(name):
+            return DEFAULT, name
+        raise NotFound(f"There is no model of the name {name!r} here.", code="model_not_found")
+
+    async def put(self, name: str, config: AgentConfig) -> bool:
+        """Create an agent, or replace the one of this name; runs under way keep the old one.
+
+        Returns:
+            Whether it is new.
+
+        Raises:
+            errors.Invalid: an unknown tool or agent, or a model outside the allowlist.
+            errors.Conflict: the name is one of the service's own that cannot be replaced.
+            errors.TooMany: there are as many agents as there may be.
+            storage.StorageUnavailable: it could not be stored.
+        """
+        if name in self._special:
+            raise Conflict(f"The agent {name!r} cannot be replaced.")
+        faults = self._faults(name, config)
+        if faults:
+            raise Invalid("The agent's configuration is not valid.", errors=faults)
+        new = name not in self._agents
+        if new and len(self._agents) >= self._limit:
+            raise TooMany(f"There may be at most {self._limit} agents.")
+        agent = self._build(name, config)
+        await self._store.put_agent(self._tenant, name, config.model_dump_json(exclude_unset=True))
+        self._agents[name] = agent
+        return new
+
+    async def delete(self, name: str) -> None:
+        """Delete an agent; runs under way go on.
+
+        Raises:
+            errors.NotFound: there is none of this name.
+            errors.Conflict: it is one that comes with the service.
+            storage.StorageUnavailable: the database cannot be written.
+        """
+        self._configured(name)
+        if name in BUILT_IN:
+            raise Conflict("An agent that comes with the service can be replaced, not deleted.")
+        await self._store.delete_agent(self._tenant, name)
+        self._agents.pop(name, None)
+
+    def _faults(self, name: str, config: AgentConfig) -> list[dict[str, str]]:
+        faults = [
+            {"field": "tools", "message": f"There is no tool of the name {tool!r}."}
+            for tool in config.tools or ()
+            if tool not in self._tools
+        ]
+        faults += [
+            {"field": "handoffs", "message": f"There is no other agent of the name {other!r}."}
+            for other in config.handoffs
+            if other not in self._agents or other == name
+        ]
+        allowed = ", ".join(sorted(self._allowed_models))
+        wanted = [
+            *([("model", config.model)] if config.model else []),
+            *(("fallback_models", model) for model in config.fallback_models),
+        ]
+        faults += [
+            {"field": field, "message": f"Not allowed here; allowed: {allowed}."}
+            for field, model in wanted
+            if not self._may_answer(model)
+        ]
+        return faults
+
+    def _may_answer(self, model: str) -> bool:
+        """Tell whether a model may be asked for, under whichever of its names.
+
+        The default one may: it answers for every agent that names none.
+        """
+        answering, allowed = self._provider.answering, self._allowed_models
+        return not allowed or answering(model) in {answering(each) for each in (None, *allowed)}
+
+    def _build(self, name: str, config: AgentConfig) -> StreamingAgent:
+        names = self._tools if config.tools is None else config.tools
+        filled = config.model_copy(
+            update={
+                "name": config.name or name,
+                "instructions": config.instructions or self._instructions,
+                "model": config.model or self._provider.default_model,
+                "tools": list(dict.fromkeys(names)),
+            }
+        )
+        return StreamingAgent(
+            name,
+            filled,
+            self._provider,
+            [self._tools[tool] for tool in filled.tools or ()],
+            self._workers,
+            {other: partial(self._configured, other) for other in filled.handoffs},
+        )
+
+    def _configured(self, name: str) -> StreamingAgent:
+        if name not in self._agents:
+            raise NotFound(f"There is no agent of the name {name!r}.", code="agent_not_found")
+        return self._agents[name]
+
+    def _info(self, agent: StreamingAgent) -> AgentInfo:
+        return AgentInfo(
+            agent_name=agent.name,
+            built_in=agent.name in BUILT_IN,
+            **agent.config.model_dump(),
+        )

@@ -1,0 +1,167 @@
+"""What the tests of the registry share."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from caller import Caller
+from errors import UpstreamError
+from events import TERMINAL, ChatComplete, ReaderEvent, Reset
+from hub.memory import MemoryHub
+from messages import EndPart, Message, ModelRequest, TextPart, UserMessage
+from models import ChatRequest
+from runs.registry import AgentRegistry
+from runs.run import Limits, Run
+from storage import StorageUnavailable
+from storage.store import Store
+from tests.agent.support import add, check_calls, fail, hang, until
+from tests.scripted import DEADLINE, Gate, Script, ScriptedProvider, asks, says, types
+from tools.tool import tool_from
+
+LIMITS = Limits(
+    max_message_chars=1000,
+    max_active_runs=50,
+    max_queued_messages=3,
+    max_agents=5,
+    history_messages=20,
+    history_tokens=10_000,
+    run_timeout=60,
+    run_ttl=600,
+    max_runs=100,
+    conversation_ttl=None,
+    tool_workers=16,
+    shutdown_grace=10,
+)
+TOOLS = (add, hang, fail)
+FAULT = UpstreamError("The stream broke off.", code="upstream_truncated", retryable=True)
+SUM = asks(("add", {"a": 1, "b": 2}), text="Well: ")
+
+
+@asynccontextmanager
+async def opened(
+    provider: ScriptedProvider | None = None,
+    *,
+    tools: Iterable[Callable[..., Any]] = TOOLS,
+    log_ttl: float = 600,
+    log_max_events: int = 10_000,
+    allowed_models: frozenset[str] = frozenset(),
+    path: Path | None = None,
+    **limits: Any,
+) -> AsyncIterator[AgentRegistry]:
+    """Open a registry; at `path` it finds what one before it left."""
+    with TemporaryDirectory() as directory:
+        url = f"sqlite:///{path or Path(directory) / 'parley.db'}"
+        async with (
+            Store.open(url, instance="test") as store,
+            AgentRegistry(
+                provider=provider or ScriptedProvider(reply_to=echo),
+                hub=MemoryHub(ttl=log_ttl, max_events=log_max_events, max_bytes=1 << 30),
+                store=store,
+                tools=map(tool_from, tools),
+                limits=LIMITS._replace(**limits),
+                instructions="Be brief.",
+                allowed_models=allowed_models,
+            ) as registry,
+        ):
+            yield registry
+
+
+def echo(request: ModelRequest) -> Script:
+    """Answer with the last question."""
+    questions = [message for message in request.messages if isinstance(message, UserMessage)]
+    return says("You said: ", questions[-1].content)
+
+
+class Paused:
+    """A model whose replies each stop in the middle, at a gate of their own."""
+
+    def __init__(self) -> None:
+        self.gates: list[Gate] = []
+        self.provider = ScriptedProvider(reply_to=self._reply)
+
+    def _reply(self, request: ModelRequest) -> Script:
+        self.gates.append(Gate())
+        return [TextPart("a"), self.gates[-1], TextPart("b"), EndPart("stop")]
+
+    async def reached(self, count: int) -> Gate:
+        """Wait until the `count`-th reply is in its middle."""
+        await until(lambda: len(self.gates) >= count)
+        await self.gates[count - 1].reached()
+        return self.gates[count - 1]
+
+
+class Troubled:
+    """Makes methods of a store fail until it is repaired."""
+
+    def __init__(self, registry: AgentRegistry, *names: str) -> None:
+        self.store = registry.store
+        self.sound = {name: getattr(self.store, name) for name in names}
+        self.asked = 0
+        for name in names:
+            setattr(self.store, name, self._fail)
+
+    async def _fail(self, *args: Any, **kwargs: Any) -> Any:
+        self.asked += 1
+        raise StorageUnavailable("Full.", retry_after=1)
+
+    def repair(self) -> None:
+        for name in self.sound:
+            delattr(self.store, name)
+
+
+def ask(message: str = "Hi.", **fields: Any) -> ChatRequest:
+    return ChatRequest(message=message, **fields)
+
+
+async def everything(
+    registry: AgentRegistry, run: Run, after: str | None = None
+) -> list[ReaderEvent]:
+    """Read a run's events to the end."""
+    reader = await registry.read(run.id, after)
+    got: list[ReaderEvent] = []
+    async with asyncio.timeout(DEADLINE):
+        while not reader.ended:
+            got += await reader.read()
+    return got
+
+
+async def started(registry: AgentRegistry, key: str | None = None, **fields: Any) -> Run:
+    async with asyncio.timeout(DEADLINE):
+        return await registry.start(ask(**fields), key)
+
+
+def is_over(run: Run) -> bool:
+    return run.terminal is not None
+
+
+async def history(registry: AgentRegistry, run: Run) -> list[Message]:
+    """Return what was said in the conversation of a run."""
+    return await registry.store.context(Caller("open", "default"), run.start.conversation_id, 1000)
+
+
+async def ended(registry: AgentRegistry, *runs: Run) -> None:
+    """Wait for the end of runs and check what holds for each."""
+    for run in runs:
+        check_log(run, await everything(registry, run))
+        await until(partial(is_over, run))
+
+
+async def answered(registry: AgentRegistry, **fields: Any) -> str:
+    """Chat, and return the answer."""
+    run = await started(registry, **fields)
+    await ended(registry, run)
+    assert isinstance(run.terminal, ChatComplete)
+    return run.terminal.final_response
+
+
+def check_log(run: Run, events: list[ReaderEvent]) -> None:
+    assert types(events)[0] == "chat_start"
+    assert [event for event in events if isinstance(event, TERMINAL)] == events[-1:]
+    told = [event for event in events if not isinstance(event, Reset)]
+    assert [event.seq for event in told] == list(range(1, len(told) + 1))
+    assert {event.run_id for event in told} == {run.id}
+    check_calls(told)
