@@ -1,7 +1,7 @@
 """The agent loop: ask the model, call its tools together, repeat.
 
-`StreamingAgent.run` works on a `Turns` object, which belongs to one run: the context that the
-model gets, what is to be kept of the run, and where its events go. It emits everything up to the
+`StreamingAgent.run` works on a `RunState`, which belongs to one run: what the model sees, what is
+to be kept of the run, and where its events go. It emits everything up to the
 terminal event, which it returns: the owner of the run stores what was said before it says that
 it is done. Where it raises instead (`ParleyError`, a cancel), the owner ends the log too.
 
@@ -27,7 +27,7 @@ from events import (
 )
 from llm import Provider
 from loop.calls import Calls
-from loop.state import Reply, Turns
+from loop.state import Prompt, Reply, RunState
 from messages import (
     AssistantMessage,
     EndPart,
@@ -98,8 +98,8 @@ class StreamingAgent:
         """Let the agent call a function; see `tools.tool.tool_from` for what it may be."""
         self._calls.add(tool_from(function))
 
-    async def run(self, turns: Turns) -> ChatComplete:
-        """Answer the last message of `turns.context`.
+    async def run(self, state: RunState) -> ChatComplete:
+        """Answer the last message of the prompt.
 
         Returns:
             The terminal event, which is not in the log yet.
@@ -109,61 +109,61 @@ class StreamingAgent:
                 agent that had taken over before a crash is gone.
         """
         agent = self
-        for name in turns.successors:
-            agent, turns.model = agent._successor(name), None
-        if turns.pending is not None:
-            agent = await agent._take_up(turns, turns.pending)
+        for name in state.resumption.successors:
+            agent, state.prompt.model = agent._successor(name), None
+        if state.resumption.pending is not None:
+            agent = await agent._take_up(state, state.resumption.pending)
         while True:
-            reply = await agent._ask(turns)
+            reply = await agent._ask(state)
             if reply.for_client:
                 # The agent's own calls of the turn are not made: what they come to would be lost
                 # to the client, who says all in its next request. The model asks for them again.
-                turns.keep(AssistantMessage(reply.text, (), reply.reasoning))
-                return _complete(turns, "tool_calls", reply.for_client)
+                state.transcript.keep(AssistantMessage(reply.text, (), reply.reasoning))
+                return _complete(state, "tool_calls", reply.for_client)
             if not reply.calls:
-                turns.keep(reply.message)
-                return _complete(turns, _finish_reason(reply.end))
-            limit = agent._limit(turns, reply.calls)
+                state.transcript.keep(reply.message)
+                return _complete(state, _finish_reason(reply.end))
+            limit = agent._limit(state, reply.calls)
             if limit is not None:
-                agent._calls.refuse(turns, reply, "limit", f"Not executed: {_LIMIT_TEXT[limit]}.")
-                return _complete(turns, limit)
-            agent = await agent._act(turns, reply)
+                agent._calls.refuse(state, reply, "limit", f"Not executed: {_LIMIT_TEXT[limit]}.")
+                return _complete(state, limit)
+            agent = await agent._act(state, reply)
 
-    async def _act(self, turns: Turns, reply: Reply) -> "StreamingAgent":
+    async def _act(self, state: RunState, reply: Reply) -> "StreamingAgent":
         """Execute a turn's calls, and return the agent that goes on."""
         if not self._calls.may_be_repeated(reply.message.tool_calls):
-            await self._announce(turns, reply)
-        await self._calls.together(turns, reply)
-        return await self._next_agent(turns, reply)
+            await self._announce(state, reply)
+        await self._calls.together(state, reply)
+        return await self._next_agent(state, reply)
 
-    async def _announce(self, turns: Turns, reply: Reply) -> None:
+    async def _announce(self, state: RunState, reply: Reply) -> None:
         """Store that calls are about to be executed; where that fails, they are not."""
         stored = False
         try:
-            await turns.save(pending=reply.message)
+            await state.transcript.save(pending=reply.message)
             stored = True
         finally:
             if not stored:
-                self._calls.refuse(turns, reply, "cancelled", "Not executed: the run ended before.")
+                self._calls.refuse(state, reply, "cancelled", "Not executed: the run ended before.")
 
-    async def _take_up(self, turns: Turns, message: AssistantMessage) -> "StreamingAgent":
+    async def _take_up(self, state: RunState, message: AssistantMessage) -> "StreamingAgent":
         """Go on with a turn that a crash interrupted."""
-        turns.reserve(message)
+        state.counts.reserve(message)
         calls = tuple(map(ToolCallPart, message.tool_calls))
         reply = Reply(new_id("msg"), message.content, message.reasoning, calls, EndPart("stop"))
         if message.content:
-            turns.sink.append(ChatChunk(message_id=reply.message_id, content=message.content))
-        await self._calls.again(turns, reply)
-        return await self._next_agent(turns, reply)
+            state.sink.append(ChatChunk(message_id=reply.message_id, content=message.content))
+        await self._calls.again(state, reply)
+        return await self._next_agent(state, reply)
 
-    async def _next_agent(self, turns: Turns, reply: Reply) -> "StreamingAgent":
-        await turns.save()
-        name, turns.successor = turns.successor, None
+    async def _next_agent(self, state: RunState, reply: Reply) -> "StreamingAgent":
+        await state.transcript.save()
+        name, state.successor = state.successor, None
         if name is None:
             return self
-        turns.model = None
+        state.prompt.model = None
         successor = self._successor(name)
-        turns.sink.append(
+        state.sink.append(
             AgentUpdated(
                 message_id=reply.message_id, agent=successor.name, previous_agent=self.name
             )
@@ -176,63 +176,64 @@ class StreamingAgent:
             raise NotFound(text, code="agent_not_found")
         return self._handoffs[name]()
 
-    async def _ask(self, turns: Turns) -> Reply:
+    async def _ask(self, state: RunState) -> Reply:
         """Stream one reply of the model; what was streamed is kept also when it breaks off."""
-        message_id = turns.message_id if turns.turns == 0 else new_id("msg")
-        turns.turns += 1
-        draft = _Draft(turns, message_id)
+        message_id = state.message_id if state.counts.turns == 0 else new_id("msg")
+        state.counts.turns += 1
+        transcript, draft = state.transcript, _Draft(state, message_id)
         is_whole = False
         try:
-            async with aclosing(self._provider.stream(self._request(turns))) as batches:
+            async with aclosing(self._provider.stream(self._request(state))) as batches:
                 async for batch in batches:
                     draft.take(batch)
-                    await turns.sink.drain()
+                    await state.sink.drain()
             is_whole = True
         finally:
-            turns.text = "".join(draft.pieces)
+            transcript.text = "".join(draft.pieces)
             if draft.end is None or not is_whole:
-                turns.keep(AssistantMessage(turns.text))
+                transcript.keep(AssistantMessage(transcript.text))
         if draft.end is None:
             raise RuntimeError("a provider's stream ended without its end part")
         if draft.end.usage is not None:
-            turns.usage = (turns.usage or Usage()) + draft.end.usage
-        theirs = {tool.name for tool in turns.client_tools}
+            transcript.usage = (transcript.usage or Usage()) + draft.end.usage
+        theirs = {tool.name for tool in state.prompt.client_tools}
         return Reply(
             message_id,
-            turns.text,
+            transcript.text,
             tuple(draft.reasoning),
             tuple(part for part in draft.calls if part.call.name not in theirs),
             draft.end,
             tuple(part for part in draft.calls if part.call.name in theirs),
         )
 
-    def _request(self, turns: Turns) -> ModelRequest:
-        instructions = "\n\n".join(filter(None, (self.config.instructions, turns.knowledge)))
+    def _request(self, state: RunState) -> ModelRequest:
+        prompt = state.prompt
+        instructions = "\n\n".join(filter(None, (self.config.instructions, prompt.knowledge)))
         return ModelRequest(
-            model=self._provider.answering(turns.model) if turns.model else self.model,
-            fallbacks=() if turns.model else tuple(self.config.fallback_models),
-            messages=(SystemMessage(instructions), *turns.context, *turns.kept),
-            tools=self._offered(turns),
-            parallel_tools=turns.parallel_tools,
-            options=self._options(turns),
+            model=self._provider.answering(prompt.model) if prompt.model else self.model,
+            fallbacks=() if prompt.model else tuple(self.config.fallback_models),
+            messages=(SystemMessage(instructions), *prompt.messages, *state.transcript.messages),
+            tools=self._offered(prompt),
+            parallel_tools=prompt.parallel_tools,
+            options=self._options(state),
         )
 
-    def _offered(self, turns: Turns) -> tuple[ToolSpec, ...]:
+    def _offered(self, prompt: Prompt) -> tuple[ToolSpec, ...]:
         """Return the tools that the model may call.
 
         Where the client demands a call and has tools of its own, it is one of these that it wants.
         """
-        theirs = turns.client_tools
-        if theirs and turns.options.tool_choice == "required":
+        theirs = prompt.client_tools
+        if theirs and prompt.options.tool_choice == "required":
             return theirs
         hidden = {tool.name for tool in theirs}
         return (*theirs, *(tool for tool in self._calls.specs() if tool.name not in hidden))
 
-    def _options(self, turns: Turns) -> ModelOptions:
+    def _options(self, state: RunState) -> ModelOptions:
         """Return how to answer: as the request says, or else as the agent is configured."""
-        options, config = turns.options, self.config
+        options, config = state.prompt.options, self.config
         # A demand for a call is met by the first one; kept up, the run would never end.
-        is_met = options.tool_choice == "required" and turns.called > 0
+        is_met = options.tool_choice == "required" and state.counts.calls > 0
         return msgspec.structs.replace(
             options,
             temperature=config.temperature if options.temperature is None else options.temperature,
@@ -240,13 +241,13 @@ class StreamingAgent:
             tool_choice="auto" if is_met else options.tool_choice,
         )
 
-    def _limit(self, turns: Turns, calls: Sequence[ToolCallPart]) -> FinishReason | None:
+    def _limit(self, state: RunState, calls: Sequence[ToolCallPart]) -> FinishReason | None:
         """Return the limit that forbids these calls, if one does."""
-        if turns.turns >= self.config.max_turns:
+        if state.counts.turns >= self.config.max_turns:
             return "max_turns"
-        if turns.called + len(calls) > self.config.max_tool_calls:
+        if state.counts.calls + len(calls) > self.config.max_tool_calls:
             return "max_tool_calls"
-        if turns.repeats(calls) >= REPEATS:
+        if state.counts.repeats(calls) >= REPEATS:
             return "repeated_tool_calls"
         return None
 
@@ -254,17 +255,17 @@ class StreamingAgent:
 class _Draft:
     """A reply as it comes: told at once, and collected."""
 
-    def __init__(self, turns: Turns, message_id: str) -> None:
+    def __init__(self, state: RunState, message_id: str) -> None:
         self.pieces: list[str] = []
         self.calls: list[ToolCallPart] = []
         self.reasoning: list[ReasoningBlock] = []
         self.end: EndPart | None = None
-        self._turns = turns
+        self._state = state
         self._message_id = message_id
 
     def take(self, batch: Iterable[ReplyPart]) -> None:
         """Take the parts that came together."""
-        append, message_id = self._turns.sink.append, self._message_id
+        append, message_id = self._state.sink.append, self._message_id
         for part in batch:
             if isinstance(part, TextPart):
                 self.pieces.append(part.content)
@@ -272,7 +273,7 @@ class _Draft:
             elif isinstance(part, ReasoningPart):
                 append(ReasoningChunk(message_id=message_id, content=part.content))
             elif isinstance(part, ToolCallPart):
-                self.calls.append(self._turns.with_own_id(part))
+                self.calls.append(self._state.counts.with_own_id(part))
             elif isinstance(part, ReasoningBlockPart):
                 self.reasoning.append(part.block)
             else:
@@ -280,12 +281,12 @@ class _Draft:
 
 
 def _complete(
-    turns: Turns, reason: FinishReason, for_client: Iterable[ToolCallPart] = ()
+    state: RunState, reason: FinishReason, for_client: Iterable[ToolCallPart] = ()
 ) -> ChatComplete:
     return ChatComplete(
-        final_response=turns.text,
+        final_response=state.transcript.text,
         finish_reason=reason,
-        usage=turns.usage,
+        usage=state.transcript.usage,
         tool_calls=tuple(
             RequestedCall(id=call.id, name=call.name, arguments=call.arguments)
             for call in (part.call for part in for_client)

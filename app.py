@@ -375,7 +375,7 @@ def _draining(registry: AgentRegistry, grace: float) -> Iterator[None]:
     def on_signal(number: int, frame: FrameType | None) -> None:
         seconds = 0 if registry.draining else grace
         registry.drain()
-        loop.call_soon_threadsafe(loop.call_later, seconds, registry.end_all)
+        loop.call_soon_threadsafe(loop.call_later, seconds, registry.stop_all)
         handler = before[signal.Signals(number)]
         if callable(handler):
             handler(number, frame)

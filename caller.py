@@ -12,6 +12,10 @@ class Caller(NamedTuple):
     tenant: str
     user: str
 
+    def named(self, user: str | None) -> "Caller":
+        """Return the caller as the user that the request names, if it names one."""
+        return self if user is None else self._replace(user=user)
+
     def may_see(self, owner: "Caller") -> bool:
         """Tell whether what belongs to `owner` is there for this caller.
 

@@ -133,3 +133,26 @@ class ToolError(Exception):
 
 class InvalidArguments(ToolError):
     """The model's arguments do not fit the tool's schema; the text says how."""
+
+
+RUN_STATUS = {
+    "nothing_to_answer": 409,
+    "shutting_down": 503,
+    "storage_unavailable": 503,
+    "run_taken_over": 503,
+    "run_timeout": 504,
+    "upstream_timeout": 504,
+    "upstream_circuit_open": 502,
+    "upstream_disconnected": 502,
+    "upstream_error": 502,
+    "upstream_malformed": 502,
+    "upstream_model_not_found": 502,
+    "upstream_not_configured": 502,
+    "upstream_quota": 502,
+    "upstream_rate_limited": 502,
+    "upstream_rejected": 502,
+    "upstream_truncated": 502,
+    "upstream_unauthorized": 502,
+    "upstream_unreachable": 502,
+}
+"""The HTTP status for a run that failed, by its error's code; 500 for a code that is not here."""

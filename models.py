@@ -7,12 +7,9 @@ import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from messages import (
-    AS_CONFIGURED,
     AssistantMessage,
     Message,
-    ModelOptions,
     SystemMessage,
-    ToolSpec,
     UserMessage,
     is_text,
 )
@@ -214,44 +211,6 @@ class EditRequest(Edit):
     """The same, with the conversation."""
 
     conversation_id: Identifier
-
-
-class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Messages to be answered as they are: the client decides what the model gets to see.
-
-    Args:
-        messages: what the model sees behind the agent's own instructions.
-        instructions: more of these, for this answer only.
-        model: answers in the place of the agent's own.
-        options: how it is to answer.
-        tools: those that the client executes.
-        memory: whether the user is remembered; None: as the agent has it.
-        is_kept: the messages and the answer can be gone on with, in another request that
-            `follows` their conversation.
-        echo: what the one who asked wants to find again with the run.
-    """
-
-    messages: tuple[Message, ...]
-    instructions: str = ""
-    agent: str = "chat"
-    model: str | None = None
-    options: ModelOptions = AS_CONFIGURED
-    tools: tuple[ToolSpec, ...] = ()
-    parallel_tools: bool = True
-    user_id: str | None = None
-    memory: bool | None = None
-    is_kept: bool = False
-    follows: str | None = None
-    echo: dict[str, Any] = {}
-
-    @property
-    def if_busy(self) -> IfBusy:
-        """What to do while the conversation has a run under way: it is a new one."""
-        return "enqueue"
-
-
-RunRequest: TypeAlias = ChatRequest | RegenerateRequest | EditRequest | Completion
-"""What a run is started with."""
 
 
 class ToolCallRecord(BaseModel):

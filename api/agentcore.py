@@ -2,9 +2,9 @@
 
 The platform, or a client that was written for it, talks to a container that listens on
 `HOST=0.0.0.0` and `PORT=8080`. This follows "HTTP protocol contract" of the AgentCore developer
-guide and what `BedrockAgentCoreApp` of its SDK does; `/ws` is `api.socket`. Both are also below
-`/runtimes/{arn}`, whatever the ARN: there the platform's clients look for them, so that one whose
-endpoint is this service needs no platform between.
+guide and what `BedrockAgentCoreApp` of its SDK does; `/ws` is `api.native.socket`. Both are also
+below `/runtimes/{arn}`, whatever the ARN: there the platform's clients look for them, so that one
+whose endpoint is this service needs no platform between.
 
 * **The payload** is JSON, whatever its `Content-Type` says. What is asked is in exactly one of
   `prompt`, `message`, `input` and `messages`: a text, or a list of messages of which the last is
@@ -28,14 +28,13 @@ endpoint is this service needs no platform between.
   moves when a ping finds another status than the one before.
 """
 
-import hashlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal
 from uuid import uuid4
 
 import msgspec
@@ -43,27 +42,29 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from api.http.documents import EVENT_STREAM
-from api.http.keys import IdempotencyKey
+from api.http.payloads import (
+    QUESTIONS,
+    SESSION_HEADER,
+    Session,
+    chat_fields,
+    invalid,
+    session_of,
+)
 from api.http.problems import run_failed, validation_faults
-from api.http.services import Protocol, Registry, RemembersSessions, StreamSettings, run_to_its_end
-from api.sessions import InputItem
+from api.http.requests import of_message
+from api.http.services import Protocol, Registry, RemembersSessions, StartRuns
 from errors import ClientError, Invalid, ParleyError
 from events import ReaderEvent, RunError
-from models import ID_PATTERN, USER_PATTERN, ChatRequest, ChatResponse
+from models import ChatRequest, ChatResponse
 from protocols.native import EventsEncoder
 
-SESSION_HEADER = "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id"
 REQUEST_HEADER = "X-Amzn-Bedrock-AgentCore-Runtime-Request-Id"
-USER_HEADER = "X-Amzn-Bedrock-AgentCore-Runtime-User-Id"
-
-QUESTIONS = ("prompt", "message", "input", "messages")
-"""The members of a payload that may hold what is asked."""
 
 _TITLES = {
     "invalid_json": "Invalid JSON",
@@ -73,96 +74,7 @@ _TITLES = {
 
 _CODES = {413: "too_large", 415: "unsupported_media_type"}
 
-_Messages = TypeAdapter(Annotated[list[InputItem], Field(min_length=1, max_length=1000)])
-
 logger = logging.getLogger("parley.api")
-
-
-class Caller(NamedTuple):
-    """Who asks, as headers or the query say it: the session as sent, and what it stands for."""
-
-    session: str | None
-    conversation_id: str | None
-    user_id: str | None
-
-
-def caller_of(connection: HTTPConnection) -> Caller:
-    """Return who asks.
-
-    Raises:
-        errors.ClientError: an id is too long, or holds what no id may.
-    """
-    session = _sent(connection, SESSION_HEADER, 256)
-    user = _sent(connection, USER_HEADER, 1024)
-    return Caller(
-        session,
-        _fitting(session, ID_PATTERN, "session") if session else None,
-        _fitting(user, USER_PATTERN, "user") if user else None,
-    )
-
-
-def _sent(connection: HTTPConnection, name: str, longest: int) -> str | None:
-    value = connection.headers.get(name) or connection.query_params.get(name)
-    if value and not (value.isascii() and value.isprintable() and len(value) <= longest):
-        raise ClientError(f"{name}: at most {longest} printable ASCII characters.")
-    return value or None
-
-
-def _fitting(value: str, pattern: str, kind: str) -> str:
-    if re.fullmatch(pattern, value) and not re.fullmatch(rf"{kind}_[0-9a-f]{{64}}", value):
-        return value
-    return f"{kind}_{hashlib.sha256(value.encode()).hexdigest()}"
-
-
-def asks(payload: Mapping[str, Any]) -> bool:
-    """Tell whether a payload has a member that may hold what is asked."""
-    return any(name in payload for name in QUESTIONS)
-
-
-def chat_fields(payload: Any, caller: Caller) -> dict[str, Any]:
-    """Return a payload as the fields of a `ChatRequest`, not validated but for its messages.
-
-    Raises:
-        errors.Invalid: it holds no question or several, or messages that are none.
-    """
-    fields: Any = {"input": payload} if isinstance(payload, str | list) else payload
-    asked = _question(fields)
-    chat = {name: value for name, value in fields.items() if name not in QUESTIONS}
-    if isinstance(fields[asked], list):
-        chat |= _split(fields[asked], asked)
-    else:
-        chat["message"] = fields[asked]
-    session = caller.conversation_id or chat.get("session_id")
-    known = {"conversation_id": session, "user_id": caller.user_id}
-    return chat | {name: value for name, value in known.items() if value is not None}
-
-
-def _question(fields: Any) -> str:
-    """Return the name of the only member that holds a question."""
-    names = [name for name in QUESTIONS if fields.get(name)] if isinstance(fields, dict) else []
-    if len(names) != 1 or not isinstance(fields[names[0]], str | list):
-        raise Invalid(f"Give one of {', '.join(QUESTIONS)}: a text, or a list of messages.")
-    return names[0]
-
-
-def _split(messages: list[Any], name: str) -> dict[str, Any]:
-    """Return the last message and those before it."""
-    try:
-        *before, last = [item.prior() for item in _Messages.validate_python(messages)]
-    except ValidationError as error:
-        raise _invalid(error, name) from None
-    if last.role != "user" or not last.content:
-        text = "The last message must be the user's, and not empty."
-        raise Invalid(text, errors=[{"field": name, "message": text}])
-    return {"message": last.content, "history": [item.model_dump() for item in before]}
-
-
-def _invalid(error: ValidationError, within: str = "") -> Invalid:
-    faults = validation_faults(error)
-    for fault in faults:
-        fault["field"] = ".".join(part for part in (within, fault["field"]) if part)
-    text = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults[:5])
-    return Invalid(text, errors=faults)
 
 
 class Invoked(ChatResponse):
@@ -353,22 +265,22 @@ def _wants_stream(accept: str) -> bool:
 @router.post("/runtimes/{arn:path}/invocations", include_in_schema=False)
 async def invoke(
     request: Request,
-    registry: Registry,
-    streaming: StreamSettings,
+    runs: StartRuns,
     remembers: RemembersSessions,
     protocol: Protocol,
-    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Ask an agent, and get the whole answer, or by `Accept: text/event-stream` its events."""
-    caller = caller_of(request)
-    chat = _chat(await _payload(request), caller, remembers=remembers)
-    run = await registry.start(chat, idempotency_key, ephemeral=chat.conversation_id is None)
+    session = session_of(request)
+    chat = _chat(await _payload(request), session, remembers=remembers)
+    wanted = of_message(chat, ephemeral=chat.conversation_id is None)
     if _wants_stream(request.headers.get("accept", "")):
-        reader = await registry.read(run.id)
-        if protocol in (None, "events"):
-            return streaming.response_of(run.id, reader, InvocationEncoder(reader.epoch))
-        return streaming.response(run.id, reader, protocol or "events")
-    response = _answer(await run_to_its_end(registry, run), caller.session or chat.conversation_id)
+        if protocol not in (None, "events"):
+            return await runs.stream(wanted, protocol, user=chat.user_id)
+        run = await runs.start(wanted, user=chat.user_id)
+        reader = await runs.read(run)
+        return runs.response(run.id, reader, InvocationEncoder(reader.epoch))
+    run, result = await runs.result(wanted, user=chat.user_id)
+    response = _answer(result, session.sent or chat.conversation_id)
     response.headers["X-Run-Id"] = run.id
     return response
 
@@ -381,14 +293,14 @@ def _answer(result: ChatResponse | RunError, session_id: str | None) -> JSONResp
     return JSONResponse(invoked.model_dump(mode="json"))
 
 
-def _chat(payload: Any, caller: Caller, *, remembers: bool) -> ChatRequest:
-    fields = chat_fields(payload, caller)
+def _chat(payload: Any, session: Session, *, remembers: bool) -> ChatRequest:
+    fields = chat_fields(payload, session)
     if not remembers:
         fields["conversation_id"] = None
     try:
         return ChatRequest.model_validate(fields)
     except ValidationError as error:
-        raise _invalid(error) from None
+        raise invalid(error) from None
 
 
 @router.get("/ping")

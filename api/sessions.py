@@ -5,94 +5,26 @@ every one. A session is a conversation whose id the client chose; without one a 
 memory. The stream's own protocol is `agents-sdk`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import JSONResponse
-from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from api.http.documents import EVENT_STREAM, PROBLEMS
 from api.http.exports import everything_said
-from api.http.keys import IdempotencyKey
+from api.http.identity import Who, WhoInQuery
+from api.http.inputs import InputRequest, of_input
 from api.http.problems import run_failed
-from api.http.services import (
-    OwnerOfQuery,
-    Protocol,
-    Registry,
-    RemembersSessions,
-    StreamSettings,
-    run_to_its_end,
-)
+from api.http.services import Protocol, Registry, RemembersSessions, Runs, StartRuns
 from caller import Caller
-from errors import Invalid, NotFound
+from errors import NotFound
 from events import RunError
-from models import (
-    ID_PATTERN,
-    MAX_MESSAGE_CHARS,
-    NAME_PATTERN,
-    TEXT,
-    ChatRequest,
-    ChatResponse,
-    Identifier,
-    PriorMessage,
-    RunOptions,
-    TokenUsage,
-)
+from models import ID_PATTERN, NAME_PATTERN, ChatResponse, TokenUsage
 from runs.agents import BUILT_IN
 from runs.registry import AgentRegistry
-from runs.run import Run
 from storage.runs import role_of
-
-
-def _kind(value: Any) -> str:
-    """Tell a text from a list; the names are those that no fault's field shows."""
-    return "<input>" if isinstance(value, list) else "<message>"
-
-
-class ContentPart(BaseModel):
-    """A piece of an item's content; only text is taken."""
-
-    type: Literal["input_text", "output_text", "text"]
-    text: Annotated[str, Field(max_length=MAX_MESSAGE_CHARS), TEXT]
-
-
-def _bounded(parts: list[ContentPart]) -> list[ContentPart]:
-    if sum(len(part.text) for part in parts) > MAX_MESSAGE_CHARS:
-        raise ValueError(f"The texts may have at most {MAX_MESSAGE_CHARS} characters together")
-    return parts
-
-
-class InputItem(BaseModel):
-    """A message of the input, its content a text or a list of texts."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        Annotated[str, Field(max_length=MAX_MESSAGE_CHARS), TEXT, Tag("<message>")]
-        | Annotated[list[ContentPart], AfterValidator(_bounded), Tag("<input>")],
-        Discriminator(_kind),
-    ]
-
-    def prior(self) -> PriorMessage:
-        """Return it with one text."""
-        content = self.content
-        text = content if isinstance(content, str) else "".join(part.text for part in content)
-        return PriorMessage(role=self.role, content=text)
-
-
-class InputRequest(RunOptions):
-    """What an agent is to answer: a text, or messages of which the last is the user's."""
-
-    input: Annotated[
-        Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE_CHARS), TEXT, Tag("<message>")]
-        | Annotated[list[InputItem], Field(min_length=1, max_length=1000), Tag("<input>")],
-        Discriminator(_kind),
-    ]
-    session_id: Identifier | None = Field(
-        None,
-        description="The conversation that the agent remembers; none where it is absent. Of an "
-        "`input` of several messages the last one is kept there, the others are only read.",
-    )
 
 
 class RunResult(BaseModel):
@@ -149,45 +81,12 @@ class Cleared(BaseModel):
 SessionId = Annotated[str, Path(pattern=ID_PATTERN)]
 
 
-async def start_input(
-    registry: AgentRegistry, agent: str, request: InputRequest, key: str | None, remembers: bool
-) -> Run:
-    """Start a run from a text or from messages.
-
-    Args:
-        remembers: whether the server has sessions.
-    """
-    *before, last = _items(request)
-    if last.role != "user" or not last.content:
-        text = "The last message must be the user's, and not empty."
-        raise Invalid(text, errors=[{"field": "input", "message": text}])
-    wanted = request.session_id or request.conversation_id
-    chat = ChatRequest(
-        message=last.content,
-        history=before,
-        agent=agent,
-        conversation_id=wanted if remembers else None,
-        user_id=request.user_id,
-        parallel_tools=request.parallel_tools,
-        if_busy=request.if_busy,
-    )
-    return await registry.start(chat, key, ephemeral=chat.conversation_id is None)
-
-
-def _items(request: InputRequest) -> list[PriorMessage]:
-    if isinstance(request.input, str):
-        return [PriorMessage(role="user", content=request.input)]
-    return [item.prior() for item in request.input]
-
-
-async def _run(
-    agent: str, request: InputRequest, registry: AgentRegistry, key: str | None, remembers: bool
-) -> Response:
-    run = await start_input(registry, agent, request, key, remembers)
-    result = await run_to_its_end(registry, run)
+async def _run(agent: str, body: InputRequest, runs: Runs, remembers: bool) -> Response:
+    request = of_input(body, agent, remembers=remembers)
+    run, result = await runs.result(request, user=body.user_id)
     failure = result if isinstance(result, RunError) else None
     answer = result if isinstance(result, ChatResponse) else None
-    body = RunResult(
+    content = RunResult(
         final_output=answer and answer.response,
         success=failure is None,
         error=failure and failure.message,
@@ -199,13 +98,13 @@ async def _run(
     )
     headers = {"X-Run-Id": run.id}
     status = run_failed(failure, {}).status_code if failure else 200
-    return JSONResponse(body.model_dump(mode="json"), status, headers)
+    return JSONResponse(content.model_dump(mode="json"), status, headers)
 
 
 def _describe(
-    agent: str, prefix: str, registry: AgentRegistry, remembers: bool
+    agent: str, prefix: str, registry: AgentRegistry, caller: Caller, remembers: bool
 ) -> AgentDescription:
-    info = registry.agents.info(agent)
+    info = registry.agents.info(caller, agent)
     return AgentDescription(
         name=info.name,
         agent_name=agent,
@@ -228,16 +127,16 @@ async def _need_sessions(remembers: RemembersSessions) -> None:
         raise NotFound("Sessions are turned off here (ENABLE_SESSIONS).", code="sessions_disabled")
 
 
-async def _session(registry: AgentRegistry, owner: Caller, session_id: str) -> Session:
-    found = await everything_said(registry.store, owner, session_id)
+async def _session(registry: AgentRegistry, caller: Caller, session_id: str) -> Session:
+    found = await everything_said(registry.store, caller, session_id)
     messages = [
         {"role": role_of(stored.message), "content": stored.message.content} for stored in found
     ]
     return Session(session_id=session_id, messages=messages, message_count=len(messages))
 
 
-async def _clear(registry: AgentRegistry, owner: Caller, session_id: str) -> Cleared:
-    await registry.clear(owner, session_id)
+async def _clear(registry: AgentRegistry, caller: Caller, session_id: str) -> Cleared:
+    await registry.clear(caller, session_id)
     return Cleared(session_id=session_id)
 
 
@@ -257,55 +156,52 @@ def router_for(name: str | None) -> APIRouter:
 
     @router.post("/run", response_model=RunResult)
     async def run(
-        agent: Agent,
-        request: InputRequest,
-        registry: Registry,
-        remembers: RemembersSessions,
-        idempotency_key: IdempotencyKey = None,
+        agent: Agent, request: InputRequest, runs: StartRuns, remembers: RemembersSessions
     ) -> Response:
         """Let the agent answer, and return the whole answer."""
-        return await _run(agent, request, registry, idempotency_key, remembers)
+        return await _run(agent, request, runs, remembers)
 
-    if name != "chat":  # that one has two bodies: see api.chat
+    if name != "chat":  # that one has two bodies: see api.native.chat
 
         @router.post("/stream", response_class=Response, responses=EVENT_STREAM)
         async def stream(
             agent: Agent,
             request: InputRequest,
-            registry: Registry,
+            runs: StartRuns,
             remembers: RemembersSessions,
-            streaming: StreamSettings,
             protocol: Protocol,
-            idempotency_key: IdempotencyKey = None,
         ) -> Response:
             """Let the agent answer, and follow it."""
-            started = await start_input(registry, agent, request, idempotency_key, remembers)
-            reader = await registry.read(started.id)
-            return streaming.response(started.id, reader, protocol or "agents-sdk")
+            wanted = of_input(request, agent, remembers=remembers)
+            return await runs.stream(wanted, protocol or "agents-sdk", user=request.user_id)
 
     @router.get("/info")
     async def info(
-        agent: Agent, request: Request, registry: Registry, remembers: RemembersSessions
+        agent: Agent,
+        request: Request,
+        registry: Registry,
+        caller: Who,
+        remembers: RemembersSessions,
     ) -> AgentDescription:
         """Show the agent and where it answers."""
         prefix = request.url.path.removesuffix("/info")
-        return _describe(agent, prefix, registry, remembers)
+        return _describe(agent, prefix, registry, caller, remembers)
 
     @router.get("/session/{session_id}", dependencies=[Depends(_need_sessions)])
     async def session(
-        agent: Agent, session_id: SessionId, registry: Registry, owner: OwnerOfQuery
+        agent: Agent, session_id: SessionId, registry: Registry, caller: WhoInQuery
     ) -> Session:
         """Show what was said in a session."""
-        registry.agents.find(agent)
-        return await _session(registry, owner, session_id)
+        registry.agents.find(caller, agent)
+        return await _session(registry, caller, session_id)
 
     @router.delete("/session/{session_id}", dependencies=[Depends(_need_sessions)])
     async def clear(
-        agent: Agent, session_id: SessionId, registry: Registry, owner: OwnerOfQuery
+        agent: Agent, session_id: SessionId, registry: Registry, caller: WhoInQuery
     ) -> Cleared:
         """Forget what was said in a session; a run in it is cancelled."""
-        registry.agents.find(agent)
-        return await _clear(registry, owner, session_id)
+        registry.agents.find(caller, agent)
+        return await _clear(registry, caller, session_id)
 
     return router
 

@@ -22,15 +22,16 @@ from starlette.responses import Response
 
 from api.http.documents import EVENT_STREAM, PROBLEMS
 from api.http.exports import everything_said
-from api.http.keys import IdempotencyKey
+from api.http.identity import Who
 from api.http.problems import run_failed
-from api.http.services import Protocol, Registry, StreamSettings, run_to_its_end
-from caller import Caller
+from api.http.services import Protocol, Registry, StartRuns
 from errors import Unavailable
 from events import RunError
 from messages import AssistantMessage, UserMessage
-from models import MAX_MESSAGE_CHARS, TEXT, USER_PATTERN, ChatRequest, UserId
+from models import MAX_MESSAGE_CHARS, TEXT, USER_PATTERN, UserId
+from runs.agents import DEFAULT
 from runs.registry import AgentRegistry
+from runs.request import RunRequest
 from storage import StoredMessage
 
 router = APIRouter(prefix="/api", tags=["users"], responses=PROBLEMS)
@@ -50,9 +51,10 @@ class UserMessageRequest(BaseModel):
     user_id: UserId
     message: Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE_CHARS), TEXT]
 
-    def chat(self) -> ChatRequest:
+    def run_request(self) -> RunRequest:
         """Return it as a message into the user's conversation."""
-        return ChatRequest(message=self.message, user_id=self.user_id, conversation_id=CONVERSATION)
+        messages = (UserMessage(self.message),)
+        return RunRequest(messages=messages, conversation_id=CONVERSATION, agent=DEFAULT)
 
 
 class SimpleAnswer(BaseModel):
@@ -99,25 +101,15 @@ class DetailedHealth(BaseModel):
 
 
 @router.post("/chat", response_class=Response, responses=EVENT_STREAM)
-async def stream_chat(
-    said: UserMessageRequest,
-    registry: Registry,
-    streaming: StreamSettings,
-    protocol: Protocol,
-    idempotency_key: IdempotencyKey = None,
-) -> Response:
+async def stream_chat(said: UserMessageRequest, runs: StartRuns, protocol: Protocol) -> Response:
     """Send a message into the user's conversation, and follow the answer."""
-    run = await registry.start(said.chat(), idempotency_key)
-    return streaming.response(run.id, await registry.read(run.id), protocol or "chunks")
+    return await runs.stream(said.run_request(), protocol or "chunks", user=said.user_id)
 
 
 @router.post("/chat/simple", response_model=SimpleAnswer)
-async def simple_chat(
-    said: UserMessageRequest, registry: Registry, idempotency_key: IdempotencyKey = None
-) -> Response:
+async def simple_chat(said: UserMessageRequest, runs: StartRuns) -> Response:
     """Send a message into the user's conversation, and get the whole answer."""
-    run = await registry.start(said.chat(), idempotency_key)
-    result = await run_to_its_end(registry, run)
+    run, result = await runs.result(said.run_request(), user=said.user_id)
     headers = {"X-Run-Id": run.id}
     if isinstance(result, RunError):
         return run_failed(result, headers)
@@ -131,18 +123,17 @@ async def simple_chat(
 
 
 @router.get("/chat/history/{user_id}")
-async def get_history(user_id: UserIdInPath, registry: Registry) -> UserHistory:
+async def get_history(user_id: UserIdInPath, registry: Registry, caller: Who) -> UserHistory:
     """Show what was said in the user's conversation."""
-    found = await everything_said(registry.store, Caller("open", user_id), CONVERSATION)
+    found = await everything_said(registry.store, caller.named(user_id), CONVERSATION)
     history = _exchanges(found)
     return UserHistory(user_id=user_id, history=history, count=len(history))
 
 
 @router.delete("/chat/history/{user_id}")
-async def clear_history(user_id: UserIdInPath, registry: Registry) -> dict[str, str]:
+async def clear_history(user_id: UserIdInPath, registry: Registry, caller: Who) -> dict[str, str]:
     """Forget what was said in the user's conversation; a run in it is cancelled."""
-    owner = Caller("open", user_id)
-    await registry.clear(owner, CONVERSATION)
+    await registry.clear(caller.named(user_id), CONVERSATION)
     return {"user_id": user_id, "message": "The conversation's history was cleared."}
 
 

@@ -34,7 +34,7 @@ from events import (
     ToolCallStart,
     ToolErrorCode,
 )
-from loop.state import INTERRUPTED, Reply, Turns, settle
+from loop.state import INTERRUPTED, Reply, RunState, settle
 from messages import ToolCall, ToolCallPart, ToolMessage, ToolSpec, clean_text
 from models import AgentConfig
 from tools.tool import Tool, ToolContext
@@ -98,93 +98,93 @@ class Calls:
         tools = [self._tools.get(call.name) for call in calls]
         return all(tool is None or tool.idempotent for tool in tools)
 
-    async def together(self, turns: Turns, reply: Reply) -> None:
+    async def together(self, state: RunState, reply: Reply) -> None:
         """Run a turn's calls, as many at a time as allowed, and keep the turn with its results."""
-        at_once = self._config.max_parallel_tools if turns.parallel_tools else 1
+        at_once = self._config.max_parallel_tools if state.prompt.parallel_tools else 1
         gate = asyncio.Semaphore(at_once)
-        turns.called += len(reply.calls)
+        state.counts.calls += len(reply.calls)
         tasks = [
-            asyncio.create_task(self._call(turns, reply.message_id, part, gate))
+            asyncio.create_task(self._call(state, reply.message_id, part, gate))
             for part in reply.calls
         ]
-        turns.calls = {part.call.id: task for part, task in zip(reply.calls, tasks, strict=True)}
+        state.calls = {part.call.id: task for part, task in zip(reply.calls, tasks, strict=True)}
         try:
             await asyncio.wait(tasks)
         finally:
             await settle(tasks)
-            turns.calls = {}
+            state.calls = {}
             pairs = [(part.call, task) for part, task in zip(reply.calls, tasks, strict=True)]
-            turns.keep(reply.message, [_result(call, task) for call, task in pairs])
+            state.transcript.keep(reply.message, [_result(call, task) for call, task in pairs])
             for call, task in pairs:
                 if task.cancelled():  # before its first step: nothing inside it could say so
-                    _failed(turns, reply.message_id, call, "cancelled", _CANCELLED)
+                    _failed(state, reply.message_id, call, "cancelled", _CANCELLED)
                 else:
                     task.result()
 
-    def refuse(self, turns: Turns, reply: Reply, code: ToolErrorCode, error: str) -> None:
+    def refuse(self, state: RunState, reply: Reply, code: ToolErrorCode, error: str) -> None:
         """Keep a turn whose calls are not executed."""
         calls = [part.call for part in reply.calls]
-        turns.keep(reply.message, [_error_result(call, error) for call in calls])
+        state.transcript.keep(reply.message, [_error_result(call, error) for call in calls])
         for call in calls:
-            _failed(turns, reply.message_id, call, code, error)
+            _failed(state, reply.message_id, call, code, error)
 
-    async def again(self, turns: Turns, reply: Reply) -> None:
+    async def again(self, state: RunState, reply: Reply) -> None:
         """Take up the calls of a turn that a crash interrupted.
 
         A tool that is not idempotent may have done its work already, so it is not executed: the
         model is told that the outcome is not known.
         """
         if self.may_be_repeated(reply.message.tool_calls):
-            await self.together(turns, reply)
+            await self.together(state, reply)
         else:
-            self.refuse(turns, reply, "interrupted", INTERRUPTED)
+            self.refuse(state, reply, "interrupted", INTERRUPTED)
 
     async def _call(
-        self, turns: Turns, message_id: str, part: ToolCallPart, gate: asyncio.Semaphore
+        self, state: RunState, message_id: str, part: ToolCallPart, gate: asyncio.Semaphore
     ) -> ToolMessage:
         """Run one call to its end, whatever that is, and return its result for the model."""
         call = part.call
         if call.name in self._handoffs:
-            return self._hand_over(turns, message_id, call)
+            return self._hand_over(state, message_id, call)
         tool = self._tools.get(call.name)
         if tool is None:
             known = ", ".join([*self._tools, *self._handoffs]) or "none"
             error = f"There is no tool of the name {call.name[:100]!r}. The tools are: {known}."
-            return _failed(turns, message_id, call, "unknown_tool", error)
+            return _failed(state, message_id, call, "unknown_tool", error)
         try:
             if part.truncated:
                 raise InvalidArguments("The arguments are too large; the tool was not called.")
             arguments = tool.parse(call.arguments)
         except InvalidArguments as fault:
-            return _failed(turns, message_id, call, "invalid_arguments", str(fault))
+            return _failed(state, message_id, call, "invalid_arguments", str(fault))
         try:
             if gate.locked() or self._workers.full:
                 waits = QueuedCall(id=call.id, name=call.name, arguments=_arguments(call))
-                turns.sink.append(ToolCallQueued(message_id=message_id, tool_call=waits))
+                state.sink.append(ToolCallQueued(message_id=message_id, tool_call=waits))
             async with gate, self._workers.place() as worker:
-                return await self._execute(turns, message_id, call, tool, arguments, worker)
+                return await self._execute(state, message_id, call, tool, arguments, worker)
         except ToolError as fault:
-            return _failed(turns, message_id, call, "failed", str(fault))
+            return _failed(state, message_id, call, "failed", str(fault))
         except asyncio.CancelledError:
-            return _failed(turns, message_id, call, "cancelled", _CANCELLED)
+            return _failed(state, message_id, call, "cancelled", _CANCELLED)
 
-    def _hand_over(self, turns: Turns, message_id: str, call: ToolCall) -> ToolMessage:
+    def _hand_over(self, state: RunState, message_id: str, call: ToolCall) -> ToolMessage:
         """Name the agent that takes over; the first of several in one turn does."""
         name, find = self._handoffs[call.name]
-        if turns.successor is not None:
-            error = f"The conversation was handed over to {turns.successor!r} already."
-            return _failed(turns, message_id, call, "failed", error)
+        if state.successor is not None:
+            error = f"The conversation was handed over to {state.successor!r} already."
+            return _failed(state, message_id, call, "failed", error)
         try:
             find()
         except NotFound as fault:
-            return _failed(turns, message_id, call, "failed", fault.message)
-        turns.successor = name
+            return _failed(state, message_id, call, "failed", fault.message)
+        state.successor = name
         text = f"The agent {name!r} goes on from here."
         return ToolMessage(call.id, call.name, text, successor=name)
 
     async def _execute(
         self,
-        turns: Turns,
+        state: RunState,
         message_id: str,
         call: ToolCall,
         tool: Tool,
@@ -193,11 +193,11 @@ class Calls:
     ) -> ToolMessage:
         """Run a call that has its place: from here its time counts."""
         context = ToolContext(
-            run_id=turns.run_id,
-            conversation_id=turns.conversation_id,
+            run_id=state.run_id,
+            conversation_id=state.conversation_id,
             agent=self._agent,
             tool_call_id=call.id,
-            report=_reporter(turns.sink, message_id, call),
+            report=_reporter(state.sink, message_id, call),
         )
         started = StartedCall(
             id=call.id,
@@ -205,7 +205,7 @@ class Calls:
             arguments=_arguments(call),
             started_at=datetime.now(UTC),
         )
-        turns.sink.append(ToolCallStart(message_id=message_id, tool_call=started))
+        state.sink.append(ToolCallStart(message_id=message_id, tool_call=started))
         began = time.perf_counter()
         code: ToolErrorCode
         try:
@@ -228,7 +228,7 @@ class Calls:
                 truncated=output.truncated,
                 started_at=started.started_at,
             )
-            turns.sink.append(ToolCallComplete(message_id=message_id, tool_call=completed))
+            state.sink.append(ToolCallComplete(message_id=message_id, tool_call=completed))
             return ToolMessage(
                 call.id,
                 call.name,
@@ -236,7 +236,7 @@ class Calls:
                 started_at=started.started_at,
                 duration_ms=completed.duration_ms,
             )
-        return _failed(turns, message_id, call, code, error, _since(began), started.started_at)
+        return _failed(state, message_id, call, code, error, _since(began), started.started_at)
 
 
 def _reporter(
@@ -254,7 +254,7 @@ def _reporter(
 
 
 def _failed(
-    turns: Turns,
+    state: RunState,
     message_id: str,
     call: ToolCall,
     code: ToolErrorCode,
@@ -272,7 +272,7 @@ def _failed(
         duration_ms=duration_ms,
         started_at=started_at,
     )
-    turns.sink.append(ToolCallError(message_id=message_id, tool_call=failed))
+    state.sink.append(ToolCallError(message_id=message_id, tool_call=failed))
     return _error_result(call, error, failed)
 
 

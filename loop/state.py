@@ -1,7 +1,7 @@
-"""One run of an agent as it goes: what the model sees, what is kept, where the events go.
+"""The state of one run: what the model sees, what is kept, where the events go, what is counted.
 
 A run is made of turns. A turn is one message of the model and, where it calls tools, the result
-of each call. What a turn adds is kept together (`keep`) and stored together (`save`).
+of each call. What a turn adds is kept together and stored together.
 """
 
 import asyncio
@@ -54,51 +54,80 @@ class Reply(NamedTuple):
 
 
 async def _not_stored(messages: Sequence[Message], pending: AssistantMessage | None) -> None:
-    """Store nothing: the run's owner takes all from `kept`."""
+    """Store nothing: the run's owner takes all from the transcript."""
 
 
 @dataclass
-class Turns:
-    """The state of one run.
+class Prompt:
+    """What the model sees.
 
     Args:
-        context: what the model gets to see of the conversation, the new message included.
-        sink: takes the events.
-        message_id: the id of the model's first message.
+        messages: of the conversation, the new message included.
+        knowledge: what is known about the user, for the instructions.
         model: answers in the place of the first agent's own.
         options: what the request says about how to answer.
         client_tools: those that the client executes; they hide the agent's of the same names.
-        knowledge: what is known about the user, for the instructions.
-        journal: stores what is kept, as it is kept.
-        pending: of a run that goes on after a crash: the message whose calls were under way.
-        kept: grows by whole turns: what a conversation has to keep of this run.
-        saved: how many of `kept` are stored.
-        calls: the running and waiting tool calls by id; cancelling one ends that call only.
-        successor: the name of the agent that takes over after this turn.
-        successors: of a run that goes on after a crash: the agents that took over before it.
+        parallel_tools: whether the calls of a turn may run at the same time.
     """
 
-    run_id: str
-    conversation_id: str
-    context: tuple[Message, ...]
-    sink: EventSink
-    message_id: str
-    parallel_tools: bool = True
+    messages: tuple[Message, ...]
+    knowledge: str = ""
     model: str | None = None
     options: ModelOptions = AS_CONFIGURED
     client_tools: tuple[ToolSpec, ...] = ()
-    knowledge: str = ""
+    parallel_tools: bool = True
+
+
+@dataclass
+class Transcript:
+    """What the run has said, which the conversation has to keep.
+
+    Args:
+        journal: stores messages.
+        messages: grows by whole turns.
+        saved: how many of `messages` are stored.
+        text: of the newest turn.
+        usage: tokens of all turns; None while no provider has counted any.
+    """
+
     journal: Journal = _not_stored
-    pending: AssistantMessage | None = None
-    kept: list[Message] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
     saved: int = 0
-    calls: dict[str, asyncio.Task[ToolMessage]] = field(default_factory=dict)
-    successor: str | None = None
-    successors: Sequence[str] = ()
-    usage: Usage | None = None
     text: str = ""
+    usage: Usage | None = None
+
+    @property
+    def unsaved(self) -> list[Message]:
+        """What is not stored yet."""
+        return self.messages[self.saved :]
+
+    def keep(self, message: AssistantMessage, results: Iterable[ToolMessage] = ()) -> None:
+        """Keep a turn: what the model said, with the result of each of its calls."""
+        if message.content or message.tool_calls:
+            self.messages.append(message)
+        self.messages.extend(results)
+
+    async def save(self, pending: AssistantMessage | None = None) -> None:
+        """Store what was kept since the last time, and the message whose calls begin.
+
+        Raises:
+            errors.Unavailable: it is not stored.
+        """
+        new = self.unsaved
+        storing = asyncio.ensure_future(self.journal(new, pending))
+        try:
+            await to_its_end(storing)
+        finally:
+            if not storing.cancelled() and storing.exception() is None:
+                self.saved += len(new)
+
+
+@dataclass
+class Counts:
+    """What the limits of an agent are held against."""
+
     turns: int = 0
-    called: int = 0
+    calls: int = 0
     _recent: list[tuple[tuple[str, str], ...]] = field(default_factory=list)
     _ids: set[str] = field(default_factory=set)
 
@@ -111,36 +140,15 @@ class Turns:
         self._ids.add(call.id)
         return part
 
-    def count(self, said: Iterable[AssistantMessage]) -> None:
-        """Count what the run has said and called before a crash."""
-        for message in said:
-            self.reserve(message)
-            self.called += len(message.tool_calls)
+    def add(self, message: AssistantMessage) -> None:
+        """Count a turn that was made before, with its calls."""
+        self.reserve(message)
+        self.calls += len(message.tool_calls)
 
     def reserve(self, message: AssistantMessage) -> None:
         """Count a turn whose calls are about to be counted, and give their ids to no other call."""
         self.turns += 1
         self._ids |= {call.id for call in message.tool_calls}
-
-    def keep(self, message: AssistantMessage, results: Iterable[ToolMessage] = ()) -> None:
-        """Keep a turn: what the model said, with the result of each of its calls."""
-        if message.content or message.tool_calls:
-            self.kept.append(message)
-        self.kept.extend(results)
-
-    async def save(self, pending: AssistantMessage | None = None) -> None:
-        """Store what was kept since the last time, and the message whose calls begin.
-
-        Raises:
-            errors.Unavailable: it is not stored.
-        """
-        new = self.kept[self.saved :]
-        storing = asyncio.ensure_future(self.journal(new, pending))
-        try:
-            await to_its_end(storing)
-        finally:
-            if not storing.cancelled() and storing.exception() is None:
-                self.saved += len(new)
 
     def repeats(self, calls: Sequence[ToolCallPart]) -> int:
         """Count in how many turns in a row, this one included, the same calls were made."""
@@ -149,6 +157,42 @@ class Turns:
             self._recent.clear()
         self._recent.append(made)
         return len(self._recent)
+
+
+@dataclass
+class Resumption:
+    """Where a run goes on after a crash.
+
+    Args:
+        pending: the message whose calls were being executed.
+        successors: the agents that had taken over, in order.
+    """
+
+    pending: AssistantMessage | None = None
+    successors: Sequence[str] = ()
+
+
+@dataclass
+class RunState:
+    """The state of one run.
+
+    Args:
+        message_id: the id of the model's first message.
+        sink: where the events go.
+        calls: the running and waiting tool calls by id; cancelling one ends that call only.
+        successor: the name of the agent that takes over after this turn.
+    """
+
+    run_id: str
+    conversation_id: str
+    message_id: str
+    sink: EventSink
+    prompt: Prompt
+    transcript: Transcript = field(default_factory=Transcript)
+    counts: Counts = field(default_factory=Counts)
+    resumption: Resumption = field(default_factory=Resumption)
+    calls: dict[str, asyncio.Task[ToolMessage]] = field(default_factory=dict)
+    successor: str | None = None
 
 
 async def to_its_end(future: "asyncio.Future[T]") -> T:

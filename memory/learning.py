@@ -38,7 +38,7 @@ SETTLING = 3.0
 PATIENCE = 10.0
 """Seconds that a clearing waits for a lesson of the same user."""
 
-LESSON_CHARS = 20_000
+MAX_CHARS = 20_000
 """Characters of a message that are learned from; what is longer is cut."""
 
 ANSWER_TOKENS = 8_000

@@ -25,7 +25,7 @@ from agent import StreamingAgent
 from errors import UpstreamError
 from events import ChatComplete, EventSink, RunProgress, Usage
 from llm import Provider
-from loop.state import Turns
+from loop.state import RunState
 from messages import (
     EndPart,
     Message,
@@ -156,11 +156,11 @@ class ResearchAgent:
         """Whether it remembers users: a report is about the world."""
         return False
 
-    async def run(self, turns: Turns) -> ChatComplete:
+    async def run(self, state: RunState) -> ChatComplete:
         """Research the last message of the user; see `agent.StreamingAgent.run`."""
-        researcher = _Researcher(self._provider, turns.sink)
+        researcher = _Researcher(self._provider, state.sink)
         agent = StreamingAgent(NAME, self._config, researcher, self._tools, self._workers)
-        return await agent.run(turns)
+        return await agent.run(state)
 
 
 class _Heard:

@@ -5,12 +5,13 @@ more (its tool is gone) is left out with a warning, not deleted.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 
 from pydantic import ValidationError
 
 from agent import StreamingAgent
+from caller import Caller
 from errors import Conflict, Invalid, NotFound, TooMany
 from llm import Provider
 from models import AgentConfig, AgentInfo
@@ -26,13 +27,13 @@ logger = logging.getLogger("parley.registry")
 
 
 class Roster:
-    """All agents.
+    """All agents. What is made over the API belongs to the tenant of its maker.
 
     Args:
         special: agents of another kind than `StreamingAgent`; they can be run, not changed.
         instructions: the system prompt of agents that bring none.
         allowed_models: the models that an agent may name; empty: any.
-        limit: how many agents there may be.
+        limit: how many agents a tenant may have.
     """
 
     def __init__(
@@ -40,7 +41,6 @@ class Roster:
         *,
         provider: Provider,
         store: Store,
-        tenant: str,
         tools: Mapping[str, Tool],
         workers: Workers,
         special: Iterable[Agent],
@@ -50,14 +50,14 @@ class Roster:
     ) -> None:
         self._provider = provider
         self._store = store
-        self._tenant = tenant
         self._tools = tools
         self._workers = workers
         self._special = {agent.name: agent for agent in special}
         self._instructions = instructions
         self._allowed_models = allowed_models
         self._limit = limit
-        self._agents = {name: self._build(name, AgentConfig()) for name in BUILT_IN}
+        self._built_in = {name: self._build("", name, AgentConfig()) for name in BUILT_IN}
+        self._stored: dict[str, dict[str, StreamingAgent]] = {}
 
     async def load(self) -> None:
         """Read the stored agents.
@@ -65,46 +65,47 @@ class Roster:
         Raises:
             storage.StorageUnavailable: they cannot be read.
         """
-        stored = await self._store.agents(self._tenant)
-        for name, text in stored.items():
+        for tenant, name, text in await self._store.agents():
             try:
-                self._agents[name] = self._build(name, AgentConfig.model_validate_json(text))
+                agent = self._build(tenant, name, AgentConfig.model_validate_json(text))
+                self._stored.setdefault(tenant, {})[name] = agent
             except (ValidationError, KeyError) as error:
                 logger.warning("The stored agent %r does not fit any more: %s", name, error)
 
-    def all(self) -> list[AgentInfo]:
+    def all(self, caller: Caller) -> list[AgentInfo]:
         """Return what can be configured, by name."""
-        return [self._info(self._agents[name]) for name in sorted(self._agents)]
+        agents = self._of(caller.tenant)
+        return [self._info(agents[name]) for name in sorted(agents)]
 
     def fixed(self) -> list[str]:
         """Return the names of what can be run and not configured."""
         return sorted(self._special)
 
-    def names(self) -> list[str]:
+    def names(self, caller: Caller) -> list[str]:
         """Return the names of all that can be run."""
-        return sorted({*self._agents, *self._special})
+        return sorted({*self._of(caller.tenant), *self._special})
 
     def models(self) -> list[str]:
         """Return the models that this server names: those that are allowed, and its default."""
         return sorted({*self._allowed_models, self._provider.default_model})
 
-    def info(self, name: str) -> AgentInfo:
+    def info(self, caller: Caller, name: str) -> AgentInfo:
         """Return one agent.
 
         Raises:
             errors.NotFound: there is none of this name.
         """
-        return self._info(self._configured(name))
+        return self._info(self._configured(caller.tenant, name))
 
-    def find(self, name: str) -> Agent:
+    def find(self, caller: Caller, name: str) -> Agent:
         """Return an agent to run.
 
         Raises:
             errors.NotFound: there is none of this name.
         """
-        return self._special.get(name) or self._configured(name)
+        return self._special.get(name) or self._configured(caller.tenant, name)
 
-    def resolve(self, name: str) -> tuple[str, str | None]:
+    def resolve(self, caller: Caller, name: str) -> tuple[str, str | None]:
         """Return the agent, and the model in the place of its own, that a client's `model` means.
 
         An agent's name means that agent; the name of a model that may be asked for, that model,
@@ -113,13 +114,13 @@ class Roster:
         Raises:
             errors.NotFound: it is neither.
         """
-        if name in self._special or name in self._agents:
+        if name in self._special or name in self._of(caller.tenant):
             return name, None
         if self._may_answer(name):
             return DEFAULT, name
         raise NotFound(f"There is no model of the name {name!r} here.", code="model_not_found")
 
-    async def put(self, name: str, config: AgentConfig) -> bool:
+    async def put(self, caller: Caller, name: str, config: AgentConfig) -> bool:
         """Create an agent, or replace the one of this name; runs under way keep the old one.
 
         Returns:
@@ -133,18 +134,19 @@ class Roster:
         """
         if name in self._special:
             raise Conflict(f"The agent {name!r} cannot be replaced.")
-        faults = self._faults(name, config)
+        agents = self._of(caller.tenant)
+        faults = self._faults(agents, name, config)
         if faults:
             raise Invalid("The agent's configuration is not valid.", errors=faults)
-        new = name not in self._agents
-        if new and len(self._agents) >= self._limit:
+        new = name not in agents
+        if new and len(agents) >= self._limit:
             raise TooMany(f"There may be at most {self._limit} agents.")
-        agent = self._build(name, config)
-        await self._store.put_agent(self._tenant, name, config.model_dump_json(exclude_unset=True))
-        self._agents[name] = agent
+        agent = self._build(caller.tenant, name, config)
+        await self._store.put_agent(caller, name, config.model_dump_json(exclude_unset=True))
+        self._stored.setdefault(caller.tenant, {})[name] = agent
         return new
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, caller: Caller, name: str) -> None:
         """Delete an agent; runs under way go on.
 
         Raises:
@@ -152,13 +154,15 @@ class Roster:
             errors.Conflict: it is one that comes with the service.
             storage.StorageUnavailable: the database cannot be written.
         """
-        self._configured(name)
+        self._configured(caller.tenant, name)
         if name in BUILT_IN:
             raise Conflict("An agent that comes with the service can be replaced, not deleted.")
-        await self._store.delete_agent(self._tenant, name)
-        self._agents.pop(name, None)
+        await self._store.delete_agent(caller, name)
+        self._stored[caller.tenant].pop(name, None)
 
-    def _faults(self, name: str, config: AgentConfig) -> list[dict[str, str]]:
+    def _faults(
+        self, agents: Collection[str], name: str, config: AgentConfig
+    ) -> list[dict[str, str]]:
         faults = [
             {"field": "tools", "message": f"There is no tool of the name {tool!r}."}
             for tool in config.tools or ()
@@ -167,7 +171,7 @@ class Roster:
         faults += [
             {"field": "handoffs", "message": f"There is no other agent of the name {other!r}."}
             for other in config.handoffs
-            if other not in self._agents or other == name
+            if other not in agents or other == name
         ]
         allowed = ", ".join(sorted(self._allowed_models))
         wanted = [
@@ -189,7 +193,7 @@ class Roster:
         answering, allowed = self._provider.answering, self._allowed_models
         return not allowed or answering(model) in {answering(each) for each in (None, *allowed)}
 
-    def _build(self, name: str, config: AgentConfig) -> StreamingAgent:
+    def _build(self, tenant: str, name: str, config: AgentConfig) -> StreamingAgent:
         names = self._tools if config.tools is None else config.tools
         filled = config.model_copy(
             update={
@@ -205,13 +209,18 @@ class Roster:
             self._provider,
             [self._tools[tool] for tool in filled.tools or ()],
             self._workers,
-            {other: partial(self._configured, other) for other in filled.handoffs},
+            {other: partial(self._configured, tenant, other) for other in filled.handoffs},
         )
 
-    def _configured(self, name: str) -> StreamingAgent:
-        if name not in self._agents:
+    def _of(self, tenant: str) -> dict[str, StreamingAgent]:
+        """Return the agents that a tenant can configure."""
+        return self._built_in | self._stored.get(tenant, {})
+
+    def _configured(self, tenant: str, name: str) -> StreamingAgent:
+        agent = self._stored.get(tenant, {}).get(name) or self._built_in.get(name)
+        if agent is None:
             raise NotFound(f"There is no agent of the name {name!r}.", code="agent_not_found")
-        return self._agents[name]
+        return agent
 
     def _info(self, agent: StreamingAgent) -> AgentInfo:
         return AgentInfo(

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Sequence
 
-from messages import AssistantMessage, Message, ToolMessage, UserMessage
+from messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
+from runs.run import Limits, Run
+from storage.store import Store
 
 TITLE_CHARS = 60
 
@@ -12,6 +14,59 @@ _SENTENCE_END = re.compile(r"(?<=.{14}[!?])\s|(?<=.{11}\w{3}\.)\s")
 _MESSAGE_TOKENS = 4
 _TOKEN_BYTES = 4
 """What a token is taken to be: no tokenizer is exact for every model, and this one is fast."""
+
+
+class Contexts:
+    """Reads what a model gets to see.
+
+    Args:
+        limits: how much of a conversation that is.
+    """
+
+    def __init__(self, store: Store, limits: Limits) -> None:
+        self._store = store
+        self._limits = limits
+
+    async def of(self, run: Run) -> tuple[Message, ...]:
+        """Return it for a run whose messages are in its conversation.
+
+        It begins with a user's message, however long ago that was; a client that decides what the
+        model sees gets all that it sent.
+
+        Raises:
+            storage.StorageUnavailable: the conversation cannot be read now.
+        """
+        request, limits = run.request, self._limits
+        rules = [SystemMessage(text) for text in request.instructions]
+        if request.is_whole:
+            return (*rules, *request.history, *await self._said(run, None))
+        newest = await self._newest(run)
+        if run.stored.replaces and not (run.resumed and await self._store.run_messages(run.stored)):
+            newest = up_to_user(newest)
+        seen = window([*request.history, *newest], limits.history_messages, limits.history_tokens)
+        return (*rules, *seen)
+
+    async def _newest(self, run: Run) -> list[Message]:
+        """Return as many messages as a model may see, or more, with a user's one among them."""
+        many = self._limits.history_messages
+        while True:
+            newest = await self._said(run, many)
+            if len(newest) < many or any(isinstance(each, UserMessage) for each in newest):
+                return newest
+            many *= 4
+
+    async def _said(self, run: Run, many: int | None) -> list[Message]:
+        """Return the newest messages of the conversation; those of a new one are known."""
+        if run.is_new:
+            return [*run.request.messages]
+        stored = run.stored
+        return await self._store.context(stored.owner, stored.conversation_id, many)
+
+
+def up_to_user(messages: list[Message]) -> list[Message]:
+    """Return messages without those after the last one of the user."""
+    users = [at for at, each in enumerate(messages) if isinstance(each, UserMessage)]
+    return messages[: users[-1] + 1] if users else []
 
 
 def window(messages: Sequence[Message], limit: int, tokens: int) -> tuple[Message, ...]:

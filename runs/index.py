@@ -1,93 +1,109 @@
-"""The runs that this process knows, and by which keys they were asked for.
+"""The runs that this process knows: those under way, and for a time those that are over here.
 
-A run is known while it is under way, and for a time after its end; of those that have ended, the
-one that ended first is forgotten first. Storage remembers them longer.
+Of those that have ended, the one that ended first is forgotten first. Storage remembers them
+longer.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
 
 from caller import Caller
 from errors import Conflict
+from hub import Hub
 from runs.run import Run
+from storage import StoredRun
 
 
-class Remembered:
+class RunIndex:
     """Runs by id and by key.
 
     Args:
+        hub: keeps their logs.
         ttl: seconds for which a run that has ended is known.
         most: how many of these are.
     """
 
-    def __init__(self, ttl: float, most: int) -> None:
+    def __init__(self, hub: Hub, ttl: float, most: int) -> None:
+        self._hub = hub
         self._ttl = ttl
         self._most = most
-        self._runs: dict[str, Run] = {}
-        self._keys: dict[tuple[Caller, str], Run] = {}
-        self._ended: deque[tuple[float, str]] = deque()
+        self._live: dict[str, Run] = {}
+        self._ended: dict[str, StoredRun] = {}
+        self._keys: dict[tuple[Caller, str], str] = {}
+        self._deadlines: deque[tuple[float, str]] = deque()
+
+    def __len__(self) -> int:
+        """How many runs are under way."""
+        return len(self._live)
+
+    def all_live(self) -> list[Run]:
+        """Return the runs that are under way."""
+        return [*self._live.values()]
 
     def add(self, run: Run) -> None:
-        """Know a run."""
-        self._runs[run.id] = run
+        """Know a run that is under way from now on."""
+        self._live[run.id] = run
         if run.stored.key is not None:
-            self._keys[run.stored.owner, run.stored.key] = run
+            self._keys[run.stored.owner, run.stored.key] = run.id
 
-    def find(self, run_id: str) -> Run | None:
-        """Return a run."""
+    def live(self, run_id: str) -> Run | None:
+        """Return a run that is under way."""
+        return self._live.get(run_id)
+
+    def find(self, run_id: str) -> StoredRun | None:
+        """Return what is known of a run."""
         self._expire()
-        return self._runs.get(run_id)
+        live = self._live.get(run_id)
+        return live.stored if live is not None else self._ended.get(run_id)
 
-    def asked_before(self, owner: Caller, key: str, fingerprint: bytes) -> Run | None:
-        """Return the run that the same request started before.
-
-        Raises:
-            errors.Conflict: the key was used for another request.
-        """
+    def of_key(self, owner: Caller, key: str) -> str | None:
+        """Return the id of the run that a request with this key started."""
         self._expire()
-        run = self._keys.get((owner, key))
-        if run is not None:
-            check_same(run.stored.fingerprint, fingerprint)
-        return run
+        return self._keys.get((owner, key))
 
-    def ended(self, run: Run) -> None:
-        """Forget a run when its time is over."""
+    def end(self, run: Run) -> None:
+        """Note that a run has ended or is suspended, and forget it when its time is over."""
+        del self._live[run.id]
+        self._ended[run.id] = run.stored
         deadline = asyncio.get_running_loop().time() + self._ttl
-        self._ended.append((deadline, run.id))
-
-    def ended_in(self, owner: Caller, conversation_id: str) -> Iterator[Run]:
-        """Yield the runs of a conversation that have ended; they may be forgotten meanwhile."""
-        place = (owner, conversation_id)
-        for run in [*self._runs.values()]:
-            if run.work is None and (run.stored.owner, run.stored.conversation_id) == place:
-                yield run
+        self._deadlines.append((deadline, run.id))
 
     def forget(self, run_id: str) -> None:
         """Know a run no longer."""
-        run = self._runs.pop(run_id, None)
-        if run is not None and run.stored.key is not None:
-            place = (run.stored.owner, run.stored.key)
-            if self._keys.get(place) is run:
+        live = self._live.pop(run_id, None)
+        stored = live.stored if live is not None else self._ended.pop(run_id, None)
+        if stored is not None and stored.key is not None:
+            place = (stored.owner, stored.key)
+            if self._keys.get(place) == run_id:
                 del self._keys[place]
+
+    async def forget_conversation(self, owner: Caller, conversation_id: str) -> None:
+        """Forget the runs of a conversation that have ended, and their logs."""
+        place = (owner, conversation_id)
+        for stored in [*self._ended.values()]:
+            if (stored.owner, stored.conversation_id) == place:
+                self.forget(stored.id)
+                self._hub.forget(stored.id)
 
     def _expire(self) -> None:
         now = asyncio.get_running_loop().time()
-        while self._ended:
-            deadline, run_id = self._ended[0]
-            if deadline > now and len(self._ended) <= self._most:
+        while self._deadlines:
+            deadline, run_id = self._deadlines[0]
+            if deadline > now and len(self._deadlines) <= self._most:
                 return
-            self._ended.popleft()
-            self.forget(run_id)
+            self._deadlines.popleft()
+            if run_id in self._ended:
+                self.forget(run_id)
 
 
 def check_same(before: bytes, fingerprint: bytes) -> None:
-    """Check what a key was used for.
+    """Check what an idempotency key was used for.
 
     Raises:
         errors.Conflict: it was another request.
     """
-    if before != fingerprint:
+    # An older version's is shorter: what it was made of cannot be compared, and the key counts.
+    if len(before) == len(fingerprint) and before != fingerprint:
         raise Conflict(
             "This idempotency key was used for another request.", code="idempotency_conflict"
         )

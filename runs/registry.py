@@ -3,17 +3,18 @@
 The registry owns each run: a task of its own, which no reader can end by going away. Its
 stations:
 
-1. `start` decides in one step without an await: is this a repeated request, may the
-   conversation take it, is there room. Then the run is in the conversation's queue.
-2. Its task stores the run with the user's message, opens the log (`chat_start`), and only then
-   is the run accepted. It waits for the floor, and lets the agent answer.
+1. `start` decides in one step without an await: is this a repeated request, is there room. Then
+   the run is known.
+2. Its task (`Runner`) puts it into the queue of its conversation and lets `Driver.drive` work: it
+   stores the run with the user's message and opens the log (`chat_start`), and only then is the
+   run accepted. It waits for its turn, and lets the agent answer.
 3. Whatever happens there, what was said is stored, exactly one terminal event ends the log, and
-   the next run gets the floor.
+   the next run has its turn.
 4. Where the service stops before that, the run is suspended, and in the end the store gives all of
    these back at once.
 
-Runs are remembered in storage, longer than their logs: a reader that comes too late for the
-events still learns the outcome. A run that a crash interrupted, or that was suspended, goes on from
+Runs are known in storage for longer than their logs are kept: a reader that comes too late for the
+events still gets the outcome. A run that a crash interrupted, or that was suspended, goes on from
 its last stored turn, in a new epoch.
 """
 
@@ -29,32 +30,27 @@ from typing import Self
 import msgspec
 
 from caller import Caller
-from errors import Conflict, Invalid, NotFound, ParleyError, TooMany, Unavailable
+from errors import Conflict, Invalid, NotFound, ParleyError, Unavailable
 from events import ChatStart, Event, stamped
 from hub import Hub, LogNotFound, Reader
 from llm import Provider
 from memory.learning import LongTermMemory
 from messages import new_id
-from models import Completion, RegenerateRequest, RunRequest
 from runs.agents import DEFAULT, Roster
-from runs.driver import Driver, failure, left_open
-from runs.index import Remembered, check_same
-from runs.replay import remains
-from runs.request import begin_of, decoded, encoded, entry_of, owner_of, place_of, text_of
-from runs.run import Agent, Limits, Queue, Queues, Run, Work
-from storage import Entry, StorageUnavailable, StoredRun
+from runs.commands import LocalCommands
+from runs.index import RunIndex, check_same
+from runs.queue import LocalLocks
+from runs.replay import replay_of
+from runs.request import VERSION, RunRequest, encoded
+from runs.run import Agent, Limits, Refused, Run
+from runs.runner import Runner
+from storage import StoredRun
 from storage.store import Store
 from tools.tool import Tool
 from tools.workers import Workers
 
-HOUSEKEEPING = 10.0
-"""Seconds between two rounds of what has to be done now and then."""
-
-RETRY = 1.0
-"""Seconds between two attempts to store what the database did not take."""
-
-PATIENCE = 5.0
-"""Seconds that a deletion waits for the end of the runs that it cancels."""
+CANCEL_WAIT = 5.0
+"""Seconds that is waited for the end of runs that are cancelled; tools get two."""
 
 logger = logging.getLogger("parley.registry")
 
@@ -90,14 +86,12 @@ class AgentRegistry:
         self.provider = provider
         self.store = store
         self.tools: Mapping[str, Tool] = {tool.name: tool for tool in tools}
-        self.draining = False
         self._hub = hub
         self._limits = limits
         self._workers = Workers(limits.tool_workers)
         self.agents = Roster(
             provider=provider,
             store=store,
-            tenant="open",
             tools=self.tools,
             workers=self._workers,
             special=special(provider, self.tools, self._workers) if special else (),
@@ -105,30 +99,32 @@ class AgentRegistry:
             allowed_models=allowed_models,
             limit=limits.max_agents,
         )
-        self._queues = Queues()
-        self._known = Remembered(limits.run_ttl, limits.max_runs)
-        self._active: set[Run] = set()
-        self._driver = Driver(
-            store,
-            hub,
-            limits,
-            memory=memory,
-            refuse=self._refuse,
-            forget=self.forget,
-            leave=self._leave,
-        )
+        self._index = RunIndex(hub, limits.run_ttl, limits.max_runs)
+        self._locks = LocalLocks()
+        self._commands = LocalCommands(self._index)
         self._stack = AsyncExitStack()
         self._tasks = asyncio.TaskGroup()
+        self._runner = Runner(
+            tasks=self._tasks,
+            store=store,
+            hub=hub,
+            agents=self.agents,
+            index=self._index,
+            locks=self._locks,
+            commands=self._commands,
+            limits=limits,
+            memory=memory,
+        )
 
     async def __aenter__(self) -> Self:
         await self.agents.load()
         await self._stack.enter_async_context(self._workers)
         self._stack.push_async_callback(self.provider.aclose)
-        self._stack.push_async_callback(self._give_back)
+        self._stack.push_async_callback(self._runner.give_back)
         await self._stack.enter_async_context(self._tasks)
-        await self._recover()
+        await self._runner.recover()
         self._warming = self._tasks.create_task(self._warm())
-        self._housekeeping = self._tasks.create_task(self._keep_house())
+        self._housekeeping = self._tasks.create_task(self._runner.keep_house())
         return self
 
     async def __aexit__(
@@ -137,8 +133,8 @@ class AgentRegistry:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.draining = True
-        self.end_all()
+        self.drain()
+        self.stop_all()
         self._warming.cancel()
         self._housekeeping.cancel()
         await self._stack.__aexit__(kind, error, trace)
@@ -163,23 +159,22 @@ class AgentRegistry:
     @property
     def active_runs(self) -> int:
         """How many runs are under way or wait."""
-        return len(self._active)
+        return len(self._index)
 
     async def start(
         self,
+        caller: Caller,
         request: RunRequest,
         key: str | None = None,
         *,
         conversation_id: str | None = None,
-        ephemeral: bool = False,
-    ) -> Run:
+    ) -> StoredRun:
         """Start a run, or find the one that the same request started before.
 
         Args:
             key: an idempotency key; the same key with the same request is the same run.
             conversation_id: the conversation of a request that names none; a new one where it
                 is absent too. It is no part of the request that a key stands for.
-            ephemeral: the conversation serves this run only, and is not listed.
 
         Raises:
             errors.NotFound: no such agent; of a request that goes on with a conversation: no
@@ -190,203 +185,105 @@ class AgentRegistry:
             errors.TooMany: too many messages wait in the conversation.
             errors.Unavailable: the service is full or stopping, or nothing can be stored now.
         """
-        owner = owner_of(request)
         said = encoded(request)
-        fingerprint = hashlib.sha256(said.encode()).digest() if key is not None else b""
-        asked = await self._agent_of(request)
-        run = self._known.asked_before(owner, key, fingerprint) if key is not None else None
-        if run is None:
-            place = place_of(request) or conversation_id
-            queue = self._queues.of(owner, place or new_id("conv"))
-            agent = self.agents.find(asked)
-            entry = entry_of(request, ephemeral=ephemeral)
-            stored = self._admit(request, agent, entry, said, queue, key, fingerprint)
-            is_new = place is None and entry.branch is None
-            work = Work(request, agent, queue, begin_of(request), entry, is_new)
-            run = self._enter(Run(stored, work), work)
-        await run.accepted.wait()
-        if run.refusal is not None:
-            raise run.refusal
-        if run.twin is not None:
-            check_same(run.twin.fingerprint, fingerprint)
-            return self._known.find(run.twin.id) or Run.remembered(run.twin)
-        return run
+        fingerprint = _fingerprint(said) if key is not None else b""
+        asked = await self._agent_of(caller, request)
+        known = self._index.of_key(caller, key) if key is not None else None
+        if known is not None:
+            return await self._repeated(known, fingerprint)
+        agent = self.agents.find(caller, asked)
+        self._check_room(request)
+        place = request.conversation_id or conversation_id
+        stored = self._stored(caller, request, agent, place or new_id("conv"))
+        stored = msgspec.structs.replace(stored, request=said, key=key, fingerprint=fingerprint)
+        run = Run(stored, request, agent, is_new=place is None and request.branch is None)
+        self._runner.enter(run)
+        return await self._accepted(run, fingerprint)
 
-    async def _agent_of(self, request: RunRequest) -> str:
+    async def _repeated(self, run_id: str, fingerprint: bytes) -> StoredRun:
+        """Return the run that a request with the same key started."""
+        run = self._index.live(run_id)
+        stored = run.stored if run is not None else self._index.find(run_id)
+        if stored is None:
+            raise RuntimeError("a key stands for a run that is not known")
+        check_same(stored.fingerprint, fingerprint)
+        return stored if run is None else await self._accepted(run, fingerprint)
+
+    async def _accepted(self, run: Run, fingerprint: bytes) -> StoredRun:
+        """Wait until a run is accepted, or refused."""
+        await run.accepted.wait()
+        match run.refusal:
+            case Refused(error=ParleyError() as error):
+                raise error
+            case Refused(twin=StoredRun() as twin):
+                check_same(twin.fingerprint, fingerprint)
+                return self._index.find(twin.id) or twin
+        return run.stored
+
+    async def _agent_of(self, caller: Caller, request: RunRequest) -> str:
         """Return the name of the agent that is asked: the one named, or the last one there."""
         if request.agent is not None:
             return request.agent
-        owner = owner_of(request)
-        queue = self._queues.of(owner, request.conversation_id)
-        if queue.runs:
-            return queue.runs[-1].stored.agent
-        there = await self.store.conversation(owner, request.conversation_id)
+        place = request.branch[0] if request.branch else request.conversation_id
+        if place is None:
+            return DEFAULT
+        queue = await self._locks.queue(caller, place)
+        waiting = self._index.find(queue[-1]) if queue else None
+        if waiting is not None:
+            return waiting.agent
+        there = await self.store.conversation(caller, place)
         return there.agent if there is not None and there.agent is not None else DEFAULT
 
-    def _admit(
-        self,
-        request: RunRequest,
-        agent: Agent,
-        entry: Entry,
-        said: str,
-        queue: Queue,
-        key: str | None,
-        fingerprint: bytes,
-    ) -> StoredRun:
-        """Refuse a run, or return it as it is to be stored. Without an await, as is `_enter`."""
+    def _check_room(self, request: RunRequest) -> None:
+        """Refuse a run that the service does not take. Without an await, as is `Runner.enter`."""
         limits = self._limits
         if self.draining:
             raise Unavailable("The service is stopping.", retry_after=limits.shutdown_grace)
         # Whose client keeps the conversation sends it whole; the body's bound is enough there.
-        chars = 0 if isinstance(request, Completion) else len(text_of(request))
-        if chars > limits.max_message_chars:
+        if not request.is_whole and len(request.text) > limits.max_message_chars:
             fault = f"At most {limits.max_message_chars} characters."
-            raise Invalid("The message is too long.", errors=[_fault("message", fault)])
-        if len(self._active) >= limits.max_active_runs:
+            errors = [{"field": "message", "message": fault}]
+            raise Invalid("The message is too long.", errors=errors)
+        if len(self._index) >= limits.max_active_runs:
             raise Unavailable("The service is at its limit of runs under way.", retry_after=1)
-        self._make_way(queue, request)
+
+    def _stored(
+        self, caller: Caller, request: RunRequest, agent: Agent, conversation_id: str
+    ) -> StoredRun:
         run_id = new_id("run")
+        model = self.provider.answering(request.model) if request.model else agent.model
         start = ChatStart(
-            conversation_id=queue.conversation_id,
+            conversation_id=conversation_id,
             agent=agent.name,
-            model=self._answering(request, agent),
+            model=model,
             message_id=new_id("msg"),
-            ephemeral=entry.ephemeral,
+            ephemeral=request.ephemeral,
         )
         return StoredRun(
             id=run_id,
-            owner=queue.owner,
-            conversation_id=queue.conversation_id,
+            owner=caller,
+            conversation_id=conversation_id,
             agent=agent.name,
-            request=said,
+            request="",
             start=stamped(start, run_id, 1),
             status="queued",
             created_at=datetime.now(UTC),
-            key=key,
-            fingerprint=fingerprint,
-            replaces=isinstance(request, RegenerateRequest),
+            replaces=request.regenerates,
         )
 
-    def _answering(self, request: RunRequest, agent: Agent) -> str:
-        wanted = request.model if isinstance(request, Completion) else None
-        return self.provider.answering(wanted) if wanted else agent.model
+    # Following
 
-    def _make_way(self, queue: Queue, request: RunRequest) -> None:
-        if not queue.runs:
-            return
-        if request.if_busy == "reject":
-            raise Conflict(
-                f"The conversation has a run under way: {queue.runs[0].id}.",
-                code="conversation_busy",
-            )
-        if request.if_busy == "interrupt":
-            for run in queue.runs:
-                run.end("superseded")
-        elif len(queue.runs) > self._limits.max_queued_messages:
-            raise TooMany("Too many messages wait in this conversation.", retry_after=1)
-
-    def _enter(self, run: Run, work: Work) -> Run:
-        self._known.add(run)
-        self._active.add(run)
-        self._queues.enter(work.queue, run)
-        work.task = self._tasks.create_task(self._driver.drive(run, work), name=run.id)
-        return run
-
-    def _refuse(self, run: Run, work: Work, error: ParleyError | None) -> None:
-        """Take back a run that is not stored."""
-        run.refusal = error
-        self._known.forget(run.id)
-        self._leave(run, work)
-        run.accepted.set()
-
-    def _leave(self, run: Run, work: Work) -> None:
-        if work.recall is not None:
-            work.recall.drop()
-        run.work = None
-        self._queues.leave(work.queue, run)
-        self._active.discard(run)
-        if run.refusal is None and run.terminal is not None:
-            self._known.ended(run)
-
-    def forget(self, owner: Caller, conversation_id: str) -> None:
-        """Forget the runs of a conversation that have ended, and their logs."""
-        for run in self._known.ended_in(owner, conversation_id):
-            self._known.forget(run.id)
-            self._hub.forget(run.id)
-
-    # Recovering
-
-    async def _recover(self) -> None:
-        """Take up the runs that nobody works on any more."""
-        for stored in await self.store.claim():
-            try:
-                self._resume(stored)
-            except ParleyError as error:
-                terminal = stamped(failure(error), stored.id, 2)
-                gone = msgspec.structs.replace(stored, request="")
-                await self._driver.store_end(gone, left_open(stored), terminal)
-
-    def _resume(self, stored: StoredRun) -> None:
-        self._known.forget(stored.id)
-        request = decoded(stored.request)
-        work = Work(
-            request,
-            self.agents.find(stored.agent),
-            self._queues.of(stored.owner, stored.conversation_id),
-            begin_of(request),
-            resumed=True,
-            begun=stored.status == "running",
-        )
-        self._enter(Run(stored, work), work)
-
-    async def _keep_house(self) -> None:
-        """Do what has to be done now and then, until the registry ends."""
-        due = 0.0
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                await self._driver.store_unsaved()
-                if loop.time() >= due:
-                    await self._tidy()
-                    due = loop.time() + HOUSEKEEPING
-            except StorageUnavailable as error:
-                logger.warning("Storage cannot be tidied now: %s", error.message)
-            await asyncio.sleep(RETRY if self._driver.has_unsaved else HOUSEKEEPING)
-
-    async def _tidy(self) -> None:
-        await self.store.renew()
-        if not self.draining:
-            await self._recover()
-        await self.store.expire(
-            runs_older_than=self._limits.run_ttl,
-            conversations_older_than=self._limits.conversation_ttl,
-        )
-
-    async def _give_back(self) -> None:
-        """Let others go on with the runs that are suspended."""
-        try:
-            # First the ends that are still to be stored: a run that has ended is not gone on with.
-            await self._driver.store_unsaved()
-            await self.store.give_back()
-        except StorageUnavailable as error:  # their lease is over some time later
-            logger.warning("What is suspended cannot be given back now: %s", error.message)
-
-    # Following and ending
-
-    async def run(self, run_id: str) -> Run:
-        """Return a run.
+    async def run(self, caller: Caller, run_id: str) -> StoredRun:
+        """Return a run as it is now.
 
         Raises:
-            errors.NotFound: there is none of this id, or it was forgotten.
+            errors.NotFound: there is none of this id for this caller, or it was forgotten.
             storage.StorageUnavailable: nobody can tell now.
         """
-        known = self._known.find(run_id)
-        if known is not None:
-            return known
-        stored = await self.store.run("open", run_id)
-        if stored is None or self._is_old(stored):
+        stored = self._index.find(run_id) or await self.store.run(caller, run_id)
+        if stored is None or self._is_old(stored) or not caller.may_see(stored.owner):
             raise NotFound("There is no run of this id.", code="run_not_found")
-        return Run.remembered(stored)
+        return stored
 
     def _is_old(self, stored: StoredRun) -> bool:
         if stored.finished_at is None:
@@ -394,106 +291,123 @@ class AgentRegistry:
         age = datetime.now(UTC) - stored.finished_at
         return age.total_seconds() > self._limits.run_ttl
 
-    def active_run(self, owner: Caller, conversation_id: str) -> Run | None:
-        """Return the run that has the floor in a conversation, if there is one."""
-        queue = self._queues.of(owner, conversation_id)
-        return queue.runs[0] if queue.runs else None
+    async def open_runs(self, caller: Caller, conversation_id: str) -> list[StoredRun]:
+        """Return the accepted runs of a conversation that have not ended, in their order."""
+        queue = await self._locks.queue(caller, conversation_id)
+        live = [self._index.live(run_id) for run_id in queue]
+        return [run.stored for run in live if run is not None and run.accepted.is_set()]
 
-    def open_runs(self, owner: Caller, conversation_id: str) -> list[Run]:
-        """Return the accepted runs that have not ended, in their order."""
-        runs = self._queues.of(owner, conversation_id).runs
-        return [run for run in runs if run.accepted.is_set()]
+    async def active_run(self, caller: Caller, conversation_id: str) -> StoredRun | None:
+        """Return the run that has its turn in a conversation, accepted, if there is one."""
+        queue = await self._locks.queue(caller, conversation_id)
+        run = self._index.live(queue[0]) if queue else None
+        if run is None:
+            return None
+        await run.accepted.wait()
+        return run.stored
 
-    async def read(self, run_id: str, after: str | None = None) -> Reader:
+    async def read(self, caller: Caller, run_id: str, after: str | None = None) -> Reader:
         """Follow a run's events; see `hub.Hub.read`.
 
-        Where the log has expired and the run is remembered, the reader gets a `reset` and
-        the run's state: its start, what is stored of its turns, and its end.
+        Where the log has expired and the run is known, the reader gets a `reset` and the run's
+        state: its start, what is stored of its turns, and its end.
 
         Raises:
+            errors.NotFound: see `run`.
             errors.Unavailable: it is under way in another process.
         """
-        known = self._known.find(run_id)
-        if known is not None:
-            await known.accepted.wait()
+        live = self._index.live(run_id)
+        if live is not None:
+            await live.accepted.wait()
+        run = await self.run(caller, run_id)
         try:
             return await self._hub.read(run_id, after)
         except LogNotFound:
-            run = await self.run(run_id)
             if run.terminal is None:
                 raise _elsewhere() from None
-            said = await self.store.run_messages(run.stored)
-            return remains(run.start, run.terminal, said, epoch=run.stored.epoch, after=after)
+            said = await self.store.run_messages(run)
+            return replay_of(run.start, run.terminal, said, epoch=run.epoch, after=after)
 
-    async def before(self, run_id: str, seq: int) -> list[Event]:
+    async def before(self, caller: Caller, run_id: str, seq: int) -> list[Event]:
         """Return the events of a run up to `seq`, as they are in its log; see `hub.Hub.before`."""
+        await self.run(caller, run_id)
         return await self._hub.before(run_id, seq)
 
-    async def cancel(self, run_id: str) -> Run:
+    # Ending
+
+    async def cancel(self, caller: Caller, run_id: str, *, wait: float = 0) -> StoredRun:
         """Cancel a run; one that has ended stays as it is.
+
+        Args:
+            wait: seconds that is waited for its end.
 
         Raises:
             errors.NotFound: no such run.
             errors.Unavailable: another process works on it.
         """
-        run = await self.run(run_id)
-        self.check_here(run)
-        run.end("cancelled")
-        return run
-
-    def check_here(self, run: Run) -> None:
-        """Refuse what only the process can do that works on a run.
-
-        Raises:
-            errors.Unavailable: that is another one.
-        """
-        if run.work is None and run.terminal is None:
+        run = await self.run(caller, run_id)
+        if run.terminal is not None:
+            return run
+        if not await self._commands.stop(run_id, "cancelled"):
             raise _elsewhere()
+        if wait:
+            await self._commands.wait([run_id], wait)
+        return await self.run(caller, run_id)
 
-    async def cancel_tool(self, run_id: str, tool_call_id: str) -> None:
+    async def cancel_call(self, caller: Caller, run_id: str, tool_call_id: str) -> None:
         """Cancel one tool call of a run; its siblings and the run go on.
 
         Raises:
             errors.NotFound: no such run, or the call is not under way.
         """
-        work = (await self.run(run_id)).work
-        task = work.turns.calls.get(tool_call_id) if work and work.turns else None
-        if task is None or task.done():
+        await self.run(caller, run_id)
+        if not await self._commands.cancel_call(run_id, tool_call_id):
             raise NotFound("This call is not under way.", code="tool_call_not_found")
-        task.cancel()
 
-    async def quiet(self, owner: Caller, conversation_id: str, patience: float = PATIENCE) -> None:
-        """Cancel all runs of a conversation, and wait until they have ended.
+    async def delete(self, caller: Caller, conversation_id: str) -> bool:
+        """Delete a conversation; its runs are cancelled, and forgotten. False: there is none.
 
         Raises:
-            errors.Conflict: they have not, within `patience` seconds.
+            errors.Conflict: one of them does not end.
+            storage.StorageUnavailable: nothing is deleted now.
         """
-        runs = [*self._queues.of(owner, conversation_id).runs]
-        for run in runs:
-            run.end("cancelled")
-        tasks = [run.work.task for run in runs if run.work and run.work.task]
-        if tasks and (await asyncio.wait(tasks, timeout=patience))[1]:
-            raise Conflict("A run of this conversation does not end.", code="conversation_busy")
+        await self._cancel_and_wait(caller, conversation_id)
+        if not await self.store.delete(caller, conversation_id):
+            return False
+        await self._index.forget_conversation(caller, conversation_id)
+        return True
 
-    async def clear(self, owner: Caller, conversation_id: str) -> None:
+    async def clear(self, caller: Caller, conversation_id: str) -> None:
         """Forget what was said in a conversation; its runs are cancelled, and forgotten.
 
         Raises:
             errors.Conflict: one of them does not end.
             storage.StorageUnavailable: nothing is forgotten now.
         """
-        await self.quiet(owner, conversation_id)
-        await self.store.clear(owner, conversation_id)
-        self.forget(owner, conversation_id)
+        await self._cancel_and_wait(caller, conversation_id)
+        await self.store.clear(caller, conversation_id)
+        await self._index.forget_conversation(caller, conversation_id)
+
+    async def _cancel_and_wait(self, caller: Caller, conversation_id: str) -> None:
+        queue = await self._locks.queue(caller, conversation_id)
+        for run_id in queue:
+            await self._commands.stop(run_id, "cancelled")
+        if not await self._commands.wait(queue, CANCEL_WAIT):
+            raise Conflict("A run of this conversation does not end.", code="conversation_busy")
+
+    @property
+    def draining(self) -> bool:
+        """Whether new runs are refused."""
+        return self._runner.draining
 
     def drain(self) -> None:
         """Refuse new runs from now on."""
-        self.draining = True
+        self._runner.draining = True
 
-    def end_all(self) -> None:
+    def stop_all(self) -> None:
         """End all runs because the service stops; what can go on later is suspended."""
-        for run in list(self._active):
-            run.end("shutting_down")
+        for run in self._index.all_live():
+            run.stop("shutting_down")
 
 
 def _elsewhere() -> Unavailable:
@@ -501,5 +415,6 @@ def _elsewhere() -> Unavailable:
     return Unavailable(text, code="run_elsewhere", retry_after=1)
 
 
-def _fault(field: str, message: str) -> dict[str, str]:
-    return {"field": field, "message": message}
+def _fingerprint(said: str) -> bytes:
+    """Return what a key stands for: the version of the request's form, and a hash of it."""
+    return bytes([VERSION]) + hashlib.sha256(said.encode()).digest()

@@ -1,4 +1,4 @@
-"""What is told again of a run whose log is lost: after a crash, or when it has expired.
+"""What is replayed of a run whose log is lost: after a crash, or when it has expired.
 
 The turns that were stored become events once more. After a crash they are what the log of the new
 epoch begins with; of a run that has ended they are, between its start and its end, what a reader
@@ -36,7 +36,7 @@ A run that only waited is begun all the same, and one that a service suspended a
 not count that time."""
 
 
-def told_again(messages: Sequence[Message], agent: str) -> Iterator[Event]:
+def replayed(messages: Sequence[Message], agent: str) -> Iterator[Event]:
     """Yield the events of stored turns. `agent` is the one that began."""
     results = {each.tool_call_id: each for each in messages if isinstance(each, ToolMessage)}
     for message in messages:
@@ -52,7 +52,7 @@ def successors(messages: Iterable[Message]) -> list[str]:
     return [each.successor for each in results if each.successor is not None]
 
 
-def remains(
+def replay_of(
     start: ChatStart,
     terminal: TerminalEvent,
     messages: Sequence[Message],
@@ -67,7 +67,7 @@ def remains(
     Raises:
         hub.InvalidCursor: `after` is none of this run's.
     """
-    middle = [*told_again(messages, start.agent)]
+    middle = [*replayed(messages, start.agent)]
     answer = terminal.final_response if isinstance(terminal, ChatComplete) else ""
     if answer and not middle:
         middle = [ChatChunk(message_id=start.message_id, content=answer)]

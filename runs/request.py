@@ -1,77 +1,108 @@
-"""What a request asks for: whose run it is, which conversation it goes into, and how.
+"""What a run is started with: one frozen value, which every surface builds from its own body.
 
-Requests are stored with their runs as JSON, so that a run can be taken up again after a crash.
+A request is stored with its run as JSON, so that the run can go on after a crash. The JSON has a
+`version`; `runs.older` reads what earlier versions stored.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from pydantic import ValidationError
 
-from caller import Caller
 from errors import ParleyError
-from messages import AS_CONFIGURED, Message, UserMessage
-from models import ChatRequest, Completion, EditRequest, RegenerateRequest, RunRequest
+from messages import AS_CONFIGURED, Message, ModelOptions, ToolSpec, UserMessage
+from models import IfBusy
+from runs.older import upgraded
 from storage import UNREADABLE, Begin, Entry
 
-
-def owner_of(request: RunRequest) -> Caller:
-    """Return whose conversation a request is about."""
-    return Caller("open", request.user_id or "default")
+VERSION = 2
 
 
-def place_of(request: RunRequest) -> str | None:
-    """Return the conversation that a request goes into, where it names one that may be there."""
-    match request:
-        case ChatRequest() | RegenerateRequest():
-            return request.conversation_id
-        case EditRequest() | Completion():
-            return None
-
-
-def entry_of(request: RunRequest, *, ephemeral: bool) -> Entry:
-    """Return how a run comes into its conversation.
+class RunRequest(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    tag_field="version",
+    tag=VERSION,
+):
+    """What is asked for.
 
     Args:
-        ephemeral: for a message: its conversation serves this run only.
+        messages: what is added to the conversation when the run begins.
+        history: what the model sees before them and the conversation does not keep, because the
+            client does.
+        instructions: system messages before all others, for this run only.
+        conversation_id: the conversation that it goes into; None: a new one.
+        must_exist: no conversation is made for it.
+        branch: the new conversation begins as a copy of another one: its id, and the message of a
+            user before which the copy ends; None: it is a whole copy.
+        ephemeral: a new conversation serves this run only, and is not listed.
+        reset: what was said in the conversation is forgotten first.
+        regenerates: the answer takes the place of what follows the last message of the user.
+        is_kept: the messages and the answer stay in the conversation. Otherwise nothing stays
+            after the run but how it ended.
+        is_whole: the client decides what the model sees; nothing of it is cut.
+        agent: its name; None: the one that was last asked in the conversation.
+        model: answers in the place of the agent's own.
+        options: how it is to answer.
+        tools: those that the client executes.
+        parallel_tools: False: tool calls run one after another.
+        memory: whether the user is remembered; None: as the agent is configured.
+        if_busy: what to do while the conversation has a run under way.
+        echo: what whoever asked wants to find again with the run.
     """
-    match request:
-        case ChatRequest():
-            return Entry(ephemeral=ephemeral)
-        case EditRequest():
-            return Entry(branch=(request.conversation_id, request.message_id))
-        case RegenerateRequest():
-            return Entry(must_exist=True)
-        case Completion():
-            return Entry(
-                ephemeral=True, branch=(request.follows, None) if request.follows else None
-            )
 
+    messages: tuple[Message, ...] = ()
+    history: tuple[Message, ...] = ()
+    instructions: tuple[str, ...] = ()
+    conversation_id: str | None = None
+    must_exist: bool = False
+    branch: tuple[str, str | None] | None = None
+    ephemeral: bool = False
+    reset: bool = False
+    regenerates: bool = False
+    is_kept: bool = True
+    is_whole: bool = False
+    agent: str | None = None
+    model: str | None = None
+    options: ModelOptions = AS_CONFIGURED
+    tools: tuple[ToolSpec, ...] = ()
+    parallel_tools: bool = True
+    memory: bool | None = None
+    if_busy: IfBusy = "enqueue"
+    echo: dict[str, Any] = {}
 
-def begin_of(request: RunRequest) -> Begin:
-    """Return what a run does to its conversation when it gets the floor."""
-    match request:
-        case ChatRequest():
-            said = UserMessage(request.message)
-            return Begin(messages=(said,), reset=request.reset_history)
-        case EditRequest():
-            return Begin(messages=(UserMessage(request.message),))
-        case RegenerateRequest():
-            return Begin()
-        case Completion():
-            return Begin(messages=request.messages if request.is_kept else ())
+    @property
+    def text(self) -> str:
+        """The last text of the user in the request; empty where an answer is regenerated."""
+        return last_said(self.messages) or last_said(self.history)
 
+    @property
+    def begin(self) -> Begin:
+        """What the run does to its conversation when its turn comes."""
+        return Begin(messages=self.messages, reset=self.reset)
 
-def text_of(request: RunRequest) -> str:
-    """Return the text that a person typed for this request; what was said before is none."""
-    match request:
-        case ChatRequest() | EditRequest():
-            return request.message
-        case RegenerateRequest():
+    @property
+    def entry(self) -> Entry:
+        """How the run comes into its conversation."""
+        return Entry(ephemeral=self.ephemeral, must_exist=self.must_exist, branch=self.branch)
+
+    @property
+    def is_found_again(self) -> bool:
+        """Whether its client can ask for it again, with what it said, after its end."""
+        return self.is_whole and self.is_kept
+
+    def after_its_end(self) -> str:
+        """Return what stays stored of the request when its run has ended."""
+        if not self.is_found_again:
             return ""
-        case Completion():
-            return last_said(request.messages)
+        nothing = RunRequest()
+        rest = {name: getattr(nothing, name) for name in _GONE}
+        return encoded(msgspec.structs.replace(self, **rest))
+
+
+_GONE = ("messages", "history", "instructions", "tools", "options")
 
 
 def last_said(messages: Sequence[Message]) -> str:
@@ -82,46 +113,17 @@ def last_said(messages: Sequence[Message]) -> str:
 
 def encoded(request: RunRequest) -> str:
     """Return a request as it is stored; the same requests make the same text."""
-    if isinstance(request, Completion):
-        return msgspec.json.encode({"completion": request}).decode()
-    return request.model_dump_json(exclude_defaults=True, exclude={"idempotency_key"})
-
-
-def remains_of(request: RunRequest) -> str:
-    """Return what is stored of a request when its run has ended.
-
-    That is nothing, except of a completion that can be gone on with: what its client wants to find
-    again.
-    """
-    if not isinstance(request, Completion) or not request.is_kept:
-        return ""
-    rest = msgspec.structs.replace(
-        request, messages=(), instructions="", tools=(), options=AS_CONFIGURED
-    )
-    return encoded(rest)
-
-
-def is_passing(request: RunRequest) -> bool:
-    """Tell whether nothing of an exchange is to stay behind its run but the run's outcome."""
-    return isinstance(request, Completion) and not request.is_kept
+    return msgspec.json.encode(request).decode()
 
 
 def decoded(said: str) -> RunRequest:
     """Return a stored request.
 
     Raises:
-        errors.ParleyError: it was stored by another version, and says nothing here.
+        errors.ParleyError: no version that is known here has stored it.
     """
     try:
-        return _decoded(msgspec.json.decode(said, type=dict[str, Any]))
-    except (msgspec.MsgspecError, ValidationError):
+        fields = msgspec.json.decode(said, type=dict[str, Any])
+        return msgspec.convert(fields if "version" in fields else upgraded(fields), RunRequest)
+    except (msgspec.MsgspecError, AttributeError, KeyError, TypeError):
         raise ParleyError(UNREADABLE, code="interrupted") from None
-
-
-def _decoded(fields: dict[str, Any]) -> RunRequest:
-    if "completion" in fields:
-        return msgspec.convert(fields["completion"], Completion)
-    if "message_id" in fields:
-        return EditRequest.model_validate(fields)
-    kind = ChatRequest if "message" in fields else RegenerateRequest
-    return kind.model_validate(fields)

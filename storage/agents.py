@@ -9,19 +9,15 @@ _put = postgresql.insert(agents)
 _PUT = _put.on_conflict_do_update(
     index_elements=["tenant", "name"], set_={"config": _put.excluded.config}
 )
-_ALL = (
-    select(agents.c.name, agents.c.config)
-    .where(agents.c.tenant == bindparam("of_tenant"))
-    .order_by(agents.c.name)
-)
+_ALL = select(agents.c.tenant, agents.c.name, agents.c.config).order_by(agents.c.name)
 _DELETE = delete(agents).where(
     agents.c.tenant == bindparam("of_tenant"), agents.c.name == bindparam("of_name")
 )
 
 
-def every(db: Connection, tenant: str) -> dict[str, str]:
-    """Return the configurations of a tenant's agents, by name."""
-    return {row.name: row.config for row in db.execute(_ALL, {"of_tenant": tenant})}
+def every(db: Connection) -> list[tuple[str, str, str]]:
+    """Return tenant, name and configuration of all agents."""
+    return [(row.tenant, row.name, row.config) for row in db.execute(_ALL)]
 
 
 def put(db: Connection, tenant: str, name: str, config: str) -> None:

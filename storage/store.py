@@ -141,9 +141,9 @@ class Store:
         """
         return await self._held(_finish, run, messages, terminal, title, begin, lesson)
 
-    async def run(self, tenant: str, run_id: str) -> StoredRun | None:
-        """Return a run of a tenant, whoever of its users it belongs to."""
-        return await self._db.read(runs.find, tenant, run_id)
+    async def run(self, caller: Caller, run_id: str) -> StoredRun | None:
+        """Return a run of the caller's tenant, whoever of its users it belongs to."""
+        return await self._db.read(runs.find, caller.tenant, run_id)
 
     async def run_messages(self, run: StoredRun) -> list[Message]:
         """Return what a run has appended, in order, its user's message included."""
@@ -310,17 +310,17 @@ class Store:
 
     # Agents
 
-    async def agents(self, tenant: str) -> dict[str, str]:
-        """Return the configurations (JSON) of a tenant's agents, by name."""
-        return await self._db.read(agents.every, tenant)
+    async def agents(self) -> list[tuple[str, str, str]]:
+        """Return tenant, name and configuration (JSON) of all agents."""
+        return await self._db.read(agents.every)
 
-    async def put_agent(self, tenant: str, name: str, config: str) -> None:
-        """Create an agent, or replace the one of this name."""
-        await self._db.write(agents.put, tenant, name, config)
+    async def put_agent(self, caller: Caller, name: str, config: str) -> None:
+        """Create an agent of the caller's tenant, or replace the one of this name."""
+        await self._db.write(agents.put, caller.tenant, name, config)
 
-    async def delete_agent(self, tenant: str, name: str) -> bool:
-        """Delete an agent; False: there is none of this name."""
-        return await self._db.write(agents.remove, tenant, name)
+    async def delete_agent(self, caller: Caller, name: str) -> bool:
+        """Delete an agent of the caller's tenant; False: there is none of this name."""
+        return await self._db.write(agents.remove, caller.tenant, name)
 
 
 def _finish(

@@ -81,7 +81,7 @@ class Desk(Bench):
         super().__init__(workers, *replies, reply_to=reply_to)
         tools: dict[str, Tool] = {"search_web": tool_from(search)} if search else {}
         self.agent = ResearchAgent(self.provider, tools, workers)  # type: ignore[assignment]
-        self.turns.context = (UserMessage(question),)
+        self.state.prompt.messages = (UserMessage(question),)
 
     def queries(self) -> list[str]:
         """Return what was searched for, in the order of the calls."""
@@ -113,13 +113,13 @@ async def test_a_question_becomes_searches_a_report_its_sources_and_questions(
     )
     assert done.finish_reason == "stop"
     assert done.usage == USAGE + USAGE + USAGE
-    assert [type(message) for message in desk.turns.kept] == [
+    assert [type(message) for message in desk.state.transcript.messages] == [
         AssistantMessage,
         ToolMessage,
         ToolMessage,
         AssistantMessage,
     ]
-    assert desk.turns.kept[-1] == AssistantMessage(done.final_response)
+    assert desk.state.transcript.messages[-1] == AssistantMessage(done.final_response)
     assert "".join(each.content for each in desk.sink.of(ChatChunk)) == done.final_response
 
 
@@ -148,7 +148,11 @@ async def test_the_events_tell_of_each_stage_in_its_order(workers: Workers) -> N
 
 async def test_each_stage_asks_the_model_for_its_own(workers: Workers) -> None:
     desk = Desk(workers, PLANNED, says("It is so."), ASKED)
-    desk.turns.context = (UserMessage("Hi."), AssistantMessage("Hello."), UserMessage("Why?"))
+    desk.state.prompt.messages = (
+        UserMessage("Hi."),
+        AssistantMessage("Hello."),
+        UserMessage("Why?"),
+    )
     await desk.run()
     plan, write, follow_up = desk.provider.requests
     forms = [request.options.output for request in desk.provider.requests]
@@ -157,10 +161,10 @@ async def test_each_stage_asks_the_model_for_its_own(workers: Workers) -> None:
         None,
         "follow_up_questions",
     ]
-    assert plan.messages[1:] == desk.turns.context
+    assert plan.messages[1:] == desk.state.prompt.messages
     assert len({request.messages[0].content for request in (plan, write, follow_up)}) == 3
     assert isinstance(write.messages[-1], ToolMessage)
-    assert write.messages[1:4] == desk.turns.context
+    assert write.messages[1:4] == desk.state.prompt.messages
     assert [tool.name for tool in write.tools] == ["search_web"]
     assert follow_up.tools == ()
     assert "Why?" in follow_up.messages[1].content
@@ -270,7 +274,7 @@ async def test_another_failure_while_planning_is_the_runs(
 ) -> None:
     desk = Desk(workers, [error])
     await desk.fails(UpstreamError)
-    assert desk.turns.kept == []
+    assert desk.state.transcript.messages == []
 
 
 # Searching and writing.
@@ -344,7 +348,7 @@ async def test_a_writer_may_search_once_more_and_its_pages_are_sources_too(
         "On c",
     ]
     assert done.final_response.startswith("It is so.")
-    assert desk.turns.kept[3].content == "One more."
+    assert desk.state.transcript.messages[3].content == "One more."
 
 
 async def test_a_writer_that_searches_for_ever_meets_the_limit(workers: Workers) -> None:
@@ -362,7 +366,7 @@ async def test_a_writer_that_breaks_off_fails_the_run_and_its_text_is_kept(
 ) -> None:
     desk = Desk(workers, PLANNED, [TextPart("It is "), BROKEN])
     await desk.fails(UpstreamError)
-    assert desk.turns.kept[-1] == AssistantMessage("It is ")
+    assert desk.state.transcript.messages[-1] == AssistantMessage("It is ")
 
 
 @pytest.mark.parametrize(
@@ -407,12 +411,12 @@ async def test_a_full_log_ends_the_run_anywhere_and_closes_the_models_stream(
     full = LogFull("Too long.")
     for limit in range(40):
         desk = Desk(workers, PLANNED, says("It is ", "so."), ASKED)
-        desk.sink = desk.turns.sink = Recorder(limit=limit, full=full)
+        desk.sink = desk.state.sink = Recorder(limit=limit, full=full)
         async with asyncio.timeout(DEADLINE):
-            if not await ends_with(desk.agent.run(desk.turns), full):
+            if not await ends_with(desk.agent.run(desk.state), full):
                 return
         assert desk.provider.open_streams == 0
-        check_history(desk.turns.kept)
+        check_history(desk.state.transcript.messages)
     pytest.fail("the run has no end")
 
 
@@ -559,7 +563,7 @@ def test_text_without_an_end_has_no_sources(text: str) -> None:
 async def test_searches_that_a_crash_interrupted_are_made_again(workers: Workers) -> None:
     desk = Desk(workers, says("It is so."), ASKED)
     call = ToolCall("c9", "search_web", json_of({"query": "a"}))
-    desk.turns.pending = AssistantMessage("", (call,))
+    desk.state.resumption.pending = AssistantMessage("", (call,))
     done = await desk.run()
     assert desk.queries() == ["a"]
     assert read_report(done.final_response).sources == [Source("On a", "https://a.org/")]
@@ -569,7 +573,7 @@ async def test_results_that_are_there_already_are_written_about_at_once(workers:
     desk = Desk(workers, says("It is so."), ASKED)
     call = ToolCall("c9", "search_web", json_of({"query": "a"}))
     result = ToolMessage("c9", "search_web", json_of(search_web("a")))
-    desk.turns.context += (AssistantMessage("", (call,)), result)
+    desk.state.prompt.messages += (AssistantMessage("", (call,)), result)
     done = await desk.run()
     assert desk.queries() == []
     assert read_report(done.final_response).sources == [Source("On a", "https://a.org/")]
@@ -581,7 +585,9 @@ async def test_an_interrupted_search_that_must_not_be_repeated_is_not(workers: W
         raise AssertionError
 
     desk = Desk(workers, search=search_web)
-    desk.turns.pending = AssistantMessage("", (ToolCall("c9", "search_web", '{"query": "a"}'),))
+    desk.state.resumption.pending = AssistantMessage(
+        "", (ToolCall("c9", "search_web", '{"query": "a"}'),)
+    )
     done = await desk.run()
     assert desk.errors() == [("c9", "interrupted")]
     assert "The service was interrupted" in done.final_response
@@ -596,7 +602,7 @@ async def test_a_cancel_at_any_await_leaves_no_orphan_and_keeps_the_text(
 ) -> None:
     for at in range(120):
         desk = Desk(workers, PLANNED, says("It is ", "so."), ASKED)
-        coroutine = CancelledAt(desk.agent.run(desk.turns), range(at, at + times))
+        coroutine = CancelledAt(desk.agent.run(desk.state), range(at, at + times))
 
         async def run(cancelled: CancelledAt = coroutine) -> ChatComplete:
             done: ChatComplete = await cancelled
@@ -623,7 +629,7 @@ async def test_one_search_can_be_cancelled_and_the_others_go_on(workers: Workers
     desk = Desk(workers, PLANNED, says("It is so."), ASKED, search=search_web)
     run = asyncio.create_task(desk.run())
     await until(lambda: desk.sink.of(ToolCallComplete))
-    next(iter(desk.turns.calls.values())).cancel()
+    next(iter(desk.state.calls.values())).cancel()
     done = await run
     assert [code for _, code in desk.errors()] == ["cancelled"]
     assert read_report(done.final_response).sources == [Source("b", "https://b.org/")]

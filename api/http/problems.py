@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
-from errors import Invalid, ParleyError
+from errors import RUN_STATUS, Invalid, ParleyError
 from models import Problem
 
 logger = logging.getLogger("parley.api")
@@ -96,27 +96,20 @@ class Failure(Protocol):
     """How a run failed, as its terminal event says it."""
 
     @property
-    def code(self) -> str: ...  # noqa: D102
+    def code(self) -> str: ...
     @property
-    def message(self) -> str: ...  # noqa: D102
+    def message(self) -> str: ...
     @property
-    def retryable(self) -> bool: ...  # noqa: D102
+    def retryable(self) -> bool: ...
     @property
-    def retry_after(self) -> float | None: ...  # noqa: D102
+    def retry_after(self) -> float | None: ...
 
 
 def run_failed(
     failure: Failure, headers: dict[str, str], shape: Shape = ProblemResponse
 ) -> Response:
-    """Return the problem for a run that failed; whose fault it was follows from the code."""
-    if failure.code in ("shutting_down", "storage_unavailable", "run_taken_over"):
-        status = 503
-    elif failure.code == "nothing_to_answer":
-        status = 409
-    elif failure.code in ("run_timeout", "upstream_timeout"):
-        status = 504
-    else:
-        status = 502 if failure.code.startswith("upstream_") else 500
+    """Return the problem for a run that failed."""
+    status = RUN_STATUS.get(failure.code, 500)
     problem = _problem(status, failure.message, failure.code, retryable=failure.retryable)
     return shape(problem, headers | _wait(failure.retry_after))
 

@@ -4,52 +4,37 @@ They are `async`, though none waits: FastAPI sends a plain function to a thread,
 of a whole chat.
 """
 
-import asyncio
+from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
-from fastapi import Depends, Query
+from fastapi import Depends, Header, Query
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 
+from api.http.identity import Who
 from api.http.problems import run_failed
-from api.http.streams import EventStream
+from api.http.streams import EventStream, replay_to
 from caller import Caller
 from errors import ClientError
-from events import Event, RunError
+from events import RunError
 from hub import Reader
-from models import USER_PATTERN, ChatResponse
+from models import ChatResponse
 from protocols import ENCODERS, Encoder
 from protocols.answer import WholeAnswer
 from runs.registry import AgentRegistry
-from runs.run import Run
-
-_BREATH = 1000
-"""How many events are encoded before others get their turn."""
+from runs.request import RunRequest
+from storage import StoredRun
 
 
 class Streaming(NamedTuple):
-    """How this server streams: `heartbeat` and `patience` in seconds; see `api.streams`.
+    """How this server streams; see `api.http.streams`. Durations in seconds.
 
     `chat_protocol`: what `/chat/stream` speaks where the request does not say.
     """
 
     heartbeat: float
-    patience: float
+    write_timeout: float
     chat_protocol: str
-
-    def response(self, run_id: str, reader: Reader, protocol: str) -> EventStream:
-        """Return a run's events in a protocol."""
-        return self.response_of(run_id, reader, ENCODERS[protocol](reader.epoch))
-
-    def response_of(self, run_id: str, reader: Reader, encoder: Encoder) -> EventStream:
-        """Return a run's events from an encoder, which may have seen what was before."""
-        return EventStream(
-            reader,
-            encoder,
-            heartbeat=self.heartbeat,
-            patience=self.patience,
-            headers={"X-Run-Id": run_id},
-        )
 
 
 async def _registry(connection: HTTPConnection) -> AgentRegistry:
@@ -76,74 +61,121 @@ async def _protocol(
     return protocol
 
 
-Registry = Annotated[AgentRegistry, Depends(_registry)]
-StreamSettings = Annotated[Streaming, Depends(_streaming)]
-Protocol = Annotated[str | None, Depends(_protocol)]
-
-
-async def _owner(
-    user_id: Annotated[
-        str | None, Query(pattern=USER_PATTERN, description="Whose; the default user's if absent.")
-    ] = None,
-) -> Caller:
-    return Caller("open", user_id or "default")
-
-
 async def _remembers_sessions(connection: HTTPConnection) -> bool:
     remembers: bool = connection.app.state.remembers_sessions
     return remembers
 
 
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="The same key with the same body is the same run; with another body, 409.",
+    ),
+]
+"""IETF draft "The Idempotency-Key HTTP Header Field"."""
+
+Registry = Annotated[AgentRegistry, Depends(_registry)]
+StreamSettings = Annotated[Streaming, Depends(_streaming)]
+Protocol = Annotated[str | None, Depends(_protocol)]
 RemembersSessions = Annotated[bool, Depends(_remembers_sessions)]
-OwnerOfQuery = Annotated[Caller, Depends(_owner)]
 
 
-async def resumed(
-    registry: AgentRegistry,
-    streaming: Streaming,
-    run_id: str,
-    after: str | None,
-    protocol: str | None,
-) -> Response:
-    """Return a run's events behind a cursor, told by an encoder that knows what was before.
+class Runs(NamedTuple):
+    """Starts runs for one request, reads them, and answers with what was read.
 
-    Behind the end that is 204, the one answer after which an EventSource does not come back. It has
-    to, where the run is suspended.
+    `key`: the request's idempotency key.
     """
-    reader = await registry.read(run_id, after)
-    if reader.ended and reader.suspension is None:
-        return Response(status_code=204, headers={"X-Run-Id": run_id})
-    encoder = ENCODERS[protocol or "events"](reader.epoch)
-    if reader.seq and protocol not in (None, "events"):
-        await _tell_before(encoder, await registry.before(run_id, reader.seq))
-    return streaming.response_of(run_id, reader, encoder)
+
+    registry: AgentRegistry
+    caller: Caller
+    streaming: Streaming
+    key: str | None = None
+
+    async def start(self, request: RunRequest, *, user: str | None = None) -> StoredRun:
+        """Start a run, as the user that the request names; see `AgentRegistry.start`."""
+        return await self.registry.start(self.caller.named(user), request, self.key)
+
+    async def read(self, run: StoredRun, after: str | None = None) -> Reader:
+        """Follow a run; see `AgentRegistry.read`."""
+        return await self.registry.read(self.caller, run.id, after)
+
+    async def stream(
+        self, request: RunRequest, protocol: str, *, user: str | None = None
+    ) -> Response:
+        """Start a run, and return its events as they come."""
+        run = await self.start(request, user=user)
+        reader = await self.read(run)
+        return self.response(run.id, reader, ENCODERS[protocol](reader.epoch))
+
+    def response(
+        self,
+        run_id: str,
+        reader: Reader,
+        encoder: Encoder,
+        headers: Mapping[str, str] | None = None,
+    ) -> EventStream:
+        """Return a run's events from an encoder, which may have seen what was before."""
+        return EventStream(
+            reader,
+            encoder,
+            heartbeat=self.streaming.heartbeat,
+            write_timeout=self.streaming.write_timeout,
+            headers={"X-Run-Id": run_id, **(headers or {})},
+        )
+
+    async def resume(self, run_id: str, after: str | None, protocol: str | None) -> Response:
+        """Return a run's events after a cursor, from an encoder that has seen those before it.
+
+        After the end that is 204, the one answer after which an EventSource does not come back. It
+        has to, where the run is suspended.
+        """
+        reader = await self.registry.read(self.caller, run_id, after)
+        if reader.ended and reader.suspension is None:
+            return Response(status_code=204, headers={"X-Run-Id": run_id})
+        encoder = ENCODERS[protocol or "events"](reader.epoch)
+        if reader.seq and protocol not in (None, "events"):
+            before = await self.registry.before(self.caller, run_id, reader.seq)
+            await replay_to(encoder, before)
+        return self.response(run_id, reader, encoder)
+
+    async def result(
+        self, request: RunRequest, *, user: str | None = None
+    ) -> tuple[StoredRun, ChatResponse | RunError]:
+        """Start a run and wait for its end: its answer, or how it failed, or is suspended."""
+        run = await self.start(request, user=user)
+        reader = await self.read(run)
+        answer = WholeAnswer()
+        while not reader.ended:
+            for event in await reader.read():
+                answer.add(event)
+        result = answer.result or reader.suspension
+        if result is None:
+            raise RuntimeError("a run's log ended without a terminal event")
+        return run, result
+
+    async def answer(self, request: RunRequest, *, user: str | None = None) -> Response:
+        """Start a run, and return its answer, or its failure, as one response."""
+        run, result = await self.result(request, user=user)
+        headers = {"X-Run-Id": run.id}
+        if isinstance(result, ChatResponse):
+            return JSONResponse(result.model_dump(mode="json"), headers=headers)
+        return run_failed(result, headers)
 
 
-async def _tell_before(encoder: Encoder, events: list[Event]) -> None:
-    """Let an encoder with a memory see what its client has seen."""
-    for number, event in enumerate(events, 1):
-        encoder.encode(event)
-        if number % _BREATH == 0:
-            await asyncio.sleep(0)
+async def _reading(registry: Registry, caller: Who, streaming: StreamSettings) -> Runs:
+    return Runs(registry, caller, streaming)
 
 
-async def run_to_its_end(registry: AgentRegistry, run: Run) -> ChatResponse | RunError:
-    """Wait for a run's end, and return its answer or how it failed, or that it is suspended."""
-    reader = await registry.read(run.id)
-    answer = WholeAnswer()
-    while not reader.ended:
-        for event in await reader.read():
-            answer.add(event)
-    result = answer.result or reader.suspension
-    if result is None:
-        raise RuntimeError("a run's log ended without a terminal event")
-    return result
+async def _starting(
+    registry: Registry,
+    caller: Who,
+    streaming: StreamSettings,
+    idempotency_key: IdempotencyKey = None,
+) -> Runs:
+    return Runs(registry, caller, streaming, idempotency_key)
 
 
-async def whole_answer(registry: AgentRegistry, run: Run) -> Response:
-    """Return a run's answer, or its failure, as one response."""
-    headers = {"X-Run-Id": run.id}
-    result = await run_to_its_end(registry, run)
-    if isinstance(result, ChatResponse):
-        return JSONResponse(result.model_dump(mode="json"), headers=headers)
-    return run_failed(result, headers)
+ReadRuns = Annotated[Runs, Depends(_reading)]
+StartRuns = Annotated[Runs, Depends(_starting)]

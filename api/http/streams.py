@@ -5,26 +5,29 @@ the run's log, or when the client goes away, which ends nothing but this reader.
 
 Two things happen by the clock, and one timer a stream sees to both, so that a token costs no
 timer: while the stream is silent a heartbeat is sent every `heartbeat` seconds; and a client
-whose connection has taken nothing for `patience` seconds is cut off. It lost nothing: it can
+whose connection has taken nothing for `write_timeout` seconds is cut off. It lost nothing: it can
 resume from its cursor.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import partial
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from events import ReaderEvent
+from events import Event, ReaderEvent
 from hub import Offer, Reader
 from protocols import Encoder
+
+_AT_ONCE = 1000
+"""How many events are encoded before other tasks go on."""
 
 logger = logging.getLogger("parley.api")
 
 
-class Patience:
+class WriteTimeout:
     """Cuts off a sender whose connection takes nothing for too long.
 
     Args:
@@ -73,6 +76,20 @@ def offer_of(scope: Scope, encode: Callable[[ReaderEvent], bytes]) -> Offer | No
     return None if offer is None else partial(offer, encode)
 
 
+async def replay_to(encoder: Encoder, events: Iterable[Event]) -> None:
+    """Let an encoder with a memory see what its client has seen; its frames are dropped."""
+    async for event in in_turns(events):
+        encoder.encode(event)
+
+
+async def in_turns(events: Iterable[Event]) -> AsyncIterator[Event]:
+    """Yield events, and let other tasks go on now and then."""
+    for number, event in enumerate(events, 1):
+        yield event
+        if number % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+
+
 class EventStream(Response):
     """The response.
 
@@ -80,7 +97,7 @@ class EventStream(Response):
         reader: follows the run.
         encoder: makes the frames.
         heartbeat: seconds of silence after which one is sent.
-        patience: seconds that one write may take.
+        write_timeout: seconds that one write may take.
         headers: sent beside those of every event stream.
     """
 
@@ -90,7 +107,7 @@ class EventStream(Response):
         encoder: Encoder,
         *,
         heartbeat: float,
-        patience: float,
+        write_timeout: float,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.media_type = encoder.media_type
@@ -102,7 +119,7 @@ class EventStream(Response):
         self._reader = reader
         self._encoder = encoder
         self._heartbeat = heartbeat
-        self._patience = patience
+        self._write_timeout = write_timeout
         self._gone = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,39 +127,39 @@ class EventStream(Response):
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("an event stream is served by a task")
-        patience = Patience(self._patience, task)
+        timeout = WriteTimeout(self._write_timeout, task)
         watcher = asyncio.create_task(self._watch_client(receive))
-        self._tick(patience)
+        self._tick(timeout)
         try:
-            await self._send_all(send, patience, offer_of(scope, self._encoder.encode))
+            await self._send_all(send, timeout, offer_of(scope, self._encoder.encode))
         except asyncio.CancelledError:
-            if not patience.exceeded or task.uncancel() > 0:
+            if not timeout.exceeded or task.uncancel() > 0:
                 raise
-            logger.info("A reader took nothing for %g s and was cut off", self._patience)
+            logger.info("A reader took nothing for %g s and was cut off", self._write_timeout)
             await cut_off(scope)
         finally:
             self._timer.cancel()
             watcher.cancel()
 
-    async def _send_all(self, send: Send, patience: Patience, offer: Offer | None) -> None:
+    async def _send_all(self, send: Send, timeout: WriteTimeout, offer: Offer | None) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         while not self._reader.ended and not self._gone:
             events = await self._reader.read(offer)
             if events or not self._reader.ended:
-                patience.begin()
+                timeout.begin()
                 frames = b"".join(map(self._encoder.encode, events))
                 await send(_body(frames or self._encoder.heartbeat))
-                patience.end()
+                timeout.end()
         await send(_body(self._closing(), more=False))
 
     def _closing(self) -> bytes:
         suspension = self._reader.suspension
         return self._encoder.end() if suspension is None else self._encoder.suspended(suspension)
 
-    def _tick(self, patience: Patience) -> None:
-        patience.check()
+    def _tick(self, timeout: WriteTimeout) -> None:
+        timeout.check()
         self._reader.wake()
-        self._timer = asyncio.get_running_loop().call_later(self._heartbeat, self._tick, patience)
+        self._timer = asyncio.get_running_loop().call_later(self._heartbeat, self._tick, timeout)
 
     async def _watch_client(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -14,16 +14,11 @@ from pydantic import Discriminator, Tag
 from starlette.responses import Response
 
 from api.http.documents import EVENT_STREAM, PROBLEMS
-from api.http.keys import IdempotencyKey
-from api.http.services import (
-    Protocol,
-    Registry,
-    RemembersSessions,
-    StreamSettings,
-    whole_answer,
-)
-from api.sessions import InputRequest, start_input
+from api.http.inputs import InputRequest, of_input
+from api.http.requests import of_message
+from api.http.services import Protocol, RemembersSessions, StartRuns
 from models import ChatRequest, ChatResponse
+from runs.agents import DEFAULT
 
 router = APIRouter(tags=["chat"])
 
@@ -41,26 +36,19 @@ ChatBody = Annotated[
 
 @router.post("/chat/stream", response_class=Response, responses=EVENT_STREAM | PROBLEMS)
 async def stream_chat(
-    chat: ChatBody,
-    registry: Registry,
-    streaming: StreamSettings,
-    remembers: RemembersSessions,
-    protocol: Protocol,
-    idempotency_key: IdempotencyKey = None,
+    chat: ChatBody, runs: StartRuns, remembers: RemembersSessions, protocol: Protocol
 ) -> Response:
     """Send a message and get the answer as server-sent events."""
     if isinstance(chat, InputRequest):
-        run = await start_input(registry, "chat", chat, idempotency_key, remembers)
+        request = of_input(chat, DEFAULT, remembers=remembers)
         default = "agents-sdk"
     else:
-        run = await registry.start(chat, idempotency_key)
-        default = streaming.chat_protocol
-    return streaming.response(run.id, await registry.read(run.id), protocol or default)
+        request = of_message(chat)
+        default = runs.streaming.chat_protocol
+    return await runs.stream(request, protocol or default, user=chat.user_id)
 
 
 @router.post("/chat", response_model=ChatResponse, responses=PROBLEMS)
-async def chat(
-    chat: ChatRequest, registry: Registry, idempotency_key: IdempotencyKey = None
-) -> Response:
+async def chat(chat: ChatRequest, runs: StartRuns) -> Response:
     """Send a message and get the whole answer."""
-    return await whole_answer(registry, await registry.start(chat, idempotency_key))
+    return await runs.answer(of_message(chat), user=chat.user_id)

@@ -7,15 +7,15 @@ from starlette.responses import Response, StreamingResponse
 
 from api.http.documents import EVENT_STREAM, PROBLEMS
 from api.http.exports import as_json, as_markdown, everything_said, message_view
-from api.http.keys import IdempotencyKey
+from api.http.identity import WhoInQuery
+from api.http.requests import of_edit, of_regeneration
 from api.http.services import (
-    OwnerOfQuery,
     Protocol,
+    ReadRuns,
     Registry,
-    StreamSettings,
-    resumed,
-    whole_answer,
+    StartRuns,
 )
+from api.native.runs import run_info
 from caller import Caller
 from errors import NotFound
 from models import (
@@ -36,7 +36,7 @@ from models import (
     WaitingMessage,
 )
 from runs.registry import AgentRegistry
-from runs.request import text_of
+from runs.request import decoded
 from storage import ConversationRecord, NoSuchConversation, StoredMessage
 
 router = APIRouter(tags=["conversations"], responses=PROBLEMS)
@@ -57,26 +57,26 @@ Regeneration = Annotated[RegenerateRequest, Depends(_regeneration)]
 @router.get("/conversations")
 async def list_conversations(
     registry: Registry,
-    owner: OwnerOfQuery,
+    caller: WhoInQuery,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     before: Annotated[str | None, Query(max_length=500, description="`next` of a page.")] = None,
 ) -> ConversationPage:
     """List conversations, the one that changed last first."""
-    records, following = await registry.store.conversations(owner, limit=limit, before=before)
+    records, following = await registry.store.conversations(caller, limit=limit, before=before)
     return ConversationPage(
-        conversations=[_view(registry, owner, record) for record in records], next=following
+        conversations=[await _view(registry, caller, record) for record in records], next=following
     )
 
 
 @router.get("/search")
 async def search(
     registry: Registry,
-    owner: OwnerOfQuery,
+    caller: WhoInQuery,
     q: Annotated[str, Query(min_length=1, max_length=1000, description="Words; all must occur.")],
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> SearchResult:
     """Find words in titles and texts of conversations; the last one may be a beginning."""
-    hits = await registry.store.search(owner, q, limit=limit)
+    hits = await registry.store.search(caller, q, limit=limit)
     return SearchResult(hits=[SearchHit.model_validate(hit, from_attributes=True) for hit in hits])
 
 
@@ -84,24 +84,24 @@ async def search(
 async def get_conversation(
     conversation_id: ConversationId,
     registry: Registry,
-    owner: OwnerOfQuery,
+    caller: WhoInQuery,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
     before: Annotated[str | None, Query(pattern=ID_PATTERN, description="A message's id.")] = None,
 ) -> ConversationDetail:
     """Show a conversation with its newest messages, or those before one of them."""
     while True:
-        under_way = _under_way(registry, owner, conversation_id)
-        record = await _found(registry, owner, conversation_id)
+        under_way = await _under_way(registry, caller, conversation_id)
+        record = await _found(registry, caller, conversation_id)
         found = await registry.store.messages(
-            owner, conversation_id, limit=limit + 1, before=before
+            caller, conversation_id, limit=limit + 1, before=before
         )
-        if under_way == _under_way(registry, owner, conversation_id):
+        if under_way == await _under_way(registry, caller, conversation_id):
             break  # else a run that began or ended meanwhile could be shown twice, or not at all
     return ConversationDetail(
-        **_view(registry, owner, record).model_dump(),
+        **(await _view(registry, caller, record)).model_dump(),
         messages=[message_view(message) for message in found[-limit:]],
         has_more=len(found) > limit,
-        last_run=await _last_run(registry, found) if before is None else None,
+        last_run=await _last_run(registry, caller, found) if before is None else None,
     )
 
 
@@ -110,26 +110,24 @@ async def change_conversation(
     conversation_id: ConversationId,
     change: ConversationChange,
     registry: Registry,
-    owner: OwnerOfQuery,
+    caller: WhoInQuery,
 ) -> ConversationView:
     """Set the title, or the metadata as a whole."""
     record = await registry.store.update(
-        owner, conversation_id, title=change.title, metadata=change.metadata
+        caller, conversation_id, title=change.title, metadata=change.metadata
     )
     if record is None:
         raise _none()
-    return _view(registry, owner, record)
+    return await _view(registry, caller, record)
 
 
 @router.delete("/conversations/{conversation_id}")
 async def delete_conversation(
-    conversation_id: ConversationId, registry: Registry, owner: OwnerOfQuery
+    conversation_id: ConversationId, registry: Registry, caller: WhoInQuery
 ) -> dict[str, str]:
     """Delete a conversation for good; a run in it is cancelled."""
-    await registry.quiet(owner, conversation_id)
-    if not await registry.store.delete(owner, conversation_id):
+    if not await registry.delete(caller, conversation_id):
         raise _none()
-    registry.forget(owner, conversation_id)
     return {"status": "deleted"}
 
 
@@ -140,22 +138,20 @@ async def delete_conversation(
 )
 async def join_conversation(
     conversation_id: ConversationId,
-    registry: Registry,
-    owner: OwnerOfQuery,
-    streaming: StreamSettings,
+    runs: ReadRuns,
+    caller: WhoInQuery,
     protocol: Protocol,
     last_event_id: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Response:
     """Follow the run that is under way, from its start or from a cursor in it."""
-    run = registry.active_run(owner, conversation_id)
+    run = await runs.registry.active_run(caller, conversation_id)
     if run is None:
-        await _found(registry, owner, conversation_id)
+        await _found(runs.registry, caller, conversation_id)
         return Response(status_code=204)
-    await run.accepted.wait()
     # The cursor of an EventSource may be one of the run before, which says nothing of this one.
     is_its = last_event_id is not None and last_event_id.startswith(f"{run.id}:")
     after = last_event_id if is_its else None
-    return await resumed(registry, streaming, run.id, after, protocol)
+    return await runs.resume(run.id, after, protocol)
 
 
 @router.get(
@@ -166,27 +162,25 @@ async def join_conversation(
 async def export_conversation(
     conversation_id: ConversationId,
     registry: Registry,
-    owner: OwnerOfQuery,
+    caller: WhoInQuery,
     format: Literal["json", "markdown"] = "json",
 ) -> Response:
     """Download a whole conversation."""
-    record = await _found(registry, owner, conversation_id)
-    said = await everything_said(registry.store, owner, conversation_id)
+    record = await _found(registry, caller, conversation_id)
+    said = await everything_said(registry.store, caller, conversation_id)
     extension = "json" if format == "json" else "md"
     headers = {"Content-Disposition": f'attachment; filename="{conversation_id}.{extension}"'}
     if format == "markdown":
         pieces = as_markdown(record.title or record.id, said)
         return StreamingResponse(pieces, media_type="text/markdown", headers=headers)
-    pieces = as_json(_view(registry, owner, record), said)
+    pieces = as_json(await _view(registry, caller, record), said)
     return StreamingResponse(pieces, media_type="application/json", headers=headers)
 
 
 @router.post("/conversations/{conversation_id}/regenerate", response_model=ChatResponse)
-async def regenerate(
-    request: Regeneration, registry: Registry, idempotency_key: IdempotencyKey = None
-) -> Response:
-    """Drop what followed the last message of a conversation, and answer it anew."""
-    return await whole_answer(registry, await registry.start(request, idempotency_key))
+async def regenerate(wish: Regeneration, runs: StartRuns) -> Response:
+    """Drop what followed the last message of a conversation, and answer it again."""
+    return await runs.answer(of_regeneration(wish), user=wish.user_id)
 
 
 @router.post(
@@ -194,28 +188,15 @@ async def regenerate(
     response_class=Response,
     responses=EVENT_STREAM,
 )
-async def stream_regeneration(
-    request: Regeneration,
-    registry: Registry,
-    streaming: StreamSettings,
-    protocol: Protocol,
-    idempotency_key: IdempotencyKey = None,
-) -> Response:
-    """Answer the last message of a conversation anew, as it comes."""
-    run = await registry.start(request, idempotency_key)
-    return streaming.response(run.id, await registry.read(run.id), protocol or "events")
+async def stream_regeneration(wish: Regeneration, runs: StartRuns, protocol: Protocol) -> Response:
+    """The same, as the answer comes."""
+    return await runs.stream(of_regeneration(wish), protocol or "events", user=wish.user_id)
 
 
 @router.post("/conversations/{conversation_id}/edit", response_model=ChatResponse)
-async def edit(
-    conversation_id: ConversationId,
-    change: Edit,
-    registry: Registry,
-    idempotency_key: IdempotencyKey = None,
-) -> Response:
+async def edit(conversation_id: ConversationId, change: Edit, runs: StartRuns) -> Response:
     """Put another message in the place of an earlier one, in a conversation branched off there."""
-    run = await registry.start(_edit(conversation_id, change), idempotency_key)
-    return await whole_answer(registry, run)
+    return await runs.answer(of_edit(_edit(conversation_id, change)), user=change.user_id)
 
 
 @router.post(
@@ -224,16 +205,11 @@ async def edit(
     responses=EVENT_STREAM,
 )
 async def stream_edit(
-    conversation_id: ConversationId,
-    change: Edit,
-    registry: Registry,
-    streaming: StreamSettings,
-    protocol: Protocol,
-    idempotency_key: IdempotencyKey = None,
+    conversation_id: ConversationId, change: Edit, runs: StartRuns, protocol: Protocol
 ) -> Response:
     """The same, as the answer comes; `chat_start` names the new conversation."""
-    run = await registry.start(_edit(conversation_id, change), idempotency_key)
-    return streaming.response(run.id, await registry.read(run.id), protocol or "events")
+    request = of_edit(_edit(conversation_id, change))
+    return await runs.stream(request, protocol or "events", user=change.user_id)
 
 
 def _edit(conversation_id: str, change: Edit) -> EditRequest:
@@ -242,21 +218,23 @@ def _edit(conversation_id: str, change: Edit) -> EditRequest:
 
 
 async def _found(
-    registry: AgentRegistry, owner: Caller, conversation_id: str
+    registry: AgentRegistry, caller: Caller, conversation_id: str
 ) -> ConversationRecord:
-    record = await registry.store.conversation(owner, conversation_id)
+    record = await registry.store.conversation(caller, conversation_id)
     if record is None:
         raise _none()
     return record
 
 
-async def _last_run(registry: AgentRegistry, found: list[StoredMessage]) -> RunOutcome | None:
+async def _last_run(
+    registry: AgentRegistry, caller: Caller, found: list[StoredMessage]
+) -> RunOutcome | None:
     """Return the run of the last of some messages, if it is known."""
     run_id = found[-1].run_id if found else None
     if run_id is None:
         return None
     try:
-        info = (await registry.run(run_id)).info()
+        info = run_info(await registry.run(caller, run_id))
     except NotFound:
         return None
     return RunOutcome.model_validate(info, from_attributes=True)
@@ -266,8 +244,10 @@ def _none() -> NoSuchConversation:
     return NoSuchConversation("There is no conversation of this id.")
 
 
-def _view(registry: AgentRegistry, owner: Caller, record: ConversationRecord) -> ConversationView:
-    active, waiting = _under_way(registry, owner, record.id)
+async def _view(
+    registry: AgentRegistry, caller: Caller, record: ConversationRecord
+) -> ConversationView:
+    active, waiting = await _under_way(registry, caller, record.id)
     branched = record.branched_from
     return ConversationView(
         conversation_id=record.id,
@@ -285,19 +265,15 @@ def _view(registry: AgentRegistry, owner: Caller, record: ConversationRecord) ->
     )
 
 
-def _under_way(
-    registry: AgentRegistry, owner: Caller, conversation_id: str
+async def _under_way(
+    registry: AgentRegistry, caller: Caller, conversation_id: str
 ) -> tuple[str | None, list[WaitingMessage]]:
     """Return the run that has begun, if one has, and the messages that are not stored yet."""
-    runs = [
-        (run.id, run.work)
-        for run in registry.open_runs(owner, conversation_id)
-        if run.work is not None
-    ]
-    active = next((run_id for run_id, work in runs if work.begun), None)
+    runs = await registry.open_runs(caller, conversation_id)
+    active = next((run.id for run in runs if run.status == "running"), None)
     waiting = [
-        WaitingMessage(run_id=run_id, message=text_of(work.request) or None)
-        for run_id, work in runs
-        if not work.begun
+        WaitingMessage(run_id=run.id, message=decoded(run.request).text or None)
+        for run in runs
+        if run.status == "queued"
     ]
     return active, waiting

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import HTTPConnection
 
 from api.http.documents import PROBLEMS
+from api.http.identity import Who, user_named
 from api.http.services import Registry
-from api.openai.messages import user_named
 from caller import Caller
 from errors import NotFound
 from memory import Memory
@@ -38,20 +38,21 @@ LongTerm = Annotated[LongTermMemory, Depends(_memory)]
 UserName = Annotated[str, Field(min_length=1, max_length=512), TEXT]
 
 
-def _owner(user: str | None) -> Caller:
-    return Caller("open", user_named(user) if user else "default")
+def _named(caller: Caller, user: str | None) -> Caller:
+    return caller.named(user_named(user) if user else None)
 
 
-async def _owner_of_query(
+async def _named_in_query(
+    caller: Who,
     user_id: Annotated[
         str | None,
         Query(min_length=1, max_length=512, description="Whose; the default user's if absent."),
     ] = None,
 ) -> Caller:
-    return _owner(user_id)
+    return _named(caller, user_id)
 
 
-OwnerOfMemories = Annotated[Caller, Depends(_owner_of_query)]
+WhoInQuery = Annotated[Caller, Depends(_named_in_query)]
 MemoryId = Annotated[str, Path(pattern=ID_PATTERN)]
 MemoryText = Annotated[str, Field(min_length=1, max_length=MAX_CHARS, pattern=r"\S"), TEXT]
 
@@ -115,62 +116,62 @@ class AllMemoriesOf(BaseModel):
 @router.get("/memories")
 async def list_memories(
     memory: LongTerm,
-    owner: OwnerOfMemories,
+    caller: WhoInQuery,
     query: Annotated[str | None, Query(max_length=MAX_CHARS, description="What about.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
 ) -> MemoryList:
     """List what is remembered, or search it by meaning."""
-    return await _listed(memory, owner, query, limit)
+    return await _listed(memory, caller, query, limit)
 
 
 @router.post("/memories", status_code=201)
-async def add_memory(new: NewMemory, memory: LongTerm) -> MemoryView:
+async def add_memory(new: NewMemory, memory: LongTerm, caller: Who) -> MemoryView:
     """Remember something as it is."""
-    return _view(await memory.memories.add(_owner(new.user_id), new.memory))
+    return _view(await memory.memories.add(_named(caller, new.user_id), new.memory))
 
 
 @router.get("/memories/{memory_id}")
-async def get_memory(memory_id: MemoryId, memory: LongTerm, owner: OwnerOfMemories) -> MemoryView:
+async def get_memory(memory_id: MemoryId, memory: LongTerm, caller: WhoInQuery) -> MemoryView:
     """Show a memory."""
-    return _view(_there(await memory.memories.find(owner, memory_id)))
+    return _view(_there(await memory.memories.find(caller, memory_id)))
 
 
 @router.patch("/memories/{memory_id}")
 async def change_memory(
-    memory_id: MemoryId, change: MemoryChange, memory: LongTerm, owner: OwnerOfMemories
+    memory_id: MemoryId, change: MemoryChange, memory: LongTerm, caller: WhoInQuery
 ) -> MemoryView:
     """Put another text in a memory's place."""
-    return _view(_there(await memory.memories.change(owner, memory_id, change.memory)))
+    return _view(_there(await memory.memories.change(caller, memory_id, change.memory)))
 
 
 @router.delete("/memories/{memory_id}")
 async def delete_memory(
-    memory_id: MemoryId, memory: LongTerm, owner: OwnerOfMemories
+    memory_id: MemoryId, memory: LongTerm, caller: WhoInQuery
 ) -> dict[str, str]:
     """Forget a memory."""
-    if not await memory.memories.remove(owner, memory_id):
+    if not await memory.memories.remove(caller, memory_id):
         raise _none()
     return {"status": "deleted"}
 
 
 @router.delete("/memories")
-async def clear_memories(memory: LongTerm, owner: OwnerOfMemories) -> Forgotten:
+async def clear_memories(memory: LongTerm, caller: WhoInQuery) -> Forgotten:
     """Forget everything about a user, for good."""
-    return Forgotten(user_id=owner.user, cleared=await memory.clear(owner))
+    return Forgotten(user_id=caller.user, cleared=await memory.clear(caller))
 
 
 @router.post("/callbacks/get_memories")
-async def get_memories(wanted: MemoriesOf, memory: LongTerm) -> MemoryList:
+async def get_memories(wanted: MemoriesOf, memory: LongTerm, caller: Who) -> MemoryList:
     """List what is remembered of a user."""
-    found = await _listed(memory, _owner(wanted.user_id), wanted.query, wanted.limit)
+    found = await _listed(memory, _named(caller, wanted.user_id), wanted.query, wanted.limit)
     return found.model_copy(update={"user_id": wanted.user_id})
 
 
 @router.post("/callbacks/clear_memories")
-async def clear_all(wanted: AllMemoriesOf, memory: LongTerm) -> Forgotten:
+async def clear_all(wanted: AllMemoriesOf, memory: LongTerm, caller: Who) -> Forgotten:
     """Forget everything about a user, for good."""
-    owner = _owner(wanted.user_id)
-    return Forgotten(user_id=wanted.user_id, cleared=await memory.clear(owner))
+    named = _named(caller, wanted.user_id)
+    return Forgotten(user_id=wanted.user_id, cleared=await memory.clear(named))
 
 
 @router.post("/callbacks/health")
@@ -184,16 +185,16 @@ async def health(connection: HTTPConnection, registry: Registry) -> dict[str, An
 
 
 async def _listed(
-    memory: LongTermMemory, owner: Caller, query: str | None, limit: int
+    memory: LongTermMemory, caller: Caller, query: str | None, limit: int
 ) -> MemoryList:
-    await memory.settle(owner)
+    await memory.settle(caller)
     found = (
-        await memory.memories.search(owner, query, limit)
+        await memory.memories.search(caller, query, limit)
         if query and query.strip()
-        else await memory.memories.page(owner, limit)
+        else await memory.memories.page(caller, limit)
     )
     views = [_view(each) for each in found]
-    return MemoryList(user_id=owner.user, memories=views, count=len(views))
+    return MemoryList(user_id=caller.user, memories=views, count=len(views))
 
 
 def _there(memory: Memory | None) -> Memory:

@@ -12,20 +12,13 @@ from pydantic import AliasChoices, BaseModel, Field
 from starlette.responses import Response
 
 from api.http.documents import EVENT_STREAM, PROBLEMS
-from api.http.keys import IdempotencyKey
 from api.http.problems import run_failed
-from api.http.services import (
-    Protocol,
-    Registry,
-    RemembersSessions,
-    StreamSettings,
-    run_to_its_end,
-)
+from api.http.services import Protocol, RemembersSessions, StartRuns
 from events import RunError
+from messages import UserMessage
 from models import (
     MAX_MESSAGE_CHARS,
     TEXT,
-    ChatRequest,
     ChatResponse,
     Identifier,
     IfBusy,
@@ -34,6 +27,7 @@ from models import (
 )
 from research import NAME
 from research.report import read_report
+from runs.request import RunRequest
 
 router = APIRouter(tags=["research"])
 
@@ -65,17 +59,16 @@ class ResearchRequest(BaseModel):
         "enqueue", description="What to do while the conversation has a run under way."
     )
 
-    def chat(self, remembers: bool) -> ChatRequest:
+    def run_request(self, *, remembers: bool) -> RunRequest:
         """Return the message to the agent that this is.
 
         Args:
             remembers: whether the server has sessions.
         """
-        return ChatRequest(
-            message=self.query,
+        return RunRequest(
+            messages=(UserMessage(self.query),),
             agent=NAME,
             conversation_id=self.conversation_id or (self.session_id if remembers else None),
-            user_id=self.user_id,
             if_busy=self.if_busy,
         )
 
@@ -114,29 +107,25 @@ class ResearchResponse(BaseModel):
 @router.post("/research/stream", response_class=Response, responses=EVENT_STREAM | PROBLEMS)
 async def stream_research(
     question: ResearchRequest,
-    registry: Registry,
+    runs: StartRuns,
     remembers: RemembersSessions,
-    streaming: StreamSettings,
     protocol: Protocol,
-    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Research a question and get the report as server-sent events."""
-    run = await registry.start(question.chat(remembers), idempotency_key)
-    reader = await registry.read(run.id)
-    return streaming.response(run.id, reader, protocol or PROTOCOL)
+    request = question.run_request(remembers=remembers)
+    return await runs.stream(request, protocol or PROTOCOL, user=question.user_id)
 
 
 @router.post("/research", response_model=ResearchResponse, responses=PROBLEMS)
 async def research(
     question: ResearchRequest,
-    registry: Registry,
+    runs: StartRuns,
     remembers: RemembersSessions,
-    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Research a question and get the whole report."""
-    run = await registry.start(question.chat(remembers), idempotency_key)
+    request = question.run_request(remembers=remembers)
+    run, result = await runs.result(request, user=question.user_id)
     headers = {"X-Run-Id": run.id}
-    result = await run_to_its_end(registry, run)
     if isinstance(result, ChatResponse):
         body, status = _report(result), 200
     else:

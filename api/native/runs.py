@@ -6,21 +6,22 @@ from fastapi import APIRouter, Header, Path, Query
 from starlette.responses import Response
 
 from api.http.documents import EVENT_STREAM, PROBLEMS
-from api.http.services import Protocol, Registry, StreamSettings, resumed
-from models import ID_PATTERN, RunInfo
+from api.http.identity import Who
+from api.http.services import Protocol, ReadRuns, Registry
+from events import ChatComplete, RunError
+from models import ID_PATTERN, RunFailure, RunInfo, TokenUsage
+from runs.registry import CANCEL_WAIT
+from storage import StoredRun
 
 router = APIRouter(prefix="/runs/{run_id}", tags=["runs"], responses=PROBLEMS)
-
-CANCEL_PATIENCE = 5.0
-"""Seconds that an answer to a cancel waits for the run's end; tools get two."""
 
 RunId = Annotated[str, Path(pattern=ID_PATTERN)]
 
 
 @router.get("")
-async def get_run(run_id: RunId, registry: Registry) -> RunInfo:
+async def get_run(run_id: RunId, registry: Registry, caller: Who) -> RunInfo:
     """Show a run's state."""
-    return (await registry.run(run_id)).info()
+    return run_info(await registry.run(caller, run_id))
 
 
 @router.get(
@@ -30,8 +31,7 @@ async def get_run(run_id: RunId, registry: Registry) -> RunInfo:
 )
 async def read_run(
     run_id: RunId,
-    registry: Registry,
-    streaming: StreamSettings,
+    runs: ReadRuns,
     protocol: Protocol,
     after: Annotated[
         str | None,
@@ -41,20 +41,45 @@ async def read_run(
 ) -> Response:
     """Follow a run's events from its start, or from a cursor."""
     # An EventSource repeats the address it began with, and says in the header how far it came.
-    return await resumed(registry, streaming, run_id, last_event_id or after, protocol)
+    return await runs.resume(run_id, last_event_id or after, protocol)
 
 
 @router.post("/cancel")
-async def cancel_run(run_id: RunId, registry: Registry) -> RunInfo:
+async def cancel_run(run_id: RunId, registry: Registry, caller: Who) -> RunInfo:
     """Cancel a run; one that has ended stays as it is. Answers when it has ended."""
-    run = await registry.cancel(run_id)
-    await run.wait(CANCEL_PATIENCE)
-    return run.info()
+    return run_info(await registry.cancel(caller, run_id, wait=CANCEL_WAIT))
 
 
 @router.post("/tool_calls/{tool_call_id}/cancel", status_code=204)
 async def cancel_tool_call(
-    run_id: RunId, tool_call_id: Annotated[str, Path(max_length=200)], registry: Registry
+    run_id: RunId,
+    tool_call_id: Annotated[str, Path(max_length=200)],
+    registry: Registry,
+    caller: Who,
 ) -> None:
     """Cancel one tool call; its siblings and the run go on."""
-    await registry.cancel_tool(run_id, tool_call_id)
+    await registry.cancel_call(caller, run_id, tool_call_id)
+
+
+def run_info(run: StoredRun) -> RunInfo:
+    """Return a run as the API shows it."""
+    done = run.terminal if isinstance(run.terminal, ChatComplete) else None
+    failed = run.terminal if isinstance(run.terminal, RunError) else None
+    return RunInfo(
+        run_id=run.id,
+        status=run.status,
+        agent=run.start.agent,
+        model=run.start.model,
+        conversation_id=run.start.conversation_id,
+        created_at=run.created_at,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+        finish_reason=done.finish_reason if done else None,
+        final_response=done.final_response if done else None,
+        usage=TokenUsage.model_validate(done.usage, from_attributes=True)
+        if done and done.usage
+        else None,
+        error=RunFailure(code=failed.code, message=failed.message, retryable=failed.retryable)
+        if failed
+        else None,
+    )

@@ -24,16 +24,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from api.agentcore import Caller, asks, caller_of, chat_fields
 from api.http.documents import PROBLEMS
+from api.http.identity import caller_of
+from api.http.payloads import Session, asks, chat_fields, session_of
 from api.http.problems import refusal, validation_faults
-from api.http.streams import Patience, cut_off, offer_of
+from api.http.requests import of_edit, of_message, of_regeneration
+from api.http.streams import WriteTimeout, cut_off, offer_of
+from caller import Caller
 from errors import ClientError, Conflict, Invalid, NotFound, ParleyError, TooLarge, TooMany
 from hub import Reader
 from messages import new_id
 from models import TEXT, ChatRequest, EditRequest, Identifier, RegenerateRequest
 from protocols.native import WebSocketEncoder
 from runs.registry import AgentRegistry
+from runs.request import RunRequest
 
 logger = logging.getLogger("parley.api")
 
@@ -95,12 +99,12 @@ class SocketLimits(NamedTuple):
     """The bounds of one socket.
 
     `max_bytes` of one message of the client, `max_chats` runs that it may follow at a time,
-    `patience` in seconds for one send.
+    `write_timeout` in seconds for one send.
     """
 
     max_bytes: int
     max_chats: int
-    patience: float
+    write_timeout: float
 
 
 class _Restart(Exception):
@@ -111,13 +115,19 @@ class Socket:
     """One connection."""
 
     def __init__(
-        self, websocket: WebSocket, registry: AgentRegistry, limits: SocketLimits, caller: Caller
+        self,
+        websocket: WebSocket,
+        registry: AgentRegistry,
+        limits: SocketLimits,
+        caller: Caller,
+        session: Session,
     ) -> None:
         self._websocket = websocket
         self._registry = registry
         self._limits = limits
         self._caller = caller
-        self._conversation_id = caller.conversation_id or new_id("conv")
+        self._session = session
+        self._conversation_id = session.conversation_id or new_id("conv")
         self._following: dict[asyncio.Task[None], tuple[str, str | None]] = {}
         self._handlers: dict[str, Callable[[Any, str | None], Awaitable[None]]] = {
             "chat": self._chat,
@@ -136,14 +146,16 @@ class Socket:
         if task is None:
             raise RuntimeError("a socket is served by a task")
         await self._websocket.accept()
-        self._patience = Patience(self._limits.patience, task)
+        self._writing = WriteTimeout(self._limits.write_timeout, task)
         self._tick()
         try:
             await self._serve_all()
         except asyncio.CancelledError:
-            if not self._patience.exceeded or task.uncancel() > 0:
+            if not self._writing.exceeded or task.uncancel() > 0:
                 raise
-            logger.info("A socket took nothing for %g s and was cut off", self._limits.patience)
+            logger.info(
+                "A socket took nothing for %g s and was cut off", self._limits.write_timeout
+            )
             with suppress(TimeoutError, WebSocketDisconnect):
                 async with asyncio.timeout(1):
                     await self._websocket.close(TOO_SLOW, "too slow; resume with subscribe")
@@ -164,8 +176,10 @@ class Socket:
                 await self._websocket.close(RESTARTS, "the service restarts; subscribe again")
 
     def _tick(self) -> None:
-        self._patience.check()
-        self._timer = asyncio.get_running_loop().call_later(self._limits.patience / 2, self._tick)
+        self._writing.check()
+        self._timer = asyncio.get_running_loop().call_later(
+            self._limits.write_timeout / 2, self._tick
+        )
 
     async def _receive_all(self) -> None:
         while True:
@@ -199,34 +213,43 @@ class Socket:
         kind = _kind(message)
         request_id = _RequestId.validate_python(message.get("request_id"))
         data = message if kind is None else message.get("data")
-        if self._caller.user_id is not None and isinstance(data, dict):
-            data["user_id"] = self._caller.user_id
+        if self._session.user_id is not None and isinstance(data, dict):
+            data["user_id"] = self._session.user_id
         return kind, request_id, data
 
     async def _invoke(self, payload: Any, request_id: str | None) -> None:
-        await self._chat(chat_fields(payload, self._caller), request_id)
+        await self._chat(chat_fields(payload, self._session), request_id)
 
     async def _chat(self, data: Any, request_id: str | None) -> None:
         chat = SocketChat.model_validate(data)
         self._check_room()
         own = self._conversation_id
-        if chat.conversation_id is None and chat.reset_history and self._caller.session is None:
+        if chat.conversation_id is None and chat.reset_history and self._session.sent is None:
             own = new_id("conv")
-        run = await self._registry.start(chat, chat.idempotency_key, conversation_id=own)
+        caller, key = self._caller.named(chat.user_id), chat.idempotency_key
+        run = await self._registry.start(caller, of_message(chat), key, conversation_id=own)
         self._conversation_id = own
-        self._follow(run.id, await self._registry.read(run.id), request_id)
+        self._follow(run.id, await self._registry.read(caller, run.id), request_id)
 
     async def _regenerate(self, data: Any, request_id: str | None) -> None:
         wish = SocketRegeneration.model_validate(data)
         self._check_room()
-        run = await self._registry.start(wish, wish.idempotency_key)
-        self._follow(run.id, await self._registry.read(run.id), request_id)
+        await self._start(of_regeneration(wish), wish, request_id)
 
     async def _edit(self, data: Any, request_id: str | None) -> None:
         edit = SocketEdit.model_validate(data)
         self._check_room()
-        run = await self._registry.start(edit, edit.idempotency_key)
-        self._follow(run.id, await self._registry.read(run.id), request_id)
+        await self._start(of_edit(edit), edit, request_id)
+
+    async def _start(
+        self,
+        request: RunRequest,
+        body: SocketRegeneration | SocketEdit,
+        request_id: str | None,
+    ) -> None:
+        caller = self._caller.named(body.user_id)
+        run = await self._registry.start(caller, request, body.idempotency_key)
+        self._follow(run.id, await self._registry.read(caller, run.id), request_id)
 
     async def _subscribe(self, data: Any, request_id: str | None) -> None:
         wish = Subscription.model_validate(data)
@@ -235,7 +258,7 @@ class Socket:
             text = "This socket follows the run already; another request_id may follow it too."
             raise Conflict(text, code="already_subscribed")
         after = None if wish.after is None else str(wish.after)
-        reader = await self._registry.read(wish.run_id, after)
+        reader = await self._registry.read(self._caller, wish.run_id, after)
         await self._send("ack", request_id, {"type": "subscribe", "run_id": wish.run_id})
         self._follow(wish.run_id, reader, request_id)
 
@@ -251,12 +274,12 @@ class Socket:
 
     async def _cancel(self, data: Any, request_id: str | None) -> None:
         run_id = RunReference.model_validate(data).run_id
-        await self._registry.cancel(run_id)
+        await self._registry.cancel(self._caller, run_id)
         await self._send("ack", request_id, {"type": "cancel", "run_id": run_id})
 
     async def _cancel_tool(self, data: Any, request_id: str | None) -> None:
         call = ToolCallReference.model_validate(data)
-        await self._registry.cancel_tool(call.run_id, call.tool_call_id)
+        await self._registry.cancel_call(self._caller, call.run_id, call.tool_call_id)
         await self._send("ack", request_id, {"type": "cancel_tool", **call.model_dump()})
 
     async def _ping(self, data: Any, request_id: str | None) -> None:
@@ -296,11 +319,11 @@ class Socket:
         await self._send_text(msgspec.json.encode(message).decode())
 
     async def _send_text(self, text: str) -> None:
-        self._patience.begin()
+        self._writing.begin()
         try:
             await self._websocket.send_text(text)
         finally:
-            self._patience.end()
+            self._writing.end()
 
     async def _send_error(self, error: ParleyError, request_id: str | None) -> None:
         data: dict[str, Any] = {
@@ -349,7 +372,8 @@ async def upgrade(request: Request) -> Response:
 async def serve_socket(websocket: WebSocket) -> None:
     """Serve one connection."""
     state = websocket.app.state
-    caller = caller_of(websocket)
+    session = session_of(websocket)
     if not state.remembers_sessions:
-        caller = caller._replace(session=None, conversation_id=None)
-    await Socket(websocket, state.registry, state.socket_limits, caller).serve()
+        session = session._replace(sent=None, conversation_id=None)
+    caller = caller_of(websocket)
+    await Socket(websocket, state.registry, state.socket_limits, caller, session).serve()

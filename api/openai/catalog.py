@@ -6,8 +6,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path
 from pydantic import BaseModel
 
+from api.http.identity import Who
 from api.http.services import Registry
 from api.openai.errors import FAILURES
+from caller import Caller
 from runs.registry import AgentRegistry
 
 router = APIRouter(tags=["openai"], responses=FAILURES)
@@ -33,24 +35,26 @@ class ModelList(BaseModel):
 
 
 @router.get("/v1/models")
-async def list_models(registry: Registry) -> ModelList:
+async def list_models(registry: Registry, caller: Who) -> ModelList:
     """List agents, and the models that this server names."""
-    return ModelList(data=_models(registry))
+    return ModelList(data=_models(registry, caller))
 
 
 @router.get("/v1/models/{model:path}")
-async def get_model(model: Annotated[str, Path(max_length=200)], registry: Registry) -> Model:
+async def get_model(
+    model: Annotated[str, Path(max_length=200)], registry: Registry, caller: Who
+) -> Model:
     """Show one; any model that may be asked for is there, listed or not."""
-    listed: dict[str, Any] = {each.id: each for each in _models(registry)}
+    listed: dict[str, Any] = {each.id: each for each in _models(registry, caller)}
     if model in listed:
         found: Model = listed[model]
         return found
-    registry.agents.resolve(model)
+    registry.agents.resolve(caller, model)
     return Model(id=model, owned_by=registry.provider.name)
 
 
-def _models(registry: AgentRegistry) -> list[Model]:
-    models = [Model(id=name, owned_by="parley") for name in registry.agents.names()]
+def _models(registry: AgentRegistry, caller: Caller) -> list[Model]:
+    models = [Model(id=name, owned_by="parley") for name in registry.agents.names(caller)]
     taken = {model.id for model in models}
     models += [
         Model(id=name, owned_by=registry.provider.name)

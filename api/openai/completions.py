@@ -10,15 +10,13 @@ import asyncio
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 
 from api.http.documents import EVENT_STREAM
-from api.http.keys import IdempotencyKey
-from api.http.services import Registry, StreamSettings
-from api.http.streams import EventStream
-from api.openai.errors import FAILURES, failed
+from api.http.services import StartRuns
+from api.openai.errors import FAILURES, failed, request_id
 from api.openai.messages import (
     NamedChoice,
     ResponseFormat,
@@ -32,11 +30,11 @@ from api.openai.messages import (
 )
 from errors import ClientError
 from events import ChatStart, RunError
+from hub import Reader
 from messages import ModelOptions
-from models import Completion
 from protocols.completions import CompletionsEncoder, WholeCompletion
-from runs.registry import AgentRegistry
-from runs.run import Run
+from runs.request import RunRequest
+from storage import StoredRun
 
 router = APIRouter(tags=["openai"], responses=FAILURES)
 
@@ -68,7 +66,7 @@ class CompletionRequest(Sampling):
     logprobs: bool | None = None
     functions: Any = Field(None, description="Superseded by `tools`, and refused.")
 
-    def completion(self, agent: str, model: str | None) -> Completion:
+    def run_request(self, agent: str, model: str | None) -> RunRequest:
         """Return what is asked for.
 
         Raises:
@@ -84,8 +82,8 @@ class CompletionRequest(Sampling):
         name = choice.function.name if isinstance(choice, NamedChoice) else choice
         tool_choice, tools = chosen(name, tuple(tool.function.spec() for tool in self.tools or ()))
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        return Completion(
-            messages=messages_of(self.messages),
+        return RunRequest(
+            history=messages_of(self.messages),
             agent=agent,
             model=model,
             options=ModelOptions(
@@ -99,54 +97,43 @@ class CompletionRequest(Sampling):
             ),
             tools=tools,
             parallel_tools=self.parallel_tool_calls is not False,
-            user_id=self.who(),
             memory=self.remembers(),
+            ephemeral=True,
+            is_kept=False,
+            is_whole=True,
         )
 
 
 @router.post("/v1/chat/completions", response_class=JSONResponse, responses=EVENT_STREAM)
-async def complete(
-    body: CompletionRequest,
-    request: Request,
-    registry: Registry,
-    streaming: StreamSettings,
-    idempotency_key: IdempotencyKey = None,
-) -> Response:
+async def complete(body: CompletionRequest, runs: StartRuns) -> Response:
     """Answer a conversation."""
     options = body.stream_options or StreamOptions()
     if body.stream_options is not None and not body.stream:
         raise ClientError("stream_options: only where stream is true.")
-    agent, model = registry.agents.resolve(body.model)
-    run = await registry.start(body.completion(agent, model), idempotency_key)
-    created = int(run.stored.created_at.timestamp())
+    agent, model = runs.registry.agents.resolve(runs.caller, body.model)
+    run = await runs.start(body.run_request(agent, model), user=body.who())
+    created = int(run.created_at.timestamp())
     if body.stream:
-        failure = await _early_failure(registry, run, streaming.heartbeat)
+        failure = await _early_failure(await runs.read(run), runs.streaming.heartbeat)
         if failure is not None:
-            return failed(failure, _ids(run))
+            return failed(failure, request_id(run))
         encoder = CompletionsEncoder(
-            run.stored.epoch,
+            run.epoch,
             created=created,
             tell_usage=bool(options.include_usage),
             tool_events=bool(options.include_tool_events),
         )
-        return EventStream(
-            await registry.read(run.id),
-            encoder,
-            heartbeat=streaming.heartbeat,
-            patience=streaming.patience,
-            headers=_ids(run),
-        )
-    return await _whole(registry, run, created)
+        return runs.response(run.id, await runs.read(run), encoder, request_id(run))
+    return await _whole(run, await runs.read(run), created)
 
 
-async def _early_failure(registry: AgentRegistry, run: Run, patience: float) -> RunError | None:
+async def _early_failure(reader: Reader, seconds: float) -> RunError | None:
     """Return how a run failed that failed before it said anything, within so many seconds.
 
     Clients repeat a request, or do not, by the status of its answer, which a stream has only once.
     """
-    reader = await registry.read(run.id)
     with suppress(TimeoutError):
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(seconds):
             while not reader.ended:
                 for event in await reader.read():
                     if not isinstance(event, ChatStart):
@@ -154,21 +141,15 @@ async def _early_failure(registry: AgentRegistry, run: Run, patience: float) -> 
     return None
 
 
-def _ids(run: Run) -> dict[str, str]:
-    """Return the headers by which a run is found again; OpenAI's clients know the second."""
-    return {"X-Run-Id": run.id, "X-Request-Id": run.id}
-
-
-async def _whole(registry: AgentRegistry, run: Run, created: int) -> Response:
-    reader = await registry.read(run.id)
+async def _whole(run: StoredRun, reader: Reader, created: int) -> Response:
     answer = WholeCompletion(created)
     while not reader.ended:
         for event in await reader.read():
             answer.add(event)
     match answer.result:
         case RunError() as error:
-            return failed(error, _ids(run))
+            return failed(error, request_id(run))
         case None:
             raise RuntimeError("a run's log ended without a terminal event")
         case completion:
-            return JSONResponse(completion, headers=_ids(run))
+            return JSONResponse(completion, headers=request_id(run))

@@ -7,6 +7,7 @@ from starlette.responses import JSONResponse, Response
 from api.http.problems import run_failed
 from models import Problem
 from protocols.completions import error_body
+from storage import StoredRun
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -51,3 +52,8 @@ def as_openai(problem: Problem, headers: dict[str, str]) -> Response:
 def failed(failure: Any, headers: dict[str, str]) -> Response:
     """Return how a run failed."""
     return run_failed(failure, headers, shape=as_openai)
+
+
+def request_id(run: StoredRun) -> dict[str, str]:
+    """Return the headers by which a run is found again; OpenAI's clients know the second."""
+    return {"X-Run-Id": run.id, "X-Request-Id": run.id}

@@ -39,7 +39,8 @@ from messages import (
     ToolMessage,
     UserMessage,
 )
-from models import TEXT, Completion, is_deep
+from models import TEXT, is_deep
+from runs.request import RunRequest
 
 _NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 _URL = r"^(https?://|data:image/[a-z+.-]+;base64,)"
@@ -262,7 +263,7 @@ class ResponseRequest(Sampling):
     conversation: Any = Field(None, description="Superseded here by `previous_response_id`.")
     prompt: Any = Field(None, description="Prompts are not kept here.")
 
-    def completion(
+    def run_request(
         self,
         agent: str,
         model: str | None,
@@ -270,7 +271,7 @@ class ResponseRequest(Sampling):
         follows: str | None = None,
         calls: Iterable[RequestedCall] = (),
         user: str | None = None,
-    ) -> Completion:
+    ) -> RunRequest:
         """Return what is asked for.
 
         Args:
@@ -285,12 +286,15 @@ class ResponseRequest(Sampling):
         choice = self.tool_choice
         name = choice.name if isinstance(choice, NamedTool) else choice
         tool_choice, tools = chosen(name, tuple(tool.spec() for tool in self.tools or ()))
-        said = self.input
-        items = [MessageItem(role="user", content=said)] if isinstance(said, str) else said
+        asked = self.input
+        items = [MessageItem(role="user", content=asked)] if isinstance(asked, str) else asked
         user = self.who() or user
-        return Completion(
-            messages=messages_of(items, calls),
-            instructions=self.instructions or "",
+        is_kept = self.store is not False
+        said = messages_of(items, calls)
+        return RunRequest(
+            messages=said if is_kept else (),
+            history=() if is_kept else said,
+            instructions=(self.instructions,) if self.instructions else (),
             agent=agent,
             model=model,
             options=ModelOptions(
@@ -302,10 +306,11 @@ class ResponseRequest(Sampling):
             ),
             tools=tools,
             parallel_tools=self.parallel_tool_calls is not False,
-            user_id=user,
             memory=self.memory if self.memory is not None or user is None else True,
-            is_kept=self.store is not False,
-            follows=follows,
+            branch=(follows, None) if follows else None,
+            ephemeral=True,
+            is_kept=is_kept,
+            is_whole=True,
             echo=_storable(self._echo()),
         )
 

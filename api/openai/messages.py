@@ -4,14 +4,13 @@ What is not known is ignored, as OpenAI's own clients expect; what is known and 
 here is refused, so that nobody waits for what does not come.
 """
 
-import hashlib
-import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from pydantic import AfterValidator, BaseModel, Discriminator, Field, StringConstraints, Tag
 
+from api.http.identity import user_named
 from errors import Invalid
 from messages import (
     AssistantMessage,
@@ -27,10 +26,9 @@ from messages import (
     ToolSpec,
     UserMessage,
 )
-from models import TEXT, USER_PATTERN, is_deep
+from models import TEXT, is_deep
 
 _TOOL_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
-_HASHED = re.compile(r"user_[0-9a-f]{64}")
 _URL = r"^(https?://|data:image/[a-zA-Z0-9+.-]+;base64,)"
 
 MAX_LEVELS = 32
@@ -342,13 +340,3 @@ class Sampling(BaseModel):
     def remembers(self) -> bool | None:
         """Return whether the user is remembered."""
         return True if self.memory is None and self.who() is not None else self.memory
-
-
-def user_named(name: str) -> str:
-    """Return the id of a user whom a client calls so.
-
-    A name that is no id is hashed, and so is one that looks like such a hash: it is not that user.
-    """
-    if re.fullmatch(USER_PATTERN, name) and not _HASHED.fullmatch(name):
-        return name
-    return f"user_{hashlib.sha256(name.encode()).hexdigest()}"

@@ -9,28 +9,24 @@ the event of that frame, and from there to the client. Where the log has expired
 the last frame, which has the whole response; where it was lost in a crash, an `error`.
 """
 
-import asyncio
 import sys
-from collections.abc import AsyncIterator
 from typing import Annotated
 
-import msgspec
 from fastapi import APIRouter, Query
 from starlette.responses import JSONResponse, Response
 
 from api.http.documents import EVENT_STREAM
-from api.http.keys import IdempotencyKey
-from api.http.services import Registry, Streaming, StreamSettings
-from api.http.streams import EventStream
-from api.native.runs import CANCEL_PATIENCE
-from api.openai.errors import FAILURES, failed
+from api.http.identity import OPEN, Who
+from api.http.services import ReadRuns, Registry, Runs, StartRuns
+from api.http.streams import in_turns, replay_to
+from api.openai.errors import FAILURES, failed, request_id
 from api.openai.items import ResponseRequest
 from api.openai.messages import refused
-from errors import NotFound
-from events import ChatComplete, Event, RunError
+from caller import Caller
+from errors import NotFound, Unavailable
+from events import ChatComplete, RunError
 from hub import Reader, cursor
 from hub.fixed import FixedReader
-from models import Completion
 from protocols.responses import (
     EPOCH,
     Head,
@@ -41,104 +37,89 @@ from protocols.responses import (
     lost_frame,
     run_id_of,
 )
-from runs.registry import AgentRegistry
-from runs.run import Run
+from runs.registry import CANCEL_WAIT, AgentRegistry
+from runs.request import RunRequest, decoded
+from storage import StoredRun
 
 router = APIRouter(prefix="/v1/responses", tags=["openai"], responses=FAILURES)
 
-_BREATH = 1000
-"""How many events are told again before others get their turn."""
-
-
-class _Asked(msgspec.Struct):
-    """What is stored of a run's request, as far as it is a completion."""
-
-    completion: Completion | None = None
-
 
 @router.post("", response_class=JSONResponse, responses=EVENT_STREAM)
-async def create(
-    body: ResponseRequest,
-    registry: Registry,
-    streaming: StreamSettings,
-    idempotency_key: IdempotencyKey = None,
-) -> Response:
+async def create(body: ResponseRequest, runs: StartRuns) -> Response:
     """Answer an input."""
-    run = await registry.start(await _wanted(body, registry), idempotency_key)
+    request, user = await _wanted(body, runs.registry, runs.caller)
+    run = await runs.start(request, user=user)
     if body.stream:
-        return await _stream(registry, streaming, run, None)
+        return await _stream(runs, run, None)
     if body.background:
-        return await _present(registry, run)
-    reader = await registry.read(run.id)
-    whole = await _told(run, reader)
+        return await _present(runs, run)
+    reader = await runs.read(run)
+    whole = await _read(run, reader)
     end = whole.end or reader.suspension
     if isinstance(end, RunError):
-        return failed(end, _ids(run))
-    return JSONResponse(whole.body("in_progress"), headers=_ids(run))
+        return failed(end, request_id(run))
+    return JSONResponse(whole.body("in_progress"), headers=request_id(run))
 
 
 @router.get("/{id}", response_class=JSONResponse, responses=EVENT_STREAM)
 async def retrieve(
     id: str,
-    registry: Registry,
-    streaming: StreamSettings,
+    runs: ReadRuns,
     stream: bool = False,
     starting_after: Annotated[
         int | None, Query(ge=0, lt=2**53, description="The last frame's `sequence_number`.")
     ] = None,
 ) -> Response:
-    """Show a response as it is now, or stream it from its start or from behind a frame."""
-    run = await _found(registry, id)
+    """Show a response as it is now, or stream it from its start or from after a frame."""
+    run = await _found(runs.registry, runs.caller, id)
     if stream:
-        return await _stream(registry, streaming, run, starting_after)
-    return await _present(registry, run)
+        return await _stream(runs, run, starting_after)
+    return await _present(runs, run)
 
 
 @router.delete("/{id}")
-async def delete(id: str, registry: Registry) -> dict[str, str | bool]:
+async def delete(id: str, registry: Registry, caller: Who) -> dict[str, str | bool]:
     """Delete a response for good; one under way is cancelled."""
-    run = await _found(registry, id)
-    registry.check_here(run)
-    place = (run.stored.owner, run.start.conversation_id)
-    await registry.quiet(*place, CANCEL_PATIENCE)
-    if not await registry.store.delete(*place):
+    run = await _found(registry, caller, id)
+    await registry.cancel(caller, run.id)
+    if not await registry.delete(run.owner, run.conversation_id):
         raise _none(id)
-    registry.forget(*place)
     return {"id": id, "object": "response", "deleted": True}
 
 
 @router.post("/{id}/cancel", response_class=JSONResponse)
-async def cancel(id: str, registry: Registry) -> Response:
+async def cancel(id: str, runs: ReadRuns) -> Response:
     """Cancel a response; one that has ended stays as it is. Answers when it has ended."""
-    run = await registry.cancel((await _found(registry, id)).id)
-    await run.wait(CANCEL_PATIENCE)
-    return await _present(registry, run)
+    run = await _found(runs.registry, runs.caller, id)
+    return await _present(runs, await runs.registry.cancel(runs.caller, run.id, wait=CANCEL_WAIT))
 
 
-async def _wanted(body: ResponseRequest, registry: AgentRegistry) -> Completion:
-    """Return what a request asks for.
+async def _wanted(
+    body: ResponseRequest, registry: AgentRegistry, caller: Caller
+) -> tuple[RunRequest, str | None]:
+    """Return what a request asks for, and the user that it names.
 
     Raises:
         errors.NotFound: there is no such agent or model, or no such response before.
         errors.Invalid: it cannot be done here, or does not fit the response before.
     """
-    agent, model = registry.agents.resolve(body.model)
+    agent, model = registry.agents.resolve(caller, body.model)
     if body.previous_response_id is None:
-        return body.completion(agent, model)
-    before, end = await _before(registry, body.previous_response_id)
-    owner = before.stored.owner
+        return body.run_request(agent, model), body.who()
+    before, end = await _before(registry, caller, body.previous_response_id)
+    owner = before.owner
     if body.who() not in (None, owner.user):
         raise _no_previous(body.previous_response_id)
-    return body.completion(
-        agent,
-        model,
-        follows=before.start.conversation_id,
-        calls=end.tool_calls,
-        user=None if owner.user == "default" else owner.user,
+    user = None if owner.user == OPEN.user else owner.user
+    request = body.run_request(
+        agent, model, follows=before.conversation_id, calls=end.tool_calls, user=user
     )
+    return request, user
 
 
-async def _before(registry: AgentRegistry, id: str) -> tuple[Run, ChatComplete]:
+async def _before(
+    registry: AgentRegistry, caller: Caller, id: str
+) -> tuple[StoredRun, ChatComplete]:
     """Return the response that another one follows, and how it ended.
 
     Raises:
@@ -146,7 +127,7 @@ async def _before(registry: AgentRegistry, id: str) -> tuple[Run, ChatComplete]:
         errors.Invalid: it has not ended, or not in order.
     """
     try:
-        run = await _found(registry, id)
+        run = await _found(registry, caller, id)
     except NotFound:
         raise _no_previous(id) from None
     match run.terminal:
@@ -162,7 +143,7 @@ async def _before(registry: AgentRegistry, id: str) -> tuple[Run, ChatComplete]:
     raise refused("previous_response_id", text)
 
 
-async def _found(registry: AgentRegistry, id: str) -> Run:
+async def _found(registry: AgentRegistry, caller: Caller, id: str) -> StoredRun:
     """Return a response's run.
 
     Raises:
@@ -172,18 +153,12 @@ async def _found(registry: AgentRegistry, id: str) -> Run:
     if run_id is None:
         raise _none(id)
     try:
-        run = await registry.run(run_id)
+        run = await registry.run(caller, run_id)
     except NotFound:
         raise _none(id) from None
-    asked = _asked(run)
-    if asked is None or not asked.is_kept:
+    if not run.request or not decoded(run.request).is_found_again:
         raise _none(id)
     return run
-
-
-def _asked(run: Run) -> Completion | None:
-    said = run.stored.request
-    return msgspec.json.decode(said, type=_Asked).completion if said else None
 
 
 def _none(id: str) -> NotFound:
@@ -195,21 +170,16 @@ def _no_previous(id: str) -> NotFound:
     return NotFound(text, code="previous_response_not_found")
 
 
-def _head(run: Run) -> Head:
-    asked = _asked(run)
+def _head(run: StoredRun) -> Head:
     return Head(
         run_id=run.id,
-        created_at=int(run.stored.created_at.timestamp()),
+        created_at=int(run.created_at.timestamp()),
         model=run.start.model,
-        echo=asked.echo if asked else {},
+        echo=decoded(run.request).echo if run.request else {},
     )
 
 
-def _ids(run: Run) -> dict[str, str]:
-    return {"X-Run-Id": run.id, "X-Request-Id": run.id}
-
-
-async def _told(run: Run, reader: Reader, *, wait: bool = True) -> WholeResponse:
+async def _read(run: StoredRun, reader: Reader, *, wait: bool = True) -> WholeResponse:
     """Read a run to its end, or (not `wait`) what there is of it now."""
     whole = WholeResponse(_head(run))
     while not reader.ended:
@@ -223,48 +193,39 @@ async def _told(run: Run, reader: Reader, *, wait: bool = True) -> WholeResponse
     return whole
 
 
-async def _present(registry: AgentRegistry, run: Run) -> Response:
-    """Return a response as it is now; what another process has to tell is told when it ends."""
-    whole = WholeResponse(_head(run))
-    if run.work is not None or run.terminal is not None:
-        whole = await _told(run, await registry.read(run.id), wait=False)
+async def _present(runs: Runs, run: StoredRun) -> Response:
+    """Return a response as it is now; what another process has to say of it comes at its end."""
+    try:
+        whole = await _read(run, await runs.read(run), wait=False)
+    except Unavailable:
+        whole = WholeResponse(_head(run))
     status: Status = "queued" if run.status == "queued" else "in_progress"
-    return JSONResponse(whole.body(status), headers=_ids(run))
+    return JSONResponse(whole.body(status), headers=request_id(run))
 
 
-async def _stream(
-    registry: AgentRegistry, streaming: Streaming, run: Run, after: int | None
-) -> Response:
-    """Stream a response from its start, or behind the frame of number `after`."""
-    reader = await registry.read(run.id)
+async def _stream(runs: Runs, run: StoredRun, after: int | None) -> Response:
+    """Stream a response from its start, or from after the frame of number `after`."""
+    reader = await runs.read(run)
     seen = -1 if after is None else after
     if isinstance(reader, FixedReader):
-        whole = await _told(run, reader)
+        whole = await _read(run, reader)
         return _frames(run, end_frame(whole.body("in_progress"), seen + 1))
     encoder = ResponsesEncoder(reader.epoch, _head(run), seen)
     if after is not None:
         if after // EPOCH + 1 < reader.epoch:
             return _frames(run, lost_frame(after + 1))
-        seq = await _tell_before(registry, run, encoder, after)
-        reader = await registry.read(run.id, cursor(run.id, reader.epoch, seq))
-    return EventStream(
-        reader,
-        encoder,
-        heartbeat=streaming.heartbeat,
-        patience=streaming.patience,
-        headers=_ids(run),
-    )
+        seq = await _replay_before(runs, run, encoder, after)
+        reader = await runs.read(run, cursor(run.id, reader.epoch, seq))
+    return runs.response(run.id, reader, encoder, request_id(run))
 
 
-def _frames(run: Run, frames: bytes) -> Response:
+def _frames(run: StoredRun, frames: bytes) -> Response:
     """Return a stream of which all is known."""
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **_ids(run)}
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **request_id(run)}
     return Response(frames, media_type=ResponsesEncoder.media_type, headers=headers)
 
 
-async def _tell_before(
-    registry: AgentRegistry, run: Run, encoder: ResponsesEncoder, after: int
-) -> int:
+async def _replay_before(runs: Runs, run: StoredRun, encoder: ResponsesEncoder, after: int) -> int:
     """Let an encoder see what its client has seen, and return the last event's `seq`.
 
     An event of which the client has some frames is not among these: the encoder sends the others.
@@ -272,23 +233,14 @@ async def _tell_before(
     Raises:
         errors.Invalid: there is no frame of this number yet.
     """
-    events = await registry.before(run.id, sys.maxsize)
+    events = await runs.registry.before(runs.caller, run.id, sys.maxsize)
     ruler = ResponsesEncoder(encoder.next // EPOCH + 1, _head(run), sys.maxsize)
     seq = 0
-    async for event in _breathing(events):
+    async for event in in_turns(events):
         ruler.encode(event)
         if ruler.next <= after + 1:
             seq = event.seq
     if ruler.next <= after:
         raise refused("starting_after", "There is no frame of this number yet.")
-    async for event in _breathing(events[:seq]):
-        encoder.encode(event)
+    await replay_to(encoder, events[:seq])
     return seq
-
-
-async def _breathing(events: list[Event]) -> AsyncIterator[Event]:
-    """Yield events, and let others have their turn now and then."""
-    for number, event in enumerate(events, 1):
-        yield event
-        if number % _BREATH == 0:
-            await asyncio.sleep(0)

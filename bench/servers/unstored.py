@@ -64,11 +64,11 @@ class NoStore(Store):
     async def take_lesson(self) -> None:
         """Return none."""
 
-    async def agents(self, tenant: str) -> dict[str, str]:
+    async def agents(self) -> list[tuple[str, str, str]]:
         """Return none."""
-        return {}
+        return []
 
-    async def put_agent(self, tenant: str, name: str, config: str) -> None:
+    async def put_agent(self, caller: Caller, name: str, config: str) -> None:
         """Keep nothing."""
 
     async def claim(self) -> list[StoredRun]:

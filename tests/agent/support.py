@@ -22,7 +22,7 @@ from events import (
     ToolCallQueued,
     ToolCallStart,
 )
-from loop.state import Turns
+from loop.state import Prompt, RunState
 from messages import AssistantMessage, Message, ModelRequest, ToolMessage, UserMessage
 from models import AgentConfig
 from tests.scripted import (
@@ -106,19 +106,18 @@ class Bench:
             "chat", AgentConfig(**config), self.provider, map(tool_from, tools), workers
         )
         self.sink = sink or Recorder()
-        self.turns = Turns(
+        self.state = RunState(
             run_id="run_1",
             conversation_id="conv_1",
-            context=(UserMessage("Go."),),
-            sink=self.sink,
             message_id="msg_first",
-            parallel_tools=parallel_tools,
+            sink=self.sink,
+            prompt=Prompt((UserMessage("Go."),), parallel_tools=parallel_tools),
         )
 
     async def run(self) -> ChatComplete:
         """Run to the end and check the laws."""
         async with asyncio.timeout(DEADLINE):
-            done = await self.agent.run(self.turns)
+            done = await self.agent.run(self.state)
         self.check()
         self.sink.append(done)
         return done
@@ -127,23 +126,31 @@ class Bench:
         """Run to its failure and check the laws."""
         async with asyncio.timeout(DEADLINE):
             with pytest.raises(kind):
-                await self.agent.run(self.turns)
+                await self.agent.run(self.state)
         self.check()
 
     def check(self) -> None:
         """Check what holds however a run ended."""
-        check_history(self.turns.kept)
+        check_history(self.state.transcript.messages)
         check_calls(self.sink.events)
         streamed = "".join(event.content for event in self.sink.of(ChatChunk))
         assert "".join(kept.content for kept in self.said()) == streamed
         assert self.provider.open_streams == 0
-        assert self.turns.calls == {}
+        assert self.state.calls == {}
 
     def said(self) -> list[AssistantMessage]:
-        return [message for message in self.turns.kept if isinstance(message, AssistantMessage)]
+        return [
+            message
+            for message in self.state.transcript.messages
+            if isinstance(message, AssistantMessage)
+        ]
 
     def results(self) -> list[ToolMessage]:
-        return [message for message in self.turns.kept if isinstance(message, ToolMessage)]
+        return [
+            message
+            for message in self.state.transcript.messages
+            if isinstance(message, ToolMessage)
+        ]
 
     def errors(self) -> list[tuple[str, str]]:
         """Return id and code of each call that failed, in the order of events."""

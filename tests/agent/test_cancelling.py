@@ -71,7 +71,7 @@ async def cancelled_behind(at: int, workers: Workers, *replies: Script) -> "asyn
 
     tools = [*TOOLS, held.held]
     bench = Bench(workers, *replies, tools=tools, sink=Recorder(on_event), tool_call_timeout=0.1)
-    run = asyncio.create_task(bench.agent.run(bench.turns))
+    run = asyncio.create_task(bench.agent.run(bench.state))
     await asyncio.wait([run], timeout=DEADLINE)
     held.released.set()
     bench.check()
@@ -121,7 +121,7 @@ async def outcome(
     workers: Workers, at: Iterable[int], *replies: Script, tools: Iterable[Callable[..., Any]]
 ) -> tuple[Bench, "asyncio.Task[Any]", CancelledAt]:
     bench = Bench(workers, *replies, tools=tools, tool_call_timeout=DEADLINE)
-    coroutine = CancelledAt(bench.agent.run(bench.turns), at)
+    coroutine = CancelledAt(bench.agent.run(bench.state), at)
 
     async def run() -> Any:
         return await coroutine
@@ -164,7 +164,7 @@ async def test_a_cancelled_run_ends_its_tools_within_two_seconds(
             ended.set()
 
     bench = Bench(workers, asks(("held", {}), ("tidy", {}), text="A"), tools=[held.held, tidy])
-    run = asyncio.create_task(bench.agent.run(bench.turns))
+    run = asyncio.create_task(bench.agent.run(bench.state))
     await until(lambda: held.entered.is_set() and entered.is_set())
     began = time.monotonic()
     run.cancel()
@@ -179,7 +179,7 @@ async def test_a_second_cancel_while_the_tools_end_loses_nothing(
     workers: Workers, held: Held
 ) -> None:
     bench = Bench(workers, asks(("held", {}), ("hang", {}), text="A"), tools=[held.held, hang])
-    run = asyncio.create_task(bench.agent.run(bench.turns))
+    run = asyncio.create_task(bench.agent.run(bench.state))
     assert await asyncio.to_thread(held.entered.wait, DEADLINE)
     run.cancel()
     await asyncio.sleep(0)
@@ -193,12 +193,12 @@ async def test_a_second_cancel_while_the_tools_end_loses_nothing(
 async def test_cancelling_closes_the_stream_of_the_model(workers: Workers) -> None:
     gate = Gate()
     bench = Bench(workers, [TextPart("a"), gate])
-    run = asyncio.create_task(bench.agent.run(bench.turns))
+    run = asyncio.create_task(bench.agent.run(bench.state))
     await gate.reached()
     assert bench.provider.open_streams == 1
     run.cancel()
     await cancelled(bench, run)
-    assert bench.turns.kept == [AssistantMessage("a")]
+    assert bench.state.transcript.messages == [AssistantMessage("a")]
 
 
 @pytest.mark.parametrize("which", ["held", "hang"])
@@ -213,8 +213,8 @@ async def test_one_call_can_be_cancelled_and_its_siblings_go_on(
     )
     run = asyncio.create_task(bench.run())
     await until(lambda: bench.sink.of(ToolCallComplete))
-    bench.turns.calls["c0"].cancel()
-    bench.turns.calls["c0"].cancel()
+    bench.state.calls["c0"].cancel()
+    bench.state.calls["c0"].cancel()
     assert (await run).finish_reason == "stop"
     assert bench.errors() == [("c0", "cancelled")]
     assert [result.is_error for result in bench.results()] == [True, False]
@@ -232,7 +232,7 @@ async def test_a_call_that_waits_for_its_place_can_be_cancelled(
     )
     run = asyncio.create_task(bench.run())
     await until(held.entered.is_set)
-    bench.turns.calls["c1"].cancel()
+    bench.state.calls["c1"].cancel()
     await until(bench.errors)
     held.released.set()
     await run
@@ -245,9 +245,9 @@ async def test_a_call_can_be_cancelled_before_its_first_step(workers: Workers) -
     bench = Bench(workers, asks(("add", {"a": 1, "b": 2}), ("add", {"a": 1, "b": 2})), says("a"))
 
     async def cancel_at_once() -> None:
-        while not bench.turns.calls:  # noqa: ASYNC110 - every turn of the loop counts
+        while not bench.state.calls:  # noqa: ASYNC110 - every turn of the loop counts
             await asyncio.sleep(0)
-        bench.turns.calls["c1"].cancel()
+        bench.state.calls["c1"].cancel()
 
     await asyncio.gather(bench.run(), cancel_at_once())
     assert bench.errors() == [("c1", "cancelled")]
@@ -294,7 +294,7 @@ def test_the_laws_hold_for_any_script_and_any_cancel(
             bench = Bench(workers, *script, says("End."), parallel_tools=parallel_tools, **limits)
 
             async def run() -> None:
-                await CancelledAt(bench.agent.run(bench.turns), at)
+                await CancelledAt(bench.agent.run(bench.state), at)
 
             await asyncio.wait([task := asyncio.create_task(run())], timeout=DEADLINE)
             bench.check()

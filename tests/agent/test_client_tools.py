@@ -27,7 +27,7 @@ def offered(bench: Bench, number: int = 0) -> list[str]:
 
 async def test_what_the_client_executes_ends_the_run_and_is_left_to_it(workers: Workers) -> None:
     bench = Bench(workers, asks(("take_note", '{"a": 1}'), text="I note it."))
-    bench.turns.client_tools = (NOTE,)
+    bench.state.prompt.client_tools = (NOTE,)
     done = await bench.run()
     assert done.finish_reason == "tool_calls"
     assert [(c.id, c.name, c.arguments) for c in done.tool_calls] == [
@@ -35,7 +35,7 @@ async def test_what_the_client_executes_ends_the_run_and_is_left_to_it(workers: 
     ]
     assert done.final_response == "I note it."
     # No call without a result may be kept; the client says both in its next request.
-    assert bench.turns.kept == [AssistantMessage("I note it.")]
+    assert bench.state.transcript.messages == [AssistantMessage("I note it.")]
     assert types(bench.sink.events) == ["chat_chunk", "chat_complete"]
 
 
@@ -48,10 +48,10 @@ async def test_the_agents_own_calls_of_the_same_turn_are_left_to_be_asked_for_ag
         max_tool_calls=1,
         max_turns=1,
     )
-    bench.turns.client_tools = (NOTE,)
+    bench.state.prompt.client_tools = (NOTE,)
     done = await bench.run()
     assert (done.finish_reason, [call.id for call in done.tool_calls]) == ("tool_calls", ["c1"])
-    assert bench.turns.kept == [AssistantMessage("Both.")]
+    assert bench.state.transcript.messages == [AssistantMessage("Both.")]
     assert types(bench.sink.events) == ["chat_chunk", "chat_complete"]
 
 
@@ -59,7 +59,7 @@ async def test_the_clients_tools_stand_first_and_hide_those_of_their_names(
     workers: Workers,
 ) -> None:
     bench = Bench(workers, asks(("add", {"a": 1})))
-    bench.turns.client_tools = (NOTE, ADD_TOO)
+    bench.state.prompt.client_tools = (NOTE, ADD_TOO)
     done = await bench.run()
     assert offered(bench) == ["take_note", "add", "hang", "fail", "crash", "leave", "count"]
     assert [call.name for call in done.tool_calls] == ["add"]
@@ -67,8 +67,8 @@ async def test_the_clients_tools_stand_first_and_hide_those_of_their_names(
 
 async def test_a_client_that_demands_a_call_wants_one_of_its_own(workers: Workers) -> None:
     bench = Bench(workers, asks(("take_note", {})))
-    bench.turns.client_tools = (NOTE,)
-    bench.turns.options = ModelOptions(tool_choice="required")
+    bench.state.prompt.client_tools = (NOTE,)
+    bench.state.prompt.options = ModelOptions(tool_choice="required")
     await bench.run()
     assert offered(bench) == ["take_note"]
     assert bench.provider.requests[0].options.tool_choice == "required"
@@ -76,7 +76,7 @@ async def test_a_client_that_demands_a_call_wants_one_of_its_own(workers: Worker
 
 async def test_a_demand_is_met_by_the_first_call(workers: Workers) -> None:
     bench = Bench(workers, asks(("add", {"a": 1, "b": 2})), says("3"))
-    bench.turns.options = ModelOptions(tool_choice="required")
+    bench.state.prompt.options = ModelOptions(tool_choice="required")
     await bench.run()
     assert [each.options.tool_choice for each in bench.provider.requests] == ["required", "auto"]
 
@@ -92,16 +92,16 @@ async def test_a_request_wins_over_the_agents_configuration(workers: Workers) ->
         fallback_models=["other"],
     )
     form = OutputSchema("form", SCHEMA)
-    bench.turns.model = "wanted"
-    bench.turns.options = ModelOptions(temperature=0.0, top_p=0.1, stop=(".",), output=form)
+    bench.state.prompt.model = "wanted"
+    bench.state.prompt.options = ModelOptions(temperature=0.0, top_p=0.1, stop=(".",), output=form)
     await bench.run()
     asked = bench.provider.requests[0]
     assert (asked.model, asked.fallbacks) == ("wanted", ())
     assert asked.options == ModelOptions(
         temperature=0.0, top_p=0.1, max_tokens=9, stop=(".",), output=form
     )
-    bench.turns.model, bench.turns.options = None, ModelOptions(max_tokens=2)
-    await bench.agent.run(bench.turns)
+    bench.state.prompt.model, bench.state.prompt.options = None, ModelOptions(max_tokens=2)
+    await bench.agent.run(bench.state)
     asked = bench.provider.requests[1]
     assert (asked.model, asked.fallbacks) == ("own", ("other",))
     assert (asked.options.temperature, asked.options.max_tokens) == (0.5, 2)
@@ -119,14 +119,14 @@ async def test_what_is_known_about_the_user_follows_the_instructions(
     workers: Workers, instructions: str | None, knowledge: str, told: str
 ) -> None:
     bench = Bench(workers, says("Ok"), instructions=instructions)
-    bench.turns.knowledge = knowledge
+    bench.state.prompt.knowledge = knowledge
     await bench.run()
     assert bench.provider.requests[0].messages[0] == SystemMessage(told)
 
 
 async def test_a_call_of_the_client_has_an_id_of_its_own(workers: Workers) -> None:
     bench = Bench(workers, asks(("take_note", {})))
-    bench.turns.client_tools = (NOTE,)
-    bench.turns.reserve(AssistantMessage("", (ToolCall("c0", "add", "{}"),)))
+    bench.state.prompt.client_tools = (NOTE,)
+    bench.state.counts.reserve(AssistantMessage("", (ToolCall("c0", "add", "{}"),)))
     done = await bench.run()
     assert done.tool_calls[0].id not in ("", "c0")

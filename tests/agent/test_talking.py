@@ -14,7 +14,7 @@ from events import (
     Usage,
 )
 from hub import LogFull
-from loop.state import Turns
+from loop.state import Prompt, RunState
 from messages import (
     AssistantMessage,
     EndPart,
@@ -54,7 +54,7 @@ async def test_an_answer_is_streamed_piece_by_piece_and_kept_whole(workers: Work
     done = await bench.run()
     assert types(bench.sink.events) == ["chat_chunk", "chat_chunk", "chat_complete"]
     assert (done.final_response, done.finish_reason, done.usage) == ("Hello", "stop", USAGE)
-    assert bench.turns.kept == [AssistantMessage("Hello")]
+    assert bench.state.transcript.messages == [AssistantMessage("Hello")]
     assert {event.message_id for event in bench.sink.of(ChatChunk)} == {"msg_first"}
 
 
@@ -89,7 +89,7 @@ async def test_a_reply_that_says_tool_calls_and_has_none_is_a_stop(workers: Work
 async def test_an_empty_reply_is_an_answer_and_keeps_nothing(workers: Workers) -> None:
     bench = Bench(workers, [EndPart("stop")])
     assert (await bench.run()).final_response == ""
-    assert bench.turns.kept == []
+    assert bench.state.transcript.messages == []
 
 
 async def test_the_model_is_asked_with_everything_it_needs(workers: Workers) -> None:
@@ -110,7 +110,7 @@ async def test_the_model_is_asked_with_everything_it_needs(workers: Workers) -> 
     call = ToolCall("c0", "add", '{"a":1,"b":2}')
     turn = (AssistantMessage("Let me see.", (call,)), ToolMessage("c0", "add", "3"))
     assert timeless(second.messages) == [*first.messages, *turn]
-    assert timeless(bench.turns.kept) == [*turn, AssistantMessage("3")]
+    assert timeless(bench.state.transcript.messages) == [*turn, AssistantMessage("3")]
 
 
 async def test_only_the_agents_own_tools_are_offered(workers: Workers) -> None:
@@ -135,8 +135,8 @@ async def test_usage_is_summed_over_the_turns_of_one_run_only(workers: Workers) 
     call = asks(("add", {"a": 1, "b": 2}))
     bench = Bench(workers, call, says("3"), says("again"))
     assert (await bench.run()).usage == Usage(6, 4, 10)
-    bench.turns = Turns("run_2", "conv_1", (UserMessage("Go."),), Recorder(), "msg_2")
-    assert (await bench.agent.run(bench.turns)).usage == USAGE
+    bench.state = RunState("run_2", "conv_1", "msg_2", Recorder(), Prompt((UserMessage("Go."),)))
+    assert (await bench.agent.run(bench.state)).usage == USAGE
 
 
 async def test_each_turn_has_a_message_id_of_its_own(workers: Workers) -> None:
@@ -207,8 +207,8 @@ async def test_what_was_streamed_is_kept_where_the_stream_breaks(
 ) -> None:
     bench = Bench(workers, [*map(TextPart, said), BROKEN])
     await bench.fails(UpstreamError)
-    assert bench.turns.kept == ([AssistantMessage("".join(said))] if said else [])
-    assert bench.turns.text == "".join(said)
+    assert bench.state.transcript.messages == ([AssistantMessage("".join(said))] if said else [])
+    assert bench.state.transcript.text == "".join(said)
 
 
 async def test_what_was_streamed_is_kept_where_the_stream_breaks_behind_its_end(
@@ -216,7 +216,7 @@ async def test_what_was_streamed_is_kept_where_the_stream_breaks_behind_its_end(
 ) -> None:
     bench = Bench(workers, [TextPart("Hello"), EndPart("stop"), BROKEN])
     await bench.fails(UpstreamError)
-    assert bench.turns.kept == [AssistantMessage("Hello")]
+    assert bench.state.transcript.messages == [AssistantMessage("Hello")]
 
 
 async def test_the_turns_before_a_failure_are_kept(workers: Workers) -> None:
@@ -225,7 +225,7 @@ async def test_the_turns_before_a_failure_are_kept(workers: Workers) -> None:
     )
     await bench.fails(UpstreamError)
     assert types(bench.sink.events)[-1] == "chat_chunk"
-    assert [type(message) for message in bench.turns.kept] == [
+    assert [type(message) for message in bench.state.transcript.messages] == [
         AssistantMessage,
         ToolMessage,
         AssistantMessage,
@@ -237,7 +237,7 @@ async def test_calls_of_a_reply_that_broke_off_are_not_executed(workers: Workers
     bench = Bench(workers, [TextPart("a"), call, BROKEN])
     await bench.fails(UpstreamError)
     assert types(bench.sink.events) == ["chat_chunk"]
-    assert bench.turns.kept == [AssistantMessage("a")]
+    assert bench.state.transcript.messages == [AssistantMessage("a")]
 
 
 async def test_a_provider_that_forgets_its_end_is_a_mistake_and_no_answer(
@@ -255,7 +255,7 @@ async def test_a_log_that_is_full_loses_nothing_that_it_holds(workers: Workers, 
     bench = Bench(workers, call, says("3"), sink=Recorder(limit=limit, full=full))
     async with asyncio.timeout(DEADLINE):
         with pytest.raises(LogFull):
-            await bench.agent.run(bench.turns)
-    check_history(bench.turns.kept)
+            await bench.agent.run(bench.state)
+    check_history(bench.state.transcript.messages)
     streamed = "".join(event.content for event in bench.sink.of(ChatChunk))
     assert "".join(message.content for message in bench.said()).startswith(streamed)

@@ -8,7 +8,7 @@ import pytest
 from agent import StreamingAgent
 from errors import NotFound, Unavailable
 from events import AgentUpdated, ChatChunk
-from loop.state import Turns
+from loop.state import RunState
 from messages import AssistantMessage, Message, SystemMessage, ToolCall
 from models import AgentConfig
 from tests.agent.support import Bench
@@ -20,10 +20,10 @@ from tools.workers import Workers
 class Journal:
     """What was stored, in order."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, state: RunState) -> None:
         self.entries: list[tuple[list[Message], AssistantMessage | None]] = []
         self.fails = False
-        turns.journal = self.store
+        state.transcript.journal = self.store
 
     async def store(self, messages: Sequence[Message], pending: AssistantMessage | None) -> None:
         await asyncio.sleep(0)
@@ -36,12 +36,12 @@ async def test_a_turn_is_stored_with_its_results_before_the_model_is_asked_again
     workers: Workers,
 ) -> None:
     bench = Bench(workers, asks(("add", {"a": 1, "b": 2}), text="Well:"), says("3"))
-    journal = Journal(bench.turns)
+    journal = Journal(bench.state)
     await bench.run()
-    call, result, answer = bench.turns.kept
+    call, result, answer = bench.state.transcript.messages
     assert journal.entries == [([], call), ([call, result], None)]
-    assert bench.turns.saved == 2
-    assert bench.turns.kept[2:] == [answer]
+    assert bench.state.transcript.saved == 2
+    assert bench.state.transcript.messages[2:] == [answer]
 
 
 async def test_calls_that_may_be_repeated_are_not_announced(workers: Workers) -> None:
@@ -51,7 +51,7 @@ async def test_calls_that_may_be_repeated_are_not_announced(workers: Workers) ->
         return "seen"
 
     bench = Bench(workers, asks(("look", {})), says("3"), tools=[look])
-    journal = Journal(bench.turns)
+    journal = Journal(bench.state)
     await bench.run()
     assert [pending for _, pending in journal.entries] == [None]
 
@@ -64,7 +64,7 @@ async def test_calls_that_could_not_be_announced_are_not_executed(workers: Worke
         called.append(1)
 
     bench = Bench(workers, asks(("act", {}), text="Well:"), tools=[act])
-    Journal(bench.turns).fails = True
+    Journal(bench.state).fails = True
     await bench.fails(Unavailable)
     assert called == []
     assert [result.is_error for result in bench.results()] == [True]
@@ -82,13 +82,13 @@ async def test_interrupted_calls_are_repeated_only_where_that_does_no_harm(
         return a + b
 
     bench = Bench(workers, says("3"), tools=[idempotent(add) if harmless else add])
-    journal = Journal(bench.turns)
-    bench.turns.pending = PENDING
+    journal = Journal(bench.state)
+    bench.state.resumption.pending = PENDING
     await bench.run()
-    assert bench.turns.kept[0] == PENDING
+    assert bench.state.transcript.messages[0] == PENDING
     assert bench.errors() == ([] if harmless else [("c0", "interrupted")])
     assert bench.results()[0].is_error is not harmless
-    assert journal.entries[0] == (bench.turns.kept[:2], None)
+    assert journal.entries[0] == (bench.state.transcript.messages[:2], None)
     assert bench.provider.requests[0].messages[-1] == bench.results()[0]
 
 
@@ -153,7 +153,10 @@ async def test_the_result_of_a_hand_off_says_who_took_over(workers: Workers) -> 
 
 async def test_a_run_goes_on_with_the_agent_that_had_taken_over(workers: Workers) -> None:
     bench, _ = team(workers, says("Here."))
-    bench.turns.successors, bench.turns.model = ["billing.eu"], "asked-of-the-first"
+    bench.state.resumption.successors, bench.state.prompt.model = (
+        ["billing.eu"],
+        "asked-of-the-first",
+    )
     await bench.run()
     [request] = bench.provider.requests
     assert request.messages[0] == SystemMessage("Bill.")

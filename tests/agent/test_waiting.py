@@ -124,7 +124,7 @@ async def test_a_call_that_was_cancelled_while_it_waited_was_never_executed(
     )
     run = asyncio.create_task(bench.run())
     await until(lambda: of(bench, "c1"))
-    bench.turns.calls["c1"].cancel()
+    bench.state.calls["c1"].cancel()
     await until(bench.errors)
     held.released.set()
     await run
@@ -140,7 +140,7 @@ async def test_the_calls_that_wait_end_with_their_run(workers: Workers, held: He
     bench = Bench(
         workers, asks(HELD, ADD, ADD), says("a"), tools=[held.held, add], max_parallel_tools=1
     )
-    run = asyncio.create_task(bench.agent.run(bench.turns))
+    run = asyncio.create_task(bench.agent.run(bench.state))
     await until(held.entered.is_set)
     run.cancel()
     held.released.set()

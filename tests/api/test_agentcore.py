@@ -17,7 +17,8 @@ import pytest
 
 import sse
 from api import agentcore
-from api.agentcore import REQUEST_HEADER, SESSION_HEADER, USER_HEADER, Pulse
+from api.agentcore import REQUEST_HEADER, Pulse
+from api.http.payloads import SESSION_HEADER, USER_HEADER
 from tests.api.support import scripted
 from tests.service import Service, running
 from tests.upstream import Counter, Reply, calls, held, reset_after, status, text

@@ -12,6 +12,7 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionChunk
 from pydantic import BaseModel
 
+from api.http.identity import OPEN
 from tests.api.support import add, scripted
 from tests.service import DEADLINE, Service, running
 from tests.upstream import calls, eof_after, status, text
@@ -254,9 +255,9 @@ async def test_of_a_completion_the_outcome_stays_and_nothing_that_was_said() -> 
         raw = await client.chat.completions.with_raw_response.create(
             model="chat", messages=said, tools=[NOTE]
         )
-        run = await service.registry.run(raw.headers["x-run-id"])
-        assert run.stored.request == ""
-        stored = await service.registry.store.run(run.stored.owner.tenant, run.id)
+        run = await service.registry.run(OPEN, raw.headers["x-run-id"])
+        assert run.request == ""
+        stored = await service.registry.store.run(run.owner, run.id)
         assert stored is not None
         assert (stored.request, stored.terminal) == ("", run.terminal)
         assert await service.registry.store.run_messages(stored) == []

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from caller import Caller
+from api.http.identity import OPEN
 from errors import ToolError
 from events import ChatChunk
 from tests.api.support import follow, refused, scripted, types
@@ -189,9 +189,9 @@ async def test_a_report_that_was_cancelled_names_no_sources_of_the_models_own() 
     async with scripted(script, tools=TOOLS) as (service, upstream):
         asking = asyncio.create_task(asked(service, query="Is it so?", session_id="c1"))
         await upstream.gate.reached()
-        run = service.registry.active_run(Caller("open", "default"), "c1")
+        run = await service.registry.active_run(OPEN, "c1")
         assert run is not None
-        reader = await service.registry.read(run.id)
+        reader = await service.registry.read(OPEN, run.id)
         async with asyncio.timeout(DEADLINE):
             while not any(isinstance(event, ChatChunk) for event in await reader.read()):
                 pass

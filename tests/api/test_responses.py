@@ -16,6 +16,7 @@ from openai import AsyncOpenAI
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
+from api.http.identity import OPEN
 from caller import Caller
 from protocols.responses import EPOCH, run_id_of
 from storage import Begin
@@ -376,8 +377,8 @@ async def test_a_response_that_another_process_works_on_is_in_progress() -> None
     gate = Gate()
     async with asked([paced(text("Hel"), gate)]) as (client, _, service):
         begun = await client.responses.create(model="chat", input="Hi.", background=True)
-        run = await service.registry.run(run_id_of(begun.id) or "")
-        other = msgspec.structs.replace(run.stored, id="run_0", conversation_id="conv_0")
+        run = await service.registry.run(OPEN, run_id_of(begun.id) or "")
+        other = msgspec.structs.replace(run, id="run_0", conversation_id="conv_0")
         await service.registry.store.accept(other, begin=Begin())
         there = await client.responses.retrieve("resp_0")
         gate.open()
@@ -623,7 +624,7 @@ async def test_what_follows_a_user_s_response_is_that_user_s() -> None:
             model="chat", input="On.", previous_response_id=first.id
         )
         error = await refusal(service, 404, previous_response_id=first.id, user="bert")
-        run = await service.registry.run(run_id_of(second.id) or "")
-    assert run.stored.owner == Caller("open", "anna")
-    assert json.loads(run.stored.request)["completion"]["memory"] is True
+        run = await service.registry.run(OPEN, run_id_of(second.id) or "")
+    assert run.owner == Caller("open", "anna")
+    assert json.loads(run.request)["memory"] is True
     assert error["code"] == "previous_response_not_found"

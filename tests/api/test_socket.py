@@ -398,8 +398,9 @@ async def test_a_run_whose_time_ends_while_it_is_cancelled_leaves_no_call_open()
         passed = (datetime.now(UTC) - began).total_seconds()
         # Late enough for the time to end while the tool has its grace.
         loop = asyncio.get_running_loop()
-        run = await service.registry.run(run_id)
-        loop.call_later(time_limit - passed - 0.1, run.end, "cancelled")
+        run = service.registry._index.live(run_id)
+        assert run is not None
+        loop.call_later(time_limit - passed - 0.1, run.stop, "cancelled")
         frames += await client.until(*ENDS)
     assert [f["data"]["event_type"] for f in frames if f["type"] == "tool_call"] == [
         "tool_call_start",

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import aiohttp
 import pytest
 
-from api.agentcore import SESSION_HEADER, USER_HEADER
+from api.http.payloads import SESSION_HEADER, USER_HEADER
 from tests.api.support import scripted
 from tests.service import DEADLINE, Service
 from tests.upstream import Reply, text

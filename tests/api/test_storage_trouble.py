@@ -52,7 +52,7 @@ async def test_an_answer_that_cannot_be_stored_is_not_called_complete(tmp_path: 
         assert (events[-1]["code"], events[-1]["retryable"]) == ("storage_unavailable", True)
         run = await service.json("GET", f"/runs/{run_id}")
         assert (run["status"], run["error"]["code"]) == ("failed", "storage_unavailable")
-        while service.registry._driver.has_unsaved:
-            await service.registry._driver.store_unsaved()
+        while service.registry._runner.endings.has_waiting:
+            await service.registry._runner.endings.store_waiting()
         shown = await service.json("GET", "/conversations/c")
         assert [message["content"] for message in shown["messages"]] == ["hi", "one two"]

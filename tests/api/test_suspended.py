@@ -76,7 +76,7 @@ async def test_who_waits_for_a_whole_answer_gets_503_and_the_run(
         async with asyncio.TaskGroup() as group:
             asked = group.create_task(post(service, path, body))
             await gate.arrivals.reach(1)
-            service.registry.end_all()
+            service.registry.stop_all()
         status, headers, answer = asked.result()
         assert status == 503, answer
         assert at(answer, ".".join(place)) == "shutting_down"
@@ -100,7 +100,7 @@ async def test_a_stream_that_cannot_be_resumed_ends_in_an_error(
         async with service.session.post(service.url + path, json=body, headers=headers) as response:
             assert response.status == 200
             await gate.arrivals.reach(1)
-            service.registry.end_all()
+            service.registry.stop_all()
             frames = sse.Decoder().feed(await response.read())
         assert len(frames) > 1
         last = msgspec.json.decode(frames[-1])
@@ -114,7 +114,7 @@ async def test_a_response_that_is_suspended_has_not_failed_and_its_frames_are_co
         body = {"model": "chat", "input": "hello", "stream": True}
         async with service.session.post(service.url + "/v1/responses", json=body) as response:
             await gate.arrivals.reach(1)
-            service.registry.end_all()
+            service.registry.stop_all()
             frames = sse.Decoder().feed(await response.read())
             found = [msgspec.json.decode(frame) for frame in frames]
         assert [frame["sequence_number"] for frame in found] == [*range(len(found))]
@@ -129,7 +129,7 @@ async def test_a_native_stream_ends_without_a_word_and_is_not_called_over() -> N
     ):
         last = (await until(incoming, "chat_chunk"))[-1]
         await gate.arrivals.reach(1)
-        service.registry.end_all()
+        service.registry.stop_all()
         assert await rest(incoming) == []
         async with service.session.get(
             f"{service.url}/runs/{run_id}/events", headers={"Last-Event-ID": last["id"]}
@@ -145,7 +145,7 @@ async def test_a_socket_whose_run_is_suspended_is_closed_with_1012() -> None:
         await gate.arrivals.reach(2)
         for _ in "ab":
             await client.until("chat_chunk")
-        service.registry.end_all()
+        service.registry.stop_all()
         async with asyncio.timeout(DEADLINE):
             message = await client.socket.receive()
         assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1012)

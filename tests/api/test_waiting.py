@@ -1,6 +1,5 @@
 """What waits, and when what waited was executed: in events, on sockets, in conversations."""
 
-import asyncio
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +10,7 @@ from caller import Caller
 from messages import AssistantMessage, Message, ToolCall, ToolMessage
 from storage import Begin
 from tests.api.support import Hanging, add, fail, rest, scripted, streaming, types, until
+from tests.scripted import DEADLINE
 from tests.service import Event, Service, running
 from tests.storage.support import DONE, a_run
 from tests.upstream import calls, held, text
@@ -164,9 +164,7 @@ async def ended(service: Service, run_id: str) -> None:
     """Wait for the end of a run, and until it has left its conversation."""
     async with service.session.get(f"{service.url}/runs/{run_id}/events") as response:
         await response.read()
-    run = await service.registry.run(run_id)
-    if run.work is not None and run.work.task is not None:
-        await asyncio.wait([run.work.task])
+    await service.registry._commands.wait([run_id], DEADLINE)
 
 
 async def test_what_waits_in_one_conversation_is_not_listed_in_another() -> None:

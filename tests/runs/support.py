@@ -8,20 +8,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from api.http.requests import of_message
 from caller import Caller
 from errors import UpstreamError
-from events import TERMINAL, ChatComplete, ReaderEvent, Reset
+from events import TERMINAL, ChatComplete, ChatStart, ReaderEvent, Reset, TerminalEvent
+from hub import Reader
 from hub.memory import MemoryHub
+from loop.state import RunState
 from messages import EndPart, Message, ModelRequest, TextPart, UserMessage
 from models import ChatRequest
 from runs.registry import AgentRegistry
+from runs.request import RunRequest
 from runs.run import Limits, Run
-from storage import StorageUnavailable
+from storage import StorageUnavailable, StoredRun
 from storage.store import Store
 from tests.agent.support import add, check_calls, fail, hang, until
 from tests.scripted import DEADLINE, Gate, Script, ScriptedProvider, asks, says, types
 from tools.tool import tool_from
 
+CALLER = Caller("open", "default")
 LIMITS = Limits(
     max_message_chars=1000,
     max_active_runs=50,
@@ -41,6 +46,82 @@ FAULT = UpstreamError("The stream broke off.", code="upstream_truncated", retrya
 SUM = asks(("add", {"a": 1, "b": 2}), text="Well: ")
 
 
+class Handle:
+    """A run, as it is known at the moment."""
+
+    def __init__(self, registry: AgentRegistry, stored: StoredRun) -> None:
+        self._registry = registry
+        self._last = stored
+        self._run = registry._index.live(stored.id)
+
+    @property
+    def stored(self) -> StoredRun:
+        return self._run.stored if self._run else self._last
+
+    @property
+    def live(self) -> Run | None:
+        return self._registry._index.live(self._last.id)
+
+    @property
+    def state(self) -> RunState | None:
+        return self.live.state if self.live else None
+
+    @property
+    def id(self) -> str:
+        return self._last.id
+
+    @property
+    def start(self) -> ChatStart:
+        return self._last.start
+
+    @property
+    def terminal(self) -> TerminalEvent | None:
+        return self.stored.terminal
+
+    @property
+    def status(self) -> str:
+        return self.stored.status
+
+    @property
+    def is_over(self) -> bool:
+        return self.terminal is not None
+
+
+class Registry:
+    """A registry, asked by one caller."""
+
+    def __init__(self, inner: AgentRegistry, caller: Caller = CALLER) -> None:
+        self.inner = inner
+        self.store = inner.store
+        self.agents = inner.agents
+        self.endings = inner._runner.endings
+        self.caller = caller
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def as_user(self, user: str) -> "Registry":
+        return Registry(self.inner, self.caller.named(user))
+
+    async def start(self, request: RunRequest, key: str | None = None) -> Handle:
+        return Handle(self.inner, await self.inner.start(self.caller, request, key))
+
+    async def run(self, run_id: str) -> Handle:
+        return Handle(self.inner, await self.inner.run(self.caller, run_id))
+
+    async def cancel(self, run_id: str) -> Handle:
+        return Handle(self.inner, await self.inner.cancel(self.caller, run_id))
+
+    async def cancel_call(self, run_id: str, call_id: str) -> None:
+        await self.inner.cancel_call(self.caller, run_id, call_id)
+
+    async def read(self, run_id: str, after: str | None = None) -> Reader:
+        return await self.inner.read(self.caller, run_id, after)
+
+    async def active_run(self, conversation_id: str) -> StoredRun | None:
+        return await self.inner.active_run(self.caller, conversation_id)
+
+
 @asynccontextmanager
 async def opened(
     provider: ScriptedProvider | None = None,
@@ -51,7 +132,7 @@ async def opened(
     allowed_models: frozenset[str] = frozenset(),
     path: Path | None = None,
     **limits: Any,
-) -> AsyncIterator[AgentRegistry]:
+) -> AsyncIterator[Registry]:
     """Open a registry; at `path` it finds what one before it left."""
     with TemporaryDirectory() as directory:
         url = f"sqlite:///{path or Path(directory) / 'parley.db'}"
@@ -67,7 +148,7 @@ async def opened(
                 allowed_models=allowed_models,
             ) as registry,
         ):
-            yield registry
+            yield Registry(registry)
 
 
 def echo(request: ModelRequest) -> Script:
@@ -97,7 +178,7 @@ class Paused:
 class Troubled:
     """Makes methods of a store fail until it is repaired."""
 
-    def __init__(self, registry: AgentRegistry, *names: str) -> None:
+    def __init__(self, registry: Registry, *names: str) -> None:
         self.store = registry.store
         self.sound = {name: getattr(self.store, name) for name in names}
         self.asked = 0
@@ -113,12 +194,12 @@ class Troubled:
             delattr(self.store, name)
 
 
-def ask(message: str = "Hi.", **fields: Any) -> ChatRequest:
-    return ChatRequest(message=message, **fields)
+def ask(message: str = "Hi.", **fields: Any) -> RunRequest:
+    return of_message(ChatRequest(message=message, **fields))
 
 
 async def everything(
-    registry: AgentRegistry, run: Run, after: str | None = None
+    registry: Registry, run: Handle, after: str | None = None
 ) -> list[ReaderEvent]:
     """Read a run's events to the end."""
     reader = await registry.read(run.id, after)
@@ -129,28 +210,28 @@ async def everything(
     return got
 
 
-async def started(registry: AgentRegistry, key: str | None = None, **fields: Any) -> Run:
+async def started(registry: Registry, key: str | None = None, **fields: Any) -> Handle:
     async with asyncio.timeout(DEADLINE):
         return await registry.start(ask(**fields), key)
 
 
-def is_over(run: Run) -> bool:
-    return run.terminal is not None
+def is_over(run: Handle) -> bool:
+    return run.is_over
 
 
-async def history(registry: AgentRegistry, run: Run) -> list[Message]:
+async def history(registry: Registry, run: Handle) -> list[Message]:
     """Return what was said in the conversation of a run."""
-    return await registry.store.context(Caller("open", "default"), run.start.conversation_id, 1000)
+    return await registry.store.context(CALLER, run.start.conversation_id, 1000)
 
 
-async def ended(registry: AgentRegistry, *runs: Run) -> None:
+async def ended(registry: Registry, *runs: Handle) -> None:
     """Wait for the end of runs and check what holds for each."""
     for run in runs:
         check_log(run, await everything(registry, run))
         await until(partial(is_over, run))
 
 
-async def answered(registry: AgentRegistry, **fields: Any) -> str:
+async def answered(registry: Registry, **fields: Any) -> str:
     """Chat, and return the answer."""
     run = await started(registry, **fields)
     await ended(registry, run)
@@ -158,7 +239,7 @@ async def answered(registry: AgentRegistry, **fields: Any) -> str:
     return run.terminal.final_response
 
 
-def check_log(run: Run, events: list[ReaderEvent]) -> None:
+def check_log(run: Handle, events: list[ReaderEvent]) -> None:
     assert types(events)[0] == "chat_start"
     assert [event for event in events if isinstance(event, TERMINAL)] == events[-1:]
     told = [event for event in events if not isinstance(event, Reset)]

@@ -1,51 +1,16 @@
-"""Conversations: who has the floor, what is kept, and what a model gets to see."""
+"""What a model gets to see of a conversation, and its title."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import StreamingAgent
-from caller import Caller
-from events import ChatComplete, RunError, Usage
 from messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
-from models import AgentConfig, ChatRequest
 from runs.context import title_of, tokens_of, window
-from runs.run import Queue, Queues, Run, Work
-from storage import Begin, StoredRun
-from tests.logs import DONE, FAILED, START, unhurried
-from tests.scripted import ScriptedProvider
-from tools.workers import Workers
+from tests.logs import unhurried
 
 MANY = 100_000
-
-
-def make_queue() -> Queue:
-    return Queue(Caller("open", "default"), "conv_1")
-
-
-def make_run(queue: Queue, name: str = "run_1") -> Run:
-    agent = StreamingAgent("chat", AgentConfig(), ScriptedProvider(), (), Workers(1))
-    work = Work(ChatRequest(message="Hi."), agent, queue, Begin())
-    stored = StoredRun(
-        id=name,
-        owner=queue.owner,
-        conversation_id=queue.conversation_id,
-        agent="chat",
-        request="{}",
-        start=START,
-        status="queued",
-        created_at=datetime.now(UTC),
-    )
-    return Run(stored, work)
-
-
-def has_floor(run: Run) -> bool:
-    assert run.work is not None
-    return run.work.floor.is_set()
 
 
 def turn(number: int, calls: int = 0, said: bool = True) -> list[Message]:
@@ -116,46 +81,6 @@ def test_a_turn_that_is_longer_than_the_limit_is_shown_whole() -> None:
     assert window([*turn(1), *turn(2, calls=10)], 3, MANY) == tuple(turn(2, calls=10))
 
 
-async def test_the_first_run_has_the_floor_and_the_others_get_it_in_turn() -> None:
-    conversation = make_queue()
-    runs = [make_run(conversation, name) for name in "abc"]
-    for run in runs:
-        conversation.enter(run)
-    assert [has_floor(run) for run in runs] == [True, False, False]
-    conversation.leave(runs[0])
-    assert [has_floor(run) for run in runs] == [True, True, False]
-    conversation.leave(runs[1])
-    conversation.leave(runs[2])
-    assert not conversation.runs
-    late = make_run(conversation, "d")
-    conversation.enter(late)
-    assert has_floor(late)
-
-
-async def test_a_run_that_gives_up_waiting_does_not_give_away_the_floor() -> None:
-    conversation = make_queue()
-    runs = [make_run(conversation, name) for name in "abc"]
-    for run in runs:
-        conversation.enter(run)
-    conversation.leave(runs[1])
-    assert list(conversation.runs) == [runs[0], runs[2]]
-    assert not has_floor(runs[2])
-    conversation.leave(runs[0])
-    assert has_floor(runs[2])
-
-
-def test_a_conversation_is_there_while_it_has_runs() -> None:
-    queues, owner = Queues(), Caller("open", "default")
-    queue = queues.of(owner, "a")
-    run = make_run(queue)
-    queues.enter(queue, run)
-    assert queues.of(owner, "a") is queue
-    for other in ((owner, "b"), (Caller("open", "else"), "a"), (Caller("else", "default"), "a")):
-        assert queues.of(*other) is not queue
-    queues.leave(queue, run)
-    assert queues.of(owner, "a") is not queue
-
-
 @unhurried
 @given(histories, st.integers(1, 30), st.integers(1, 300))
 def test_what_a_model_sees_stays_within_its_tokens_or_is_one_turn(
@@ -196,39 +121,6 @@ def test_a_message_takes_about_a_token_for_four_bytes() -> None:
 )
 def test_a_title_is_the_first_sentence_or_its_beginning(text: str, title: str | None) -> None:
     assert title_of(text) == title
-
-
-@pytest.mark.parametrize(
-    ("terminal", "status"),
-    [
-        (None, "queued"),
-        (DONE, "completed"),
-        (FAILED, "failed"),
-        (ChatComplete(final_response="", finish_reason="cancelled", usage=None), "cancelled"),
-        (ChatComplete(final_response="", finish_reason="max_turns", usage=None), "completed"),
-    ],
-)
-async def test_the_status_of_a_run_follows_from_its_end(terminal: Any, status: str) -> None:
-    run = make_run(make_queue())
-    run.terminal = terminal
-    info = run.info()
-    assert run.status == info.status == status
-    assert (info.finish_reason is None) is not isinstance(terminal, ChatComplete)
-    assert (info.error is None) is not isinstance(terminal, RunError)
-
-
-async def test_a_run_tells_its_answer_its_usage_or_its_failure() -> None:
-    run = make_run(make_queue())
-    run.terminal = ChatComplete(final_response="42", finish_reason="stop", usage=Usage(1, 2, 3))
-    done = run.info().model_dump()
-    assert (done["final_response"], done["finish_reason"]) == ("42", "stop")
-    assert done["usage"] == {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-    run.terminal = FAILED
-    assert run.info().model_dump()["error"] == {
-        "code": "upstream_error",
-        "message": "It broke.",
-        "retryable": True,
-    }
 
 
 def test_what_fits_exactly_is_shown() -> None:

@@ -11,9 +11,10 @@ from errors import (
     TooMany,
 )
 from models import AgentConfig
-from runs.run import Run
 from tests.runs.support import (
+    CALLER,
     SUM,
+    Handle,
     Paused,
     answered,
     ask,
@@ -74,7 +75,7 @@ async def test_of_many_at_once_one_has_the_floor_and_the_others_are_rejected() -
         request = ask(conversation_id="c", if_busy="reject")
         starts = [registry.start(request) for _ in range(20)]
         got = await asyncio.gather(*starts, return_exceptions=True)
-        runs = [run for run in got if isinstance(run, Run)]
+        runs = [run for run in got if isinstance(run, Handle)]
         assert len(runs) == 1
         assert all(isinstance(other, Conflict) for other in got if other is not runs[0])
         await ended(registry, *runs)
@@ -184,10 +185,10 @@ async def test_the_same_key_and_request_are_the_same_run_while_it_runs_and_after
     paused = Paused()
     async with opened(paused.provider) as registry:
         first = await started(registry, "key", conversation_id="c")
-        assert await started(registry, "key", conversation_id="c") is first
+        assert (await started(registry, "key", conversation_id="c")).id == first.id
         (await paused.reached(1)).open()
         await ended(registry, first)
-        assert await started(registry, "key", conversation_id="c") is first
+        assert (await started(registry, "key", conversation_id="c")).id == first.id
         assert len(paused.provider.requests) == 1
 
 
@@ -195,7 +196,7 @@ async def test_the_same_key_at_the_same_time_is_one_run() -> None:
     async with opened() as registry:
         starts = [registry.start(ask(), "key") for _ in range(20)]
         runs = await asyncio.gather(*starts)
-        assert len(set(runs)) == 1
+        assert len({run.id for run in runs}) == 1
         await ended(registry, runs[0])
 
 
@@ -229,7 +230,7 @@ async def test_a_request_that_was_refused_does_not_use_up_its_key() -> None:
     async with opened() as registry:
         with pytest.raises(NotFound):
             await started(registry, "key", agent="later")
-        await registry.agents.put("later", AgentConfig())
+        await registry.agents.put(CALLER, "later", AgentConfig())
         await ended(registry, await started(registry, "key", agent="later"))
 
 

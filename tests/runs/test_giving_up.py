@@ -7,11 +7,10 @@ import msgspec
 import pytest
 
 from events import ChatComplete, RunError
-from runs.registry import AgentRegistry
 from storage import StorageUnavailable, StoredRun
 from storage.store import Store
 from tests.agent.support import until
-from tests.runs.support import answered, ended, everything, opened, started
+from tests.runs.support import CALLER, Registry, answered, ended, everything, opened, started
 from tests.runs.test_recovering import leave_behind, recovered
 
 MISTAKE = ZeroDivisionError("a mistake of ours")
@@ -49,8 +48,8 @@ async def leave_also(path: Path, left: StoredRun, **fields: Any) -> StoredRun:
     return run
 
 
-async def end_of(registry: AgentRegistry, run_id: str) -> Any:
-    stored = await registry.store.run("open", run_id)
+async def end_of(registry: Registry, run_id: str) -> Any:
+    stored = await registry.store.run(CALLER, run_id)
     assert stored is not None
     return stored.terminal
 
@@ -74,7 +73,7 @@ async def test_a_run_of_another_version_ends_in_an_error_and_the_others_go_on(
 async def test_what_is_claimed_goes_on_though_the_database_does_not_take_the_end_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runs.registry.RETRY", 0.005)
+    monkeypatch.setattr("runs.runner.RETRY", 0.005)
     path = tmp_path / "p.db"
     left = await leave_behind(path)
     gone = await leave_also(path, left, agent="gone")
@@ -91,7 +90,7 @@ async def test_what_is_claimed_goes_on_though_the_database_does_not_take_the_end
     async with opened(path=path) as registry:
         for run in (left, last):
             assert isinstance((await recovered(registry, run)).terminal, ChatComplete)
-        await until(lambda: not registry._driver.has_unsaved)
+        await until(lambda: not registry.endings.has_waiting)
         end = await end_of(registry, gone.id)
         assert isinstance(end, RunError)
         assert end.code == "agent_not_found"
@@ -102,7 +101,7 @@ async def test_what_is_claimed_goes_on_though_the_database_does_not_take_the_end
 async def test_a_run_whose_answer_is_not_stored_by_a_mistake_has_ended_for_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: list[Exception]
 ) -> None:
-    monkeypatch.setattr("runs.registry.HOUSEKEEPING", 0.005)
+    monkeypatch.setattr("runs.runner.HOUSEKEEPING", 0.005)
     path = tmp_path / "p.db"
     async with opened(path=path) as registry:
         Failing(registry.store, *failures)
@@ -110,7 +109,7 @@ async def test_a_run_whose_answer_is_not_stored_by_a_mistake_has_ended_for_good(
         await ended(registry, run)
         assert isinstance(run.terminal, RunError)
         assert run.terminal.code == "internal_error"
-        await until(lambda: not registry._driver.has_unsaved)
+        await until(lambda: not registry.endings.has_waiting)
         assert await end_of(registry, run.id) == run.terminal
     async with opened(path=path) as registry:
         assert registry.active_runs == 0
@@ -123,7 +122,7 @@ async def test_a_run_whose_end_cannot_be_stored_at_all_ends_for_its_readers() ->
         run = await started(registry, conversation_id="c")
         await ended(registry, run)
         assert isinstance(run.terminal, RunError)
-        assert not registry._driver.has_unsaved
+        assert not registry.endings.has_waiting
         assert await answered(registry, conversation_id="d") == "You said: Hi."
 
 
@@ -134,8 +133,8 @@ async def test_an_end_that_cannot_be_stored_later_either_keeps_no_other_back(
         Failing(registry.store, BUSY, BUSY, MISTAKE)
         runs = [await started(registry, conversation_id=name) for name in "ab"]
         await ended(registry, *runs)
-        first, second = registry._driver._unsaved
-        await registry._driver.store_unsaved()
+        first, second = registry.endings._waiting
+        await registry.endings.store_waiting()
         assert await end_of(registry, first.run.id) is None
         assert await end_of(registry, second.run.id) == second.terminal
-        assert not registry._driver.has_unsaved
+        assert not registry.endings.has_waiting

@@ -24,16 +24,17 @@ from events import (
 )
 from hub import cursor
 from messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
-from models import AgentConfig, Completion, RegenerateRequest, RunRequest
-from runs.registry import AgentRegistry
-from runs.replay import MAX_EPOCHS, told_again
-from runs.request import begin_of, encoded, entry_of, place_of
-from runs.run import Run
+from models import AgentConfig
+from runs.replay import MAX_EPOCHS, replayed
+from runs.request import RunRequest, encoded
 from storage import Begin, StorageUnavailable, StoredRun
 from storage.store import Store
 from tests.agent.support import check_history, until
 from tests.runs.support import (
+    CALLER,
+    Handle,
     Paused,
+    Registry,
     Troubled,
     ask,
     check_log,
@@ -51,11 +52,11 @@ RESULT = ToolMessage("c0", "act", '"done"')
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 
 
-def admitted(registry: AgentRegistry, request: RunRequest) -> StoredRun:
+def admitted(registry: Registry, request: RunRequest) -> StoredRun:
     """Return a run as it is to be stored, without beginning it."""
-    queue = registry._queues.of(Caller("open", "default"), place_of(request) or "c")
-    agent, entry = registry.agents.find(request.agent or "chat"), entry_of(request, ephemeral=False)
-    return registry._admit(request, agent, entry, encoded(request), queue, None, b"")
+    agent = registry.agents.find(CALLER, request.agent or "chat")
+    stored = registry.inner._stored(CALLER, request, agent, request.conversation_id or "c")
+    return msgspec.structs.replace(stored, request=encoded(request))
 
 
 async def _dead() -> None:
@@ -75,7 +76,7 @@ async def leave_behind(
     async with opened(path=path) as registry:
         request = ask(**{"conversation_id": "c"} | fields)
         stored = admitted(registry, request)
-        begin = Begin(messages=(UserMessage(request.message),))
+        begin = request.begin
         store = registry.store
         await store.accept(stored, begin=begin if begun else None)
         if messages or pending:
@@ -87,7 +88,7 @@ async def leave_behind(
     return stored
 
 
-async def recovered(registry: AgentRegistry, stored: StoredRun) -> Run:
+async def recovered(registry: Registry, stored: StoredRun) -> Handle:
     run = await registry.run(stored.id)
     await ended(registry, run)
     return run
@@ -230,12 +231,12 @@ async def test_a_call_after_a_crash_has_an_id_of_its_own(tmp_path: Path) -> None
 async def test_a_run_whose_agent_is_gone_ends_in_an_error(tmp_path: Path) -> None:
     path = tmp_path / "p.db"
     async with opened(path=path) as registry:
-        await registry.agents.put("gone", AgentConfig())
+        await registry.agents.put(CALLER, "gone", AgentConfig())
     async with opened(path=path) as registry:
-        assert registry.agents.info("gone").agent_name == "gone"
+        assert registry.agents.info(CALLER, "gone").agent_name == "gone"
         stored = admitted(registry, ask(agent="gone", conversation_id="c"))
         await registry.store.accept(stored, begin=Begin(messages=(UserMessage("Hi."),)))
-        await registry.agents.delete("gone")
+        await registry.agents.delete(CALLER, "gone")
     async with opened(path=path) as registry:
         run = await registry.run(stored.id)
         assert isinstance(run.terminal, RunError)
@@ -254,7 +255,7 @@ async def test_what_is_not_stored_is_not_accepted_and_leaves_nothing_behind() ->
         with pytest.raises(StorageUnavailable):
             await started(registry, "key", conversation_id="c")
         assert registry.active_runs == 0
-        assert registry.active_run(Caller("open", "default"), "c") is None
+        assert await registry.active_run("c") is None
         trouble.repair()
         run = await started(registry, "key", conversation_id="c")
         await ended(registry, run)
@@ -264,8 +265,8 @@ async def test_what_is_not_stored_is_not_accepted_and_leaves_nothing_behind() ->
 async def test_an_answer_that_is_not_stored_is_not_called_complete_and_is_stored_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("runs.registry.RETRY", 0.005)
-    monkeypatch.setattr("runs.registry.HOUSEKEEPING", 0.005)
+    monkeypatch.setattr("runs.runner.RETRY", 0.005)
+    monkeypatch.setattr("runs.runner.HOUSEKEEPING", 0.005)
     async with opened() as registry:
         trouble = Troubled(registry, "finish")
         run = await started(registry, conversation_id="c")
@@ -274,8 +275,8 @@ async def test_an_answer_that_is_not_stored_is_not_called_complete_and_is_stored
         assert (run.terminal.code, run.terminal.retryable) == ("storage_unavailable", True)
         await until(lambda: trouble.asked > 2)
         trouble.repair()
-        await until(lambda: not registry._driver.has_unsaved)
-        stored = await registry.store.run("open", run.id)
+        await until(lambda: not registry.endings.has_waiting)
+        stored = await registry.store.run(CALLER, run.id)
         assert stored is not None
         assert stored.terminal == run.terminal
         said = [message.content for message in await history(registry, run)]
@@ -331,9 +332,7 @@ async def test_the_same_request_before_and_after_a_restart_is_one_run(tmp_path: 
 def test_only_what_is_stored_is_told_again() -> None:
     failed = ToolMessage("c1", "act", "Error: No.", is_error=True)
     two = AssistantMessage("", (ToolCall("c0", "act", "{"), ToolCall("c1", "act", '{"a": 1}')))
-    events = [
-        *told_again([UserMessage("Hi."), two, RESULT, failed, AssistantMessage("So.")], "chat")
-    ]
+    events = [*replayed([UserMessage("Hi."), two, RESULT, failed, AssistantMessage("So.")], "chat")]
     assert types(events) == [
         "tool_call_start",
         "tool_call_complete",
@@ -354,7 +353,7 @@ TWO = AssistantMessage("", (ToolCall("c0", "act", "{}"), ToolCall("c1", "act", "
 def test_a_call_is_told_again_with_the_time_of_its_execution() -> None:
     done = ToolMessage("c0", "act", '"done"', started_at=NOON, duration_ms=1.5)
     failed = ToolMessage("c1", "act", "Error: No.", is_error=True, started_at=NOON, duration_ms=2.5)
-    events = [*told_again([TWO, done, failed], "chat")]
+    events = [*replayed([TWO, done, failed], "chat")]
     assert types(events) == [
         "tool_call_start",
         "tool_call_complete",
@@ -369,7 +368,7 @@ def test_a_call_is_told_again_with_the_time_of_its_execution() -> None:
 def test_a_call_that_was_never_executed_is_told_again_without_a_start() -> None:
     done = ToolMessage("c0", "act", '"done"')  # as rows have it that are older than the times
     failed = ToolMessage("c1", "act", "Error: No.", is_error=True)
-    start, complete, error = told_again([TWO, done, failed], "chat")
+    start, complete, error = replayed([TWO, done, failed], "chat")
     assert isinstance(start, ToolCallStart)
     assert isinstance(complete, ToolCallComplete)
     assert isinstance(error, ToolCallError)
@@ -415,9 +414,9 @@ async def test_a_conversation_made_quiet_has_no_run() -> None:
     async with opened(paused.provider) as registry:
         runs = [await started(registry, conversation_id="c") for _ in range(2)]
         await paused.reached(1)
-        await registry.quiet(Caller("open", "default"), "c", DEADLINE)
+        await registry.clear(CALLER, "c")
         assert [run.status for run in runs] == ["cancelled", "cancelled"]
-        assert registry.active_run(Caller("open", "default"), "c") is None
+        assert await registry.active_run("c") is None
         with pytest.raises(NotFound):
             await registry.run("run_none")
 
@@ -434,9 +433,9 @@ async def test_after_a_hand_off_the_agent_that_took_over_goes_on(
 ) -> None:
     path = tmp_path / "p.db"
     async with opened(path=path) as registry:
-        await registry.agents.put("b", AgentConfig(instructions="Be b."))
-        await registry.agents.put("front", AgentConfig(handoffs=["b"]))
-        await registry.agents.put("front", AgentConfig(handoffs=handoffs))
+        await registry.agents.put(CALLER, "b", AgentConfig(instructions="Be b."))
+        await registry.agents.put(CALLER, "front", AgentConfig(handoffs=["b"]))
+        await registry.agents.put(CALLER, "front", AgentConfig(handoffs=handoffs))
     stored = await leave_behind(path, messages=HANDED_OVER, agent="front")
     provider = ScriptedProvider(says("Here is b."))
     async with opened(provider, path=path) as registry:
@@ -477,7 +476,9 @@ async def test_an_answer_that_is_made_anew_goes_on_without_the_one_before(
     path = tmp_path / "p.db"
     async with opened(path=path) as registry:
         await ended(registry, await started(registry, conversation_id="c"))
-        stored = admitted(registry, RegenerateRequest(conversation_id="c"))
+        stored = admitted(
+            registry, RunRequest(conversation_id="c", must_exist=True, regenerates=True)
+        )
         await registry.store.accept(stored, begin=Begin())
         await registry.store.save_turn(stored, [CALL, RESULT] if has_acted else [], None)
     provider = ScriptedProvider(says("New."))
@@ -496,9 +497,9 @@ async def test_what_a_client_brings_is_not_told_as_the_runs_own(tmp_path: Path) 
     path = tmp_path / "p.db"
     brought = (UserMessage("Hi."), CALL, RESULT, AssistantMessage("So."), UserMessage("And?"))
     async with opened(path=path) as registry:
-        request = Completion(messages=brought, is_kept=True)
+        request = RunRequest(messages=brought, is_whole=True)
         stored = admitted(registry, request)
-        await registry.store.accept(stored, begin=begin_of(request))
+        await registry.store.accept(stored, begin=request.begin)
     async with opened(ScriptedProvider(says("Yes.")), path=path) as registry:
         run = await recovered(registry, stored)
         assert types(await everything(registry, run)) == [

@@ -18,12 +18,21 @@ from errors import (
 from events import ChatChunk, Reset
 from hub import InvalidCursor
 from messages import ModelOptions, OutputSchema, TextPart, ToolSpec, UserMessage
-from models import Completion
-from runs.registry import AgentRegistry
-from runs.request import decoded
-from runs.run import Run
+from runs.request import RunRequest, decoded
 from storage import Begin
-from tests.runs.support import FAULT, SUM, Paused, answered, ended, everything, opened, started
+from tests.runs.support import (
+    CALLER,
+    FAULT,
+    SUM,
+    Handle,
+    Paused,
+    Registry,
+    answered,
+    ended,
+    everything,
+    opened,
+    started,
+)
 from tests.scripted import DEADLINE, ScriptedProvider, says, types
 
 # Bounds.
@@ -74,21 +83,21 @@ async def test_a_run_that_left_memory_is_found_in_storage() -> None:
         found = await registry.run(first.id)
         assert found is not first
         assert found.terminal == first.terminal
-        assert found.info().status == "completed"
+        assert found.status == "completed"
         assert (await registry.cancel(first.id)).status == "completed"
         assert (await started(registry, "key")).id == first.id
         with pytest.raises(Conflict):
             await started(registry, "key", message="Another.")
 
 
-async def until_forgotten(registry: AgentRegistry, run: Run) -> None:
+async def until_forgotten(registry: Registry, run: Handle) -> None:
     with contextlib.suppress(NotFound):
         while await registry.run(run.id):  # noqa: ASYNC110 - only asking tells
             await asyncio.sleep(0.001)
 
 
 async def test_a_run_is_forgotten_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runs.registry.HOUSEKEEPING", 0.01)
+    monkeypatch.setattr("runs.runner.HOUSEKEEPING", 0.01)
     async with opened(run_ttl=0.05) as registry:
         run = await started(registry)
         await ended(registry, run)
@@ -104,17 +113,17 @@ async def test_a_run_tells_where_it_stands() -> None:
         second = await started(registry, conversation_id="c")
         gate = await paused.reached(1)
         assert (first.status, second.status) == ("running", "queued")
-        assert second.info().started_at is None
+        assert second.stored.started_at is None
         gate.open()
         await ended(registry, first)
         (await paused.reached(2)).open()
         await ended(registry, second)
-        info = second.info()
+        info = second.stored
         assert info.status == "completed"
         assert info.started_at is not None
         assert info.finished_at is not None
         assert info.created_at <= info.started_at <= info.finished_at
-        assert (info.agent, info.model, info.conversation_id) == ("chat", "scripted-1", "c")
+        assert (info.agent, info.start.model, info.conversation_id) == ("chat", "scripted-1", "c")
 
 
 class Clock:
@@ -204,7 +213,9 @@ async def test_a_run_under_way_in_another_process_can_be_read_later() -> None:
     async with opened() as registry:
         run = await started(registry)
         await ended(registry, run)
-        other = msgspec.structs.replace(run.stored, id="run_other", key="k", status="running")
+        other = msgspec.structs.replace(
+            run.stored, id="run_other", key="k", status="running", terminal=None, finished_at=None
+        )
         await registry.store.accept(other, begin=Begin())
         with pytest.raises(Unavailable) as caught:
             await registry.read("run_other")
@@ -218,18 +229,18 @@ async def test_of_a_request_nothing_is_kept_behind_the_runs_end() -> None:
         run = await started(registry)
         assert "Hi." in run.stored.request
         await ended(registry, run)
-        stored = await registry.store.run("open", run.id)
+        stored = await registry.store.run(CALLER, run.id)
         assert stored is not None
         assert (run.stored.request, stored.request) == ("", "")
 
 
 async def test_of_a_completion_is_kept_what_its_caller_wants_to_find_again() -> None:
-    request = Completion(
+    request = RunRequest(
         messages=(UserMessage("Hi." * 1000),),
-        instructions="Rhyme." * 1000,
+        instructions=("Rhyme." * 1000,),
         tools=(ToolSpec("act", "Act." * 1000, {}),),
         model="big-1",
-        is_kept=True,
+        is_whole=True,
         options=ModelOptions(output=OutputSchema("form", {"title": "x" * 1000})),
         echo={"metadata": {"a": 1}},
     )
@@ -237,12 +248,11 @@ async def test_of_a_completion_is_kept_what_its_caller_wants_to_find_again() -> 
         async with asyncio.timeout(DEADLINE):
             run = await registry.start(request)
         await ended(registry, run)
-        stored = await registry.store.run("open", run.id)
+        stored = await registry.store.run(CALLER, run.id)
         assert stored is not None
         assert stored.request == run.stored.request
         assert len(stored.request) < 300
         kept = decoded(stored.request)
-        assert isinstance(kept, Completion)
         assert (kept.model, kept.echo) == ("big-1", request.echo)
 
 

@@ -15,6 +15,7 @@ from errors import (
 from models import AgentConfig
 from tests.agent.support import until
 from tests.runs.support import (
+    CALLER,
     LIMITS,
     SUM,
     Paused,
@@ -41,7 +42,7 @@ async def test_a_service_that_drains_refuses_new_runs_and_finishes_the_others() 
         with pytest.raises(Unavailable) as caught:
             await started(registry)
         assert caught.value.retry_after == LIMITS.shutdown_grace
-        assert await started(registry, "key", conversation_id="c") is first
+        assert (await started(registry, "key", conversation_id="c")).id == first.id
         for number in (1, 2):
             (await paused.reached(number)).open()
         await ended(registry, first, second)
@@ -51,8 +52,8 @@ async def test_a_service_that_drains_refuses_new_runs_and_finishes_the_others() 
 async def test_a_message_that_could_not_be_begun_is_kept_when_the_storage_can_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("runs.registry.RETRY", 0.005)
-    monkeypatch.setattr("runs.registry.HOUSEKEEPING", 0.005)
+    monkeypatch.setattr("runs.runner.RETRY", 0.005)
+    monkeypatch.setattr("runs.runner.HOUSEKEEPING", 0.005)
     paused = Paused()
     async with opened(paused.provider) as registry:
         first = await started(registry, conversation_id="c", message="one")
@@ -63,7 +64,7 @@ async def test_a_message_that_could_not_be_begun_is_kept_when_the_storage_can_ag
         await ended(registry, first, second)
         assert second.status == "failed"
         trouble.repair()
-        await until(lambda: not registry._driver.has_unsaved)
+        await until(lambda: not registry.endings.has_waiting)
         said = [message.content for message in await history(registry, second)]
         assert said == ["one", "ab", "two"]
 
@@ -101,8 +102,8 @@ async def test_leaving_does_not_wait_for_a_provider_that_is_still_being_prepared
 
 async def test_the_default_agent_is_there_with_every_default_filled_in() -> None:
     async with opened() as registry:
-        assistant, info = registry.agents.all()
-        assert registry.agents.info("chat") == info
+        assistant, info = registry.agents.all(CALLER)
+        assert registry.agents.info(CALLER, "chat") == info
         assert assistant.agent_name == "assistant"
         assert (info.agent_name, info.name, info.built_in) == ("chat", "chat", True)
         assert (info.instructions, info.model) == ("Be brief.", "scripted-1")
@@ -112,23 +113,29 @@ async def test_the_default_agent_is_there_with_every_default_filled_in() -> None
 async def test_an_agent_is_created_replaced_and_deleted() -> None:
     async with opened() as registry:
         assert await registry.agents.put(
-            "b", AgentConfig(instructions="Rhyme.", tools=["add", "add"])
+            CALLER, "b", AgentConfig(instructions="Rhyme.", tools=["add", "add"])
         )
-        assert registry.agents.info("b").tools == ["add"]
-        assert not registry.agents.info("b").built_in
-        assert not await registry.agents.put("b", AgentConfig(tools=[], model="big-1", name="Bee"))
-        info = registry.agents.info("b")
+        assert registry.agents.info(CALLER, "b").tools == ["add"]
+        assert not registry.agents.info(CALLER, "b").built_in
+        assert not await registry.agents.put(
+            CALLER, "b", AgentConfig(tools=[], model="big-1", name="Bee")
+        )
+        info = registry.agents.info(CALLER, "b")
         assert (info.name, info.instructions, info.tools) == ("Bee", "Be brief.", [])
-        assert [agent.agent_name for agent in registry.agents.all()] == ["assistant", "b", "chat"]
+        assert [agent.agent_name for agent in registry.agents.all(CALLER)] == [
+            "assistant",
+            "b",
+            "chat",
+        ]
         run = await started(registry, agent="b")
         await ended(registry, run)
         assert (run.start.agent, run.start.model) == ("b", "big-1")
-        await registry.agents.delete("b")
+        await registry.agents.delete(CALLER, "b")
         with pytest.raises(NotFound) as caught:
-            registry.agents.info("b")
+            registry.agents.info(CALLER, "b")
         assert caught.value.code == "agent_not_found"
         with pytest.raises(NotFound):
-            await registry.agents.delete("b")
+            await registry.agents.delete(CALLER, "b")
         with pytest.raises(NotFound):
             await started(registry, agent="b")
 
@@ -136,9 +143,9 @@ async def test_an_agent_is_created_replaced_and_deleted() -> None:
 async def test_the_default_agent_can_be_replaced_but_not_deleted() -> None:
     async with opened() as registry:
         with pytest.raises(Conflict):
-            await registry.agents.delete("chat")
-        assert not await registry.agents.put("chat", AgentConfig(instructions="Rhyme."))
-        assert registry.agents.info("chat").built_in
+            await registry.agents.delete(CALLER, "chat")
+        assert not await registry.agents.put(CALLER, "chat", AgentConfig(instructions="Rhyme."))
+        assert registry.agents.info(CALLER, "chat").built_in
         await answered(registry)
         assert isinstance(registry.provider, ScriptedProvider)
         assert registry.provider.requests[0].messages[0].content == "Rhyme."
@@ -148,15 +155,15 @@ async def test_a_configuration_with_faults_is_refused_and_every_fault_named() ->
     async with opened(allowed_models=frozenset({"small-1"})) as registry:
         config = AgentConfig(tools=["add", "rm", "mv"], model="big-1")
         with pytest.raises(Invalid) as caught:
-            await registry.agents.put("b", config)
+            await registry.agents.put(CALLER, "b", config)
         faults = [fault["field"] for fault in caught.value.errors]
         assert faults == ["tools", "tools", "model"]
         assert "'rm'" in caught.value.errors[0]["message"]
         assert "small-1" in caught.value.errors[2]["message"]
         with pytest.raises(NotFound):
-            registry.agents.info("b")
-        assert await registry.agents.put("b", AgentConfig(model="small-1"))
-        assert await registry.agents.put("c", AgentConfig())
+            registry.agents.info(CALLER, "b")
+        assert await registry.agents.put(CALLER, "b", AgentConfig(model="small-1"))
+        assert await registry.agents.put(CALLER, "c", AgentConfig())
 
 
 class Prefixed(ScriptedProvider):
@@ -171,43 +178,45 @@ async def test_a_model_may_be_asked_for_by_any_of_its_names() -> None:
     async with opened(Prefixed(), allowed_models=allowed) as registry:
         agents = registry.agents
         for name in ("small-1", "scripted:small-1", "scripted:mid-1", "scripted-1"):
-            await agents.put("a", AgentConfig(model=name))
-            assert agents.resolve(name) == ("chat", name)
+            await agents.put(CALLER, "a", AgentConfig(model=name))
+            assert agents.resolve(CALLER, name) == ("chat", name)
         with pytest.raises(Invalid) as caught:
-            await agents.put("b", AgentConfig(fallback_models=["small-1", "scripted:big-1"]))
+            await agents.put(
+                CALLER, "b", AgentConfig(fallback_models=["small-1", "scripted:big-1"])
+            )
         assert [fault["field"] for fault in caught.value.errors] == ["fallback_models"]
         with pytest.raises(NotFound) as missing:
-            agents.resolve("big-1")
+            agents.resolve(CALLER, "big-1")
         assert missing.value.code == "model_not_found"
 
 
 async def test_what_a_client_calls_a_model_is_an_agent_or_else_a_model() -> None:
     async with running() as service:
         agents = service.registry.agents
-        await agents.put("b", AgentConfig())
+        await agents.put(CALLER, "b", AgentConfig())
         for name in ("chat", "b", "research"):
-            assert agents.resolve(name) == (name, None)
-        assert agents.resolve("gpt-big") == ("chat", "gpt-big")
+            assert agents.resolve(CALLER, name) == (name, None)
+        assert agents.resolve(CALLER, "gpt-big") == ("chat", "gpt-big")
 
 
 async def test_there_are_no_more_agents_than_may_be() -> None:
     async with opened(max_agents=3) as registry:
-        await registry.agents.put("b", AgentConfig())
+        await registry.agents.put(CALLER, "b", AgentConfig())
         with pytest.raises(TooMany):
-            await registry.agents.put("c", AgentConfig())
-        assert not await registry.agents.put("b", AgentConfig(instructions="Rhyme."))
-        await registry.agents.delete("b")
-        assert await registry.agents.put("c", AgentConfig())
+            await registry.agents.put(CALLER, "c", AgentConfig())
+        assert not await registry.agents.put(CALLER, "b", AgentConfig(instructions="Rhyme."))
+        await registry.agents.delete(CALLER, "b")
+        assert await registry.agents.put(CALLER, "c", AgentConfig())
 
 
 async def test_a_run_under_way_keeps_the_agent_that_it_began_with() -> None:
     gate = Gate()
     provider = ScriptedProvider([gate, *SUM], says("3."), says("Rhyme."))
     async with opened(provider) as registry:
-        await registry.agents.put("b", AgentConfig(instructions="Old.", tools=["add"]))
+        await registry.agents.put(CALLER, "b", AgentConfig(instructions="Old.", tools=["add"]))
         run = await started(registry, agent="b", conversation_id="c")
         await gate.reached()
-        await registry.agents.put("b", AgentConfig(instructions="New.", tools=[]))
+        await registry.agents.put(CALLER, "b", AgentConfig(instructions="New.", tools=[]))
         gate.open()
         await ended(registry, run)
         await answered(registry, agent="b", conversation_id="c")
@@ -219,10 +228,10 @@ async def test_a_run_under_way_keeps_the_agent_that_it_began_with() -> None:
 async def test_deleting_an_agent_does_not_end_its_run() -> None:
     paused = Paused()
     async with opened(paused.provider) as registry:
-        await registry.agents.put("b", AgentConfig())
+        await registry.agents.put(CALLER, "b", AgentConfig())
         run = await started(registry, agent="b")
         gate = await paused.reached(1)
-        await registry.agents.delete("b")
+        await registry.agents.delete(CALLER, "b")
         gate.open()
         await ended(registry, run)
         assert run.status == "completed"

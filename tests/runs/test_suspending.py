@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from errors import Unavailable
@@ -17,15 +18,15 @@ from events import (
 )
 from hub import cursor
 from messages import AssistantMessage, ToolMessage, UserMessage
-from models import Completion
-from runs.registry import AgentRegistry
 from runs.replay import MAX_EPOCHS
-from runs.run import Run
+from runs.request import RunRequest
 from storage import Begin, StorageUnavailable
 from storage.store import Store
 from tests.agent.support import Held, check_history, until
 from tests.runs.support import (
+    Handle,
     Paused,
+    Registry,
     Troubled,
     ask,
     ended,
@@ -39,7 +40,7 @@ from tests.storage.support import a_run
 from tools.tool import idempotent
 
 
-async def told(registry: AgentRegistry, run: Run) -> list[ReaderEvent]:
+async def told(registry: Registry, run: Handle) -> list[ReaderEvent]:
     """Read the log of a suspended run, and check that it says nothing of an end."""
     reader = await registry.read(run.id)
     got: list[ReaderEvent] = []
@@ -53,9 +54,9 @@ async def told(registry: AgentRegistry, run: Run) -> list[ReaderEvent]:
     return got
 
 
-async def left(registry: AgentRegistry, run: Run) -> None:
+async def left(registry: Registry, run: Handle) -> None:
     """Wait until nobody works on a run here."""
-    await until(lambda: run.work is None)
+    await until(lambda: run.live is None)
 
 
 async def test_a_run_under_way_goes_on_after_the_stop_and_has_one_end(tmp_path: Path) -> None:
@@ -69,7 +70,7 @@ async def test_a_run_under_way_goes_on_after_the_stop_and_has_one_end(tmp_path: 
         await asyncio.sleep(0)
     assert await waiting == []
     assert reader.ended
-    assert (run.terminal, run.status, run.work) == (None, "running", None)
+    assert (run.terminal, run.status, run.live) == (None, "running", None)
     assert paused.provider.open_streams == 0
     go = Gate()
     async with opened(ScriptedProvider([go, *says("All of it.")]), path=path) as registry:
@@ -142,11 +143,11 @@ async def test_a_run_that_was_cancelled_before_or_meanwhile_ends(tmp_path: Path)
     provider = ScriptedProvider(reply_to=lambda _: asks(("held", {}), text="A"))
     async with opened(provider, tools=[held.held], path=path) as registry:
         runs = [await started(registry, conversation_id=name) for name in "abc"]
-        await until(lambda: all(run.work and run.work.turns for run in runs))
-        await until(lambda: all(run.work.turns.calls for run in runs))  # type: ignore[union-attr]
+        await until(lambda: all(run.state for run in runs))
+        await until(lambda: all(run.state and run.state.calls for run in runs))
         before, meanwhile, never = runs
         await registry.cancel(before.id)
-        registry.end_all()
+        registry.stop_all()
         await registry.cancel(meanwhile.id)
         for run in runs:
             await left(registry, run)
@@ -167,7 +168,7 @@ async def test_a_message_that_was_cancelled_while_it_waited_is_taken_back(tmp_pa
         first = await started(registry, conversation_id="c", message="one")
         second = await started(registry, conversation_id="c", message="two")
         await paused.reached(1)
-        registry.end_all()
+        registry.stop_all()
         await registry.cancel(second.id)
     assert (first.status, second.status) == ("running", "cancelled")
     async with opened(path=path) as registry:
@@ -179,10 +180,12 @@ async def test_a_message_that_was_cancelled_while_it_waited_is_taken_back(tmp_pa
 async def test_a_run_of_which_nothing_stays_ends_with_the_service(tmp_path: Path) -> None:
     path, paused = tmp_path / "p.db", Paused()
     async with opened(paused.provider, path=path) as registry:
-        asked = [Completion(messages=(UserMessage("Hi."),), is_kept=kept) for kept in (False, True)]
+        said = (UserMessage("Hi."),)
+        asked = [RunRequest(history=said, is_kept=False), RunRequest(messages=said)]
+        asked = [msgspec.structs.replace(each, is_whole=True) for each in asked]
         passing, kept = [await registry.start(request) for request in asked]
         await paused.reached(2)
-        registry.end_all()
+        registry.stop_all()
         await ended(registry, passing)
         await left(registry, kept)
         assert isinstance(passing.terminal, RunError)
@@ -206,7 +209,7 @@ async def test_a_run_that_is_at_its_end_as_the_service_stops_ends() -> None:
         run = await started(registry)
         async with asyncio.timeout(DEADLINE):
             await entered.wait()
-        registry.end_all()
+        registry.stop_all()
         go.set()
         await ended(registry, run)
         assert isinstance(run.terminal, ChatComplete)
@@ -218,7 +221,7 @@ async def test_a_run_that_was_just_accepted_is_suspended_too(tmp_path: Path) -> 
     async with opened(path=path) as registry:
         start = asyncio.create_task(registry.start(ask()))
         await asyncio.sleep(0)
-        registry.end_all()
+        registry.stop_all()
         async with asyncio.timeout(DEADLINE):
             run = await start
         assert types(await told(registry, run)) == ["chat_start"]
@@ -234,10 +237,10 @@ async def test_who_comes_to_a_suspended_run_is_told_what_it_had_said(tmp_path: P
         run = await started(registry, "key", conversation_id="c")
         await paused.reached(1)
         registry.drain()
-        registry.end_all()
+        registry.stop_all()
         await left(registry, run)
         assert types(await told(registry, run)) == ["chat_start", "chat_chunk"]
-        assert await started(registry, "key", conversation_id="c") is run
+        assert (await started(registry, "key", conversation_id="c")).id == run.id
         assert registry.active_runs == 0
         with pytest.raises(Unavailable) as caught:
             await registry.cancel(run.id)
@@ -282,9 +285,9 @@ async def test_a_service_that_stops_takes_up_no_run_of_another(tmp_path: Path) -
         async with Store.open(f"sqlite:///{path}", instance="other") as other:
             await other.accept(left_over, begin=Begin(messages=(UserMessage("Hi."),)))
         for draining, epoch in ((True, 1), (False, 2)):
-            registry.draining = draining
-            await registry._tidy()
-            stored = await registry.store.run(left_over.owner.tenant, left_over.id)
+            registry.inner._runner.draining = draining
+            await registry.inner._runner._tidy()
+            stored = await registry.store.run(left_over.owner, left_over.id)
             assert stored is not None
             assert stored.epoch == epoch
 

@@ -11,7 +11,7 @@ from messages import AssistantMessage
 from storage import Entry, runs
 from storage.engine import CONNECTIONS
 from storage.store import Store
-from tests.storage.support import DONE, a_run, chat, says, texts
+from tests.storage.support import ANN, DONE, a_run, chat, says, texts
 
 STEPS = [*range(12), 16, 24, 32, 48, 64, 96, 128, 256]
 """After how many turns of the event loop the caller is cancelled."""
@@ -33,9 +33,9 @@ async def test_a_cancelled_accept_is_whole_or_none(url: str) -> None:
             await cancelled_after(steps, store.accept(run, begin=says("Hi")))
         await asyncio.gather(*(store.ping() for _ in range(2 * CONNECTIONS)))
     async with Store.open(url, instance="test") as store:
-        assert await store.run("acme", made[0].id) is None
+        assert await store.run(ANN, made[0].id) is None
         for run in made:
-            found = await store.run("acme", run.id)
+            found = await store.run(ANN, run.id)
             said = await texts(store, run.conversation_id)
             record = await store.conversation(run.owner, run.conversation_id)
             assert (found is not None, record is not None) == (bool(said), bool(said))
@@ -50,7 +50,7 @@ async def test_a_cancelled_end_is_whole_or_none(url: str) -> None:
             await cancelled_after(steps, end)
     async with Store.open(url, instance="test") as store:
         for run in made:
-            found = await store.run("acme", run.id)
+            found = await store.run(ANN, run.id)
             record = await store.conversation(run.owner, run.conversation_id)
             assert found is not None
             assert record is not None

@@ -33,7 +33,7 @@ async def test_sqlite_claims_what_another_store_has_left(sqlite_url: str) -> Non
         assert first == msgspec.structs.replace(queued, epoch=2)
         assert (second.id, second.epoch, second.pending) == (running.id, 2, CALL)
         assert await store.claim() == []
-        assert await store.run("acme", running.id) == second
+        assert await store.run(ANN, running.id) == second
 
 
 async def test_who_has_lost_a_run_writes_no_more(url: str) -> None:
@@ -149,7 +149,7 @@ async def test_a_run_that_cannot_be_read_ends_and_the_others_are_claimed(
             await old.save_turn(run, [], CALL)
         await old._db.write(spoil, column, strange, odd.id)
         assert [run.id for run in await new.claim()] == [good.id]
-        ended = await new.run("acme", odd.id)
+        ended = await new.run(ANN, odd.id)
         assert ended is not None
         assert isinstance(ended.terminal, RunError)
         assert (ended.terminal.code, ended.status) == ("interrupted", "failed")
@@ -176,7 +176,7 @@ async def test_what_a_store_gives_back_another_claims_at_once_and_in_order(url: 
         assert {(run.epoch, run.suspensions) for run in claimed} == {(2, 1)}
         assert (claimed[0].status, claimed[0].pending) == ("running", CALL)
         assert not await old.save_turn(runs[0], [CALL], CALL)
-        unchanged = await new.run("acme", ended.id)
+        unchanged = await new.run(ANN, ended.id)
         assert unchanged is not None
         assert (unchanged.epoch, unchanged.suspensions) == (1, 0)
 

@@ -156,9 +156,9 @@ async def test_a_cleared_conversation_stays_without_what_was_said_in_it(store: S
     assert await store.clear(ANN, "conv")
     found = await record(store)
     assert (found.message_count, found.title, found.metadata) == (0, None, {"pinned": True})
-    assert await store.run("acme", done.id) is None
-    assert await store.run("acme", busy.id) is not None
-    assert await store.run("acme", other.id) is not None
+    assert await store.run(ANN, done.id) is None
+    assert await store.run(ANN, busy.id) is not None
+    assert await store.run(ANN, other.id) is not None
     assert await texts(store, "other") == ["Hi", "Hello."]
     assert not await store.clear(ANN, "none")
 
@@ -174,9 +174,9 @@ async def test_a_deleted_conversation_takes_messages_and_finished_runs_along(
     assert not await store.delete(ANN, "conv")
     assert await store.conversation(ANN, "conv") is None
     assert await store.messages(ANN, "conv") == []
-    assert await store.run("acme", done.id) is None
-    assert await store.run("acme", busy.id) is not None
-    assert await store.run("acme", other.id) is not None
+    assert await store.run(ANN, done.id) is None
+    assert await store.run(ANN, busy.id) is not None
+    assert await store.run(ANN, other.id) is not None
     assert await texts(store, "other") == ["Hi", "Hello."]
 
 

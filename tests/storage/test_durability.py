@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from storage.store import Store
-from tests.storage.support import DONE, texts
+from tests.storage.support import ANN, DONE, texts
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ async def test_a_killed_process_loses_nothing_that_it_acknowledged(sqlite_url: s
     ids = [line.strip() for line in kept if line.endswith("\n")]
     async with Store.open(sqlite_url, instance="after") as store:
         for run_id in ids:
-            run = await store.run("acme", run_id)
+            run = await store.run(ANN, run_id)
             assert run is not None
             assert run.terminal == DONE
         assert len(await texts(store)) >= 2 * len(ids)

@@ -66,7 +66,7 @@ async def everything(store: Store, run: StoredRun) -> tuple[Any, ...]:
     return (
         await store.conversation(ANN, "conv"),
         await store.messages(ANN, "conv"),
-        await store.run("acme", run.id),
+        await store.run(ANN, run.id),
         await store.search(ANN, "hello", limit=9),
     )
 
@@ -85,17 +85,19 @@ async def test_owners_may_use_the_same_names(store: Store, owner: Caller) -> Non
 
 async def test_a_run_is_found_by_its_tenant_only(store: Store) -> None:
     run = await chat(store, "Hi", "Hello.")
-    assert await store.run("acme", run.id) is not None
-    assert await store.run("other", run.id) is None
+    assert await store.run(ANN, run.id) is not None
+    assert await store.run(Caller("other", "ann"), run.id) is None
 
 
 async def test_agents_belong_to_a_tenant(store: Store) -> None:
-    await store.put_agent("acme", "helper", "{}")
-    await store.put_agent("other", "helper", '{"model": "demo"}')
-    assert await store.agents("acme") == {"helper": "{}"}
-    assert not await store.delete_agent("third", "helper")
-    assert await store.delete_agent("other", "helper")
-    assert await store.agents("acme") == {"helper": "{}"}
+    other, third = Caller("other", "ann"), Caller("third", "ann")
+    await store.put_agent(ANN, "helper", "{}")
+    await store.put_agent(other, "helper", '{"model": "demo"}')
+    agents = [("acme", "helper", "{}"), ("other", "helper", '{"model": "demo"}')]
+    assert sorted(await store.agents()) == agents
+    assert not await store.delete_agent(third, "helper")
+    assert await store.delete_agent(other, "helper")
+    assert await store.agents() == agents[:1]
 
 
 async def test_a_deletion_takes_nothing_of_anothers_conversation_of_the_same_name(
@@ -104,7 +106,7 @@ async def test_a_deletion_takes_nothing_of_anothers_conversation_of_the_same_nam
     await chat(store, "Hi", "Hello.")
     other = await chat(store, "Ho", "Hello.", owner=BEN)
     assert await store.delete(ANN, "conv")
-    assert await store.run("acme", other.id) is not None
+    assert await store.run(ANN, other.id) is not None
     assert await texts(store, owner=BEN) == ["Ho", "Hello."]
 
 

@@ -16,14 +16,14 @@ from tests.storage.support import ANN, CALL, DONE, RESULT, a_run, chat, says, te
 async def test_an_accepted_run_comes_back_as_it_was(store: Store) -> None:
     run = a_run(key="once", fingerprint=b"\x00\xff")
     assert await store.accept(run, begin=None) is None
-    assert await store.run("acme", run.id) == run
+    assert await store.run(ANN, run.id) == run
     assert await texts(store) == []
 
 
 async def test_a_run_with_the_floor_begins_as_it_is_accepted(store: Store) -> None:
     run = a_run()
     await store.accept(run, begin=says("Hi"))
-    found = await store.run("acme", run.id)
+    found = await store.run(ANN, run.id)
     assert found == msgspec.structs.replace(run, status="running", started_at=run.created_at)
     assert await store.run_messages(run) == [UserMessage("Hi")]
 
@@ -33,7 +33,7 @@ async def test_a_queued_run_begins_later(store: Store) -> None:
     await store.accept(run, begin=None)
     before = datetime.now(UTC)
     assert await store.begin(run, says("Hi"))
-    found = await store.run("acme", run.id)
+    found = await store.run(ANN, run.id)
     assert found is not None
     assert found.status == "running"
     assert found.started_at is not None
@@ -47,7 +47,7 @@ async def test_a_key_belongs_to_the_first_run(store: Store) -> None:
     there = await store.accept(second, begin=says("Hi"))
     assert there is not None
     assert (there.id, there.status, there.terminal) == (first.id, "completed", DONE)
-    assert await store.run("acme", second.id) is None
+    assert await store.run(ANN, second.id) is None
     assert await store.conversation(ANN, "other") is None
 
 
@@ -55,11 +55,11 @@ async def test_a_turn_is_kept_with_the_calls_that_are_pending(store: Store) -> N
     run = a_run()
     await store.accept(run, begin=says("Hi"))
     assert await store.save_turn(run, [], CALL)
-    found = await store.run("acme", run.id)
+    found = await store.run(ANN, run.id)
     assert found is not None
     assert found.pending == CALL
     assert await store.save_turn(run, [CALL, RESULT], None)
-    found = await store.run("acme", run.id)
+    found = await store.run(ANN, run.id)
     assert found is not None
     assert found.pending is None
     assert await store.run_messages(run) == [UserMessage("Hi"), CALL, RESULT]
@@ -88,7 +88,7 @@ async def test_a_run_ends_with_its_last_words(
     await store.accept(run, begin=says("Hi"))
     await store.save_turn(run, [], CALL)
     assert await store.finish(run, [AssistantMessage("Bye.")], terminal)
-    found = await store.run("acme", run.id)
+    found = await store.run(ANN, run.id)
     assert found is not None
     assert (found.status, found.terminal, found.pending) == (status, terminal, None)
     assert found.finished_at is not None
@@ -101,7 +101,7 @@ async def test_a_run_ends_once(store: Store) -> None:
     assert not await store.finish(run, [AssistantMessage("Again.")], error, "Again")
     assert not await store.save_turn(run, [AssistantMessage("Again.")], CALL)
     assert not await store.begin(run, Begin(reset=True))
-    found = await store.run("acme", run.id)
+    found = await store.run(ANN, run.id)
     assert found is not None
     assert found.terminal == DONE
     assert await texts(store) == ["Hi", "Hello."]
@@ -134,9 +134,9 @@ async def test_a_reset_forgets_what_a_clearing_forgets(store: Store) -> None:
     record = await store.conversation(ANN, "conv")
     assert record is not None
     assert (record.title, record.message_count) == (None, 1)
-    assert await store.run("acme", before.id) is None
+    assert await store.run(ANN, before.id) is None
     assert await store.finish(run, [], DONE, "New")
-    assert await store.run("acme", run.id) is not None
+    assert await store.run(ANN, run.id) is not None
 
 
 async def test_a_run_that_never_had_the_floor_begins_as_it_ends(store: Store) -> None:
@@ -146,8 +146,8 @@ async def test_a_run_that_never_had_the_floor_begins_as_it_ends(store: Store) ->
     begin = Begin(messages=(UserMessage("New"),), reset=True)
     assert await store.finish(run, [], DONE, None, begin)
     assert await texts(store) == ["New"]
-    assert await store.run("acme", before.id) is None
-    found = await store.run("acme", run.id)
+    assert await store.run(ANN, before.id) is None
+    found = await store.run(ANN, run.id)
     assert found is not None
     assert found.status == "completed"
 
@@ -156,7 +156,7 @@ async def test_of_its_request_stays_what_a_run_has_as_it_ends(store: Store) -> N
     run = a_run()
     await store.accept(run, begin=says("Hi"))
     await store.finish(msgspec.structs.replace(run, request="little"), [], DONE)
-    found = await store.run("acme", run.id)
+    found = await store.run(ANN, run.id)
     assert found is not None
     assert found.request == "little"
 
@@ -210,7 +210,7 @@ async def test_a_deleted_conversation_does_not_come_back_with_its_run(store: Sto
     assert await store.begin(queued, says("Again"))
     assert await store.conversation(ANN, "conv") is None
     assert await texts(store) == []
-    found = await store.run("acme", run.id)
+    found = await store.run(ANN, run.id)
     assert found is not None
     assert found.status == "completed"
 
@@ -220,10 +220,10 @@ async def test_old_runs_expire_and_unfinished_ones_stay(store: Store) -> None:
     waiting = a_run("waiting")
     await store.accept(waiting, begin=None)
     assert await store.expire(runs_older_than=60) == (0, 0)
-    assert await store.run("acme", done.id) is not None
+    assert await store.run(ANN, done.id) is not None
     assert await store.expire(runs_older_than=-60) == (1, 0)
-    assert await store.run("acme", done.id) is None
-    assert await store.run("acme", waiting.id) is not None
+    assert await store.run(ANN, done.id) is None
+    assert await store.run(ANN, waiting.id) is not None
     assert await texts(store) == ["Hi", "Hello."]
 
 
@@ -263,14 +263,14 @@ async def test_more_than_a_batch_expires(store: Store, monkeypatch: pytest.Monke
 
 
 async def test_agents_are_kept_by_name(store: Store) -> None:
-    await store.put_agent("acme", "b", "{}")
-    await store.put_agent("acme", "a", "{}")
-    await store.put_agent("acme", "b", '{"model": "demo"}')
-    assert await store.agents("acme") == {"a": "{}", "b": '{"model": "demo"}'}
-    assert list(await store.agents("acme")) == ["a", "b"]
-    assert await store.delete_agent("acme", "a")
-    assert not await store.delete_agent("acme", "a")
-    assert await store.agents("acme") == {"b": '{"model": "demo"}'}
+    await store.put_agent(ANN, "b", "{}")
+    await store.put_agent(ANN, "a", "{}")
+    await store.put_agent(ANN, "b", '{"model": "demo"}')
+    demo = '{"model": "demo"}'
+    assert await store.agents() == [("acme", "a", "{}"), ("acme", "b", demo)]
+    assert await store.delete_agent(ANN, "a")
+    assert not await store.delete_agent(ANN, "a")
+    assert await store.agents() == [("acme", "b", demo)]
 
 
 async def test_a_store_that_works_answers(store: Store) -> None:

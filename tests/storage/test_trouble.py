@@ -14,7 +14,7 @@ from messages import AssistantMessage, new_id
 from storage import StorageUnavailable
 from storage.store import Store
 from tests.storage.servers import PostgresServer, server_in, start, stop
-from tests.storage.support import DONE, a_run, chat, says, texts
+from tests.storage.support import ANN, DONE, a_run, chat, says, texts
 
 
 def path_of(url: str) -> str:
@@ -36,7 +36,7 @@ async def test_a_locked_file_is_trouble_until_it_is_released(sqlite_url: str) ->
         with locked(sqlite_url):
             with pytest.raises(StorageUnavailable) as caught:
                 await store.accept(a_run("other"), begin=says("Hi"))
-            assert await store.run("acme", run.id) is not None
+            assert await store.run(ANN, run.id) is not None
         assert (caught.value.code, caught.value.status) == ("storage_unavailable", 503)
         assert (caught.value.retryable, caught.value.retry_after) == (True, 1)
         assert await texts(store, "other") == []
@@ -79,7 +79,7 @@ async def test_a_full_disk_is_trouble_until_there_is_room(sqlite_url: str) -> No
             for _ in range(2):
                 with pytest.raises(StorageUnavailable):
                     await store.finish(large, [AssistantMessage("x" * 1_000_000)], DONE)
-            assert await store.run("acme", run.id) is not None
+            assert await store.run(ANN, run.id) is not None
             assert await texts(store) == ["Hi", "Hello.", "More"]
             event.remove(Engine, "connect", limit)
             with sqlite3.connect(path_of(sqlite_url)) as check:
@@ -133,7 +133,7 @@ async def test_a_server_that_was_stopped_is_used_again(own_server: PostgresServe
             with pytest.raises(StorageUnavailable):
                 await store.accept(a_run(), begin=says("Hi"))
             with pytest.raises(StorageUnavailable):
-                await store.run("acme", run.id)
+                await store.run(ANN, run.id)
         with pytest.raises(StorageUnavailable):
             async with Store.open(own_server.get_uri(), instance="late"):
                 pass

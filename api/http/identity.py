@@ -1,0 +1,56 @@
+"""Who asks: the one place where a request's credential becomes a `Caller`.
+
+There are no credentials yet. The service is open, and a request may name a user, which is a name
+within what the caller may see.
+"""
+
+import hashlib
+import re
+from typing import Annotated
+
+from fastapi import Depends, Query
+from starlette.requests import HTTPConnection
+
+from caller import Caller
+from models import USER_PATTERN
+
+OPEN = Caller("open", "default")
+"""Who asks without credentials, and names no user."""
+
+_HASHED = re.compile(r"user_[0-9a-f]{64}")
+
+
+def caller_of(connection: HTTPConnection) -> Caller:
+    """Return who asks."""
+    return OPEN
+
+
+async def _caller(connection: HTTPConnection) -> Caller:
+    return caller_of(connection)
+
+
+Who = Annotated[Caller, Depends(_caller)]
+"""The dependency of a route whose body may name a user, or that needs none."""
+
+
+async def _named(
+    caller: Who,
+    user_id: Annotated[
+        str | None, Query(pattern=USER_PATTERN, description="Whose; the default user's if absent.")
+    ] = None,
+) -> Caller:
+    return caller.named(user_id)
+
+
+WhoInQuery = Annotated[Caller, Depends(_named)]
+"""The dependency of a route whose query may name a user."""
+
+
+def user_named(name: str) -> str:
+    """Return the id of a user whom a client calls so.
+
+    A name that is no id is hashed, and so is one that looks like such a hash: it is not that user.
+    """
+    if re.fullmatch(USER_PATTERN, name) and not _HASHED.fullmatch(name):
+        return name
+    return f"user_{hashlib.sha256(name.encode()).hexdigest()}"

@@ -1,0 +1,157 @@
+"""The tasks of runs: each is taken through its life, and what was left is taken up.
+
+This is the one place that does the book-keeping of a run: `Driver.drive` returns how it came out,
+and `_own` says so to whoever waits, to the queue and to the index.
+"""
+
+import asyncio
+import logging
+import sys
+
+import msgspec
+
+from errors import ParleyError
+from events import stamped
+from hub import Hub
+from memory.learning import LongTermMemory
+from runs.agents import Roster
+from runs.commands import Commands
+from runs.driver import Driver
+from runs.endings import Ending, Endings, failure, left_open
+from runs.index import RunIndex
+from runs.queue import ConversationLocks, Turn
+from runs.request import decoded
+from runs.run import Ended, Limits, Outcome, Refused, Run, Suspended
+from storage import StorageUnavailable, StoredRun
+from storage.store import Store
+
+HOUSEKEEPING = 10.0
+"""Seconds between two rounds of what has to be done now and then."""
+
+RETRY = 1.0
+"""Seconds between two attempts to store what the database did not take."""
+
+logger = logging.getLogger("parley.registry")
+
+
+class Runner:
+    """Owns the tasks of the runs of this process.
+
+    Args:
+        tasks: the group that they belong to.
+        index: knows the runs.
+        locks: the queues of conversations.
+        commands: reach the runs that another one interrupts.
+        memory: remembers users; None: nobody is remembered.
+    """
+
+    def __init__(
+        self,
+        *,
+        tasks: asyncio.TaskGroup,
+        store: Store,
+        hub: Hub,
+        agents: Roster,
+        index: RunIndex,
+        locks: ConversationLocks,
+        commands: Commands,
+        limits: Limits,
+        memory: LongTermMemory | None,
+    ) -> None:
+        self.draining = False
+        self.endings = Endings(store, memory)
+        self._tasks = tasks
+        self._store = store
+        self._agents = agents
+        self._index = index
+        self._locks = locks
+        self._commands = commands
+        self._limits = limits
+        self._driver = Driver(store, hub, index, self.endings, limits, memory)
+
+    def enter(self, run: Run) -> None:
+        """Begin a run's life; without an await: to check for room and to take it are one step."""
+        self._index.add(run)
+        run.task = self._tasks.create_task(self._own(run), name=run.id)
+
+    async def _own(self, run: Run) -> None:
+        """Take a run through its life, and do the book-keeping."""
+        outcome: Outcome
+        try:
+            turn = await self._join(run)
+        except ParleyError as error:
+            outcome = Refused(error)
+        else:
+            outcome = await self._driver.drive(run, turn)
+            await turn.leave()
+        match outcome:
+            case Refused():
+                run.refusal = outcome
+                self._index.forget(run.id)
+                run.accepted.set()
+            case Suspended() | Ended():
+                self._index.end(run)
+
+    async def _join(self, run: Run) -> Turn:
+        """Put a run into the queue of its conversation.
+
+        Raises:
+            errors.Conflict, errors.TooMany: see `start`.
+        """
+        owner, place = run.stored.owner, run.stored.conversation_id
+        if_busy = "enqueue" if run.resumed else run.request.if_busy
+        before = await self._locks.queue(owner, place) if if_busy == "interrupt" else []
+        limit = sys.maxsize if run.resumed else self._limits.max_queued_messages
+        turn = await self._locks.join(owner, place, run.id, if_busy=if_busy, limit=limit)
+        for other in before:
+            await self._commands.stop(other, "superseded")
+        return turn
+
+    async def recover(self) -> None:
+        """Take up the runs that nobody works on any more."""
+        for stored in await self._store.claim():
+            try:
+                self._resume(stored)
+            except ParleyError as error:
+                terminal = stamped(failure(error), stored.id, 2)
+                gone = msgspec.structs.replace(stored, request="")
+                await self.endings.store_soon(Ending(gone, left_open(stored), terminal))
+
+    def _resume(self, stored: StoredRun) -> None:
+        self._index.forget(stored.id)
+        request = decoded(stored.request)
+        agent = self._agents.find(stored.owner, stored.agent)
+        begun = stored.status == "running"
+        self.enter(Run(stored, request, agent, resumed=True, begun=begun))
+
+    async def keep_house(self) -> None:
+        """Do what has to be done now and then, until the registry ends."""
+        due = 0.0
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                await self.endings.store_waiting()
+                if loop.time() >= due:
+                    await self._tidy()
+                    due = loop.time() + HOUSEKEEPING
+            except StorageUnavailable as error:
+                logger.warning("Storage cannot be tidied now: %s", error.message)
+            await asyncio.sleep(RETRY if self.endings.has_waiting else HOUSEKEEPING)
+
+    async def _tidy(self) -> None:
+        await self._store.renew()
+        if not self.draining:
+            await self.recover()
+        await self._store.expire(
+            runs_older_than=self._limits.run_ttl,
+            conversations_older_than=self._limits.conversation_ttl,
+        )
+
+    async def give_back(self) -> None:
+        """Let others go on with the runs that are suspended."""
+        try:
+            # First the ends that are still to be stored: a run that has ended is not gone on with.
+            await self.endings.store_waiting()
+            await self._store.give_back()
+        except StorageUnavailable as error:  # their lease is over some time later
+            logger.warning("What is suspended cannot be given back now: %s", error.message)
