@@ -1,4 +1,4 @@
-"""What can go wrong between us and an OpenAI-compatible server, as `UpstreamError`.
+"""What can go wrong between us and a model provider, as `UpstreamError`.
 
 Three libraries share a request (the SDK, httpx2 and aiohttp), each wraps the errors of the next
 one incompletely, and their texts may quote a credential. So nothing of theirs goes further: the
@@ -10,7 +10,9 @@ import email.utils
 import math
 import re
 import time
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from errors import UpstreamError
 
@@ -21,42 +23,54 @@ _KEY = re.compile(
     r"\b(?:sk|pk|rk|flp|gsk|xai)[-_][\w*.-]{4,}|\bBearer\s+\S+|\b(?=[\w-]*\d)[\w-]{32,}", re.I
 )
 _HIDDEN = "[redacted]"
-_QUOTA = "insufficient_quota"
 
 
-class Failures:
+class Failures(ABC):
     """Makes the errors of one provider.
 
     Args:
         secret: the provider's credential, which no message may hold.
+
+    Attributes:
+        prefix: how the names of the provider's settings begin.
+        no_quota: what is said of an account that has to be paid.
     """
+
+    prefix: ClassVar[str]
+    no_quota: ClassVar[str] = "has no quota left"
 
     def __init__(self, secret: str) -> None:
         self._secret = secret
 
     def before_stream(self, error: Exception) -> UpstreamError:
         """Return the error of a request that got no stream, all retries included."""
+        from httpx2 import RequestError, TimeoutException
+
         status = getattr(error, "status_code", None)
         if isinstance(status, int):
-            return self._of_status(status, error)
-        if _timed_out(error):
+            headers = getattr(getattr(error, "response", None), "headers", {})
+            return self.of_answer(status, getattr(error, "body", None), retry_after(headers))
+        if _has_cause(error, TimeoutException):
             return _timeout("The model provider did not answer in time.")
-        if _of_connection(error):
+        # An SDK calls all that happens while it sends a failure of the connection.
+        if _has_cause(error, (RequestError, OSError)):
             return UpstreamError(
                 "The model provider could not be reached, or hung up before it answered.",
                 code="upstream_unreachable",
                 retryable=True,
             )
         return UpstreamError(
-            "The request to the model provider could not be made "
-            f"({type(error).__name__}); check OPENAI_API_KEY and OPENAI_BASE_URL."
+            f"The request to the model provider could not be made ({type(error).__name__}); "
+            f"check {self.prefix}_API_KEY and {self.prefix}_BASE_URL."
         )
 
     def in_stream(self, error: Exception) -> UpstreamError:
         """Return the error of a stream whose next bytes could not be read."""
-        if _timed_out(error):
+        from httpx2 import DecodingError, TimeoutException
+
+        if _has_cause(error, TimeoutException):
             return _timeout("The model provider fell silent in the middle of its answer.")
-        if _cannot_be_decoded(error):
+        if isinstance(error, DecodingError):
             return self.malformed("it is compressed in a way that cannot be undone")
         return UpstreamError(
             "The connection to the model provider broke in the middle of its answer.",
@@ -66,14 +80,7 @@ class Failures:
 
     def sent(self, error: Any) -> UpstreamError:
         """Return the error that the provider sent as an event of its stream."""
-        kind, code = (str(_field(error, name) or "") for name in ("type", "code"))
-        if code.isdecimal() and 400 <= int(code[:9]) < 600:
-            status = int(code)
-        elif _QUOTA in (kind, code) or "rate_limit" in code:
-            status = 429
-        else:
-            status = 400 if kind == "invalid_request_error" else 500
-        return self._of_answer(status, error, f"{kind} {code}", None)
+        return self.of_answer(self._status(error), error)
 
     def malformed(self, why: str) -> UpstreamError:
         """Return the error of an answer that breaks the protocol."""
@@ -94,45 +101,45 @@ class Failures:
     def not_a_stream(self) -> UpstreamError:
         """Return the error of a web page where an answer was due."""
         return UpstreamError(
-            "The address of the model provider answers with a web page; check OPENAI_BASE_URL.",
+            "The address of the model provider answers with a web page; "
+            f"check {self.prefix}_BASE_URL.",
             code="upstream_malformed",
         )
 
-    def _of_status(self, status: int, error: Exception) -> UpstreamError:
-        body = getattr(error, "body", None)
-        kind = f"{_field(body, 'type')} {_field(body, 'code')}"
-        headers = getattr(getattr(error, "response", None), "headers", {})
-        return self._of_answer(status, body, kind, retry_after(headers))
+    def of_answer(self, status: int, body: Any, wait: float | None = None) -> UpstreamError:
+        """Return the error of an HTTP status.
 
-    def _of_answer(
-        self, status: int, body: Any, kind: str, retry_after: float | None
-    ) -> UpstreamError:
+        Args:
+            body: the answer's JSON, or the error in it.
+            wait: seconds after which the provider wants to be asked again.
+        """
+        error = body["error"] if isinstance(body, dict) and "error" in body else body
         if status in (401, 403):
             return UpstreamError(
-                "The model provider refused the credentials; check OPENAI_API_KEY.",
+                f"The model provider refused the credentials; check {self.prefix}_API_KEY.",
                 code="upstream_unauthorized",
             )
-        if status == 429 and _QUOTA in kind:
+        if self._is_quota(status, error):
             return UpstreamError(
-                "The account at the model provider has no quota left; check its plan and billing.",
+                f"The account at the model provider {self.no_quota}; check its plan and billing.",
                 code="upstream_quota",
             )
-        said = self._said(body)
+        said = self._said(error)
+        if status == 404:
+            return UpstreamError(
+                "The model provider does not know the model, or the address is wrong; check "
+                f"{self.prefix}_MODEL and {self.prefix}_BASE_URL{said}",
+                code="upstream_model_not_found",
+            )
+        if status == 408:
+            return _timeout(f"The model provider gave up waiting{said}")
         if status == 429:
             return UpstreamError(
                 f"The model provider limits the rate of requests{said}",
                 code="upstream_rate_limited",
                 retryable=True,
-                retry_after=retry_after,
+                retry_after=wait,
             )
-        if status == 404:
-            return UpstreamError(
-                "The model provider does not know the model, or the address is wrong; check "
-                f"OPENAI_MODEL and OPENAI_BASE_URL{said}",
-                code="upstream_model_not_found",
-            )
-        if status == 408:
-            return _timeout(f"The model provider gave up waiting{said}")
         if 400 <= status < 500 and status != 409:
             return UpstreamError(
                 f"The model provider rejected the request{said}", code="upstream_rejected"
@@ -140,13 +147,20 @@ class Failures:
         return UpstreamError(
             f"The model provider failed{said}",
             retryable=status == 409 or status >= 500,
-            retry_after=retry_after,
+            retry_after=wait,
         )
 
-    def _said(self, body: Any) -> str:
+    @abstractmethod
+    def _status(self, error: Any) -> int:
+        """Return the HTTP status that an error in a stream would have had."""
+
+    @abstractmethod
+    def _is_quota(self, status: int, error: Any) -> bool:
+        """Tell whether the account has to be paid before it may ask again."""
+
+    def _said(self, error: Any) -> str:
         """Return the provider's message as the end of a sentence."""
-        message = body if isinstance(body, str) else _field(body, "message")
-        text = " ".join(str(message or "").split())
+        text = " ".join((error if isinstance(error, str) else field(error, "message")).split())
         if self._secret:
             text = text.replace(self._secret, _HIDDEN)
         text = _KEY.sub(_HIDDEN, text)
@@ -155,51 +169,37 @@ class Failures:
         return f": {text}" if text else "."
 
 
+def field(error: Any, name: str) -> str:
+    """Return a field of an error as text; empty where there is none."""
+    return str(error.get(name) or "") if isinstance(error, dict) else ""
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of `retry-after-ms` or `retry-after`, which may be a date."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers.get(name, "")) * unit
+        except ValueError:
+            continue
+        return max(0.0, seconds) if math.isfinite(seconds) else None
+    try:
+        date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
+        return max(0.0, date.timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
 def _timeout(message: str) -> UpstreamError:
     return UpstreamError(message, code="upstream_timeout", retryable=True)
 
 
-def _field(body: Any, name: str) -> Any:
-    return body.get(name) if isinstance(body, dict) else None
-
-
-def _causes(error: BaseException | None) -> list[BaseException]:
-    causes = []
-    while error is not None and error not in causes:
-        causes.append(error)
-        error = error.__cause__
-    return causes
-
-
-def _timed_out(error: Exception) -> bool:
-    from httpx2 import TimeoutException
-
-    return any(isinstance(cause, TimeoutException) for cause in _causes(error))
-
-
-def _of_connection(error: Exception) -> bool:
-    from httpx2 import RequestError
-    from openai import APIConnectionError
-
-    return isinstance(error, (APIConnectionError, RequestError, OSError))
-
-
-def _cannot_be_decoded(error: Exception) -> bool:
-    from httpx2 import DecodingError
-
-    return isinstance(error, DecodingError)
-
-
-def retry_after(headers: Any) -> float | None:
-    """Return the seconds of `retry-after-ms` or `retry-after`, which may be a date."""
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers.get(name)) * unit
-        except (TypeError, ValueError):
-            continue
-        return max(0.0, seconds) if math.isfinite(seconds) else None
-    try:
-        date = email.utils.parsedate_to_datetime(headers.get("retry-after") or "")
-        return max(0.0, date.timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
+def _has_cause(error: BaseException, kinds: type[Exception] | tuple[type[Exception], ...]) -> bool:
+    """Tell whether an error, or one that it was raised from, is of one of the kinds."""
+    seen = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if isinstance(cause, kinds):
+            return True
+        seen.add(id(cause))
+        cause = cause.__cause__
+    return False
