@@ -174,7 +174,7 @@ class SdkProvider(ABC, Generic[C]):
 
 
 async def _rest(body: "Readable") -> bytes:
-    """Return the next bytes behind a complete reply, or none: nothing there is worth an error."""
+    """Return the next bytes after a complete reply, or none: nothing there is worth an error."""
     with contextlib.suppress(Exception):
         async with asyncio.timeout(END_TIMEOUT):
             return await body.read()
