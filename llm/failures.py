@@ -124,31 +124,34 @@ class Failures(ABC):
                 f"The account at the model provider {self.no_quota}; check its plan and billing.",
                 code="upstream_quota",
             )
-        said = self._said(error)
-        if status == 404:
-            return UpstreamError(
-                "The model provider does not know the model, or the address is wrong; check "
-                f"{self.prefix}_MODEL and {self.prefix}_BASE_URL{said}",
-                code="upstream_model_not_found",
-            )
-        if status == 408:
-            return _timeout(f"The model provider gave up waiting{said}")
-        if status == 429:
-            return UpstreamError(
-                f"The model provider limits the rate of requests{said}",
-                code="upstream_rate_limited",
-                retryable=True,
-                retry_after=wait,
-            )
-        if 400 <= status < 500 and status != 409:
-            return UpstreamError(
-                f"The model provider rejected the request{said}", code="upstream_rejected"
-            )
+        message, code, retryable = self._meaning(status)
         return UpstreamError(
-            f"The model provider failed{said}",
-            retryable=status == 409 or status >= 500,
-            retry_after=wait,
+            f"{message}{self._said(error)}",
+            code=code,
+            retryable=retryable,
+            retry_after=wait if retryable else None,
         )
+
+    def _meaning(self, status: int) -> tuple[str, str, bool]:
+        """Return message, code and `retryable` of a status."""
+        match status:
+            case 404:
+                text = (
+                    "The model provider does not know the model, or the address is wrong; check "
+                    f"{self.prefix}_MODEL and {self.prefix}_BASE_URL"
+                )
+                return text, "upstream_model_not_found", False
+            case 408:
+                return "The model provider gave up waiting", "upstream_timeout", True
+            case 429:
+                return (
+                    "The model provider limits the rate of requests",
+                    "upstream_rate_limited",
+                    True,
+                )
+            case _ if 400 <= status < 500 and status != 409:
+                return "The model provider rejected the request", "upstream_rejected", False
+        return "The model provider failed", "upstream_error", status == 409 or status >= 500
 
     @abstractmethod
     def _status(self, error: Any) -> int:
