@@ -21,7 +21,6 @@ from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import SecretStr
 from sqlalchemy.exc import ArgumentError
 from starlette.middleware.cors import CORSMiddleware
 
@@ -36,9 +35,8 @@ from api.openai import catalog, completions, embeddings, responses
 from api.openai.errors import as_openai
 from hub.memory import MemoryHub
 from llm import Provider
-from llm.anthropic import AnthropicProvider
 from llm.demo import DemoProvider
-from llm.openai import OpenAIProvider
+from llm.providers import PROVIDERS, ProviderRow, configured, make_router
 from llm.router import Router
 from memory import Embedder
 from memory.embedder import OpenAIEmbedder, WordllamaEmbedder
@@ -48,14 +46,7 @@ from memory.long_term import open_local, open_postgres
 from research import ResearchAgent
 from runs.registry import AgentRegistry
 from runs.run import Limits
-from settings import (
-    FRIENDLI_BASE_URL,
-    FRIENDLI_MODEL,
-    OPENAI_MODEL,
-    BadSettings,
-    Settings,
-    load_settings,
-)
+from settings import BadSettings, Settings, load_settings
 from storage import StorageUnavailable
 from storage.sole import sole_user
 from storage.store import Store
@@ -64,11 +55,16 @@ from tools.tool import tool_from
 
 VERSION = "0.1.0"
 
-MAKERS = {
-    "openai": "an OpenAI-compatible server",
-    "friendli": "Friendli",
-    "anthropic": "Anthropic",
-}
+DEMO = ProviderRow(
+    name=DemoProvider.name,
+    title="the demo",
+    remedy="",
+    is_configured=lambda _: True,
+    default_model=lambda _: DemoProvider.default_model,
+    make=lambda settings, _: DemoProvider(settings.demo_tokens_per_second),
+)
+"""Stands in where no model is connected. It is always there, so it comes last."""
+ALL_PROVIDERS = (*PROVIDERS, DEMO)
 
 SHAPES = {"/v1/": as_openai}
 """The shapes of errors of surfaces whose clients know their own."""
@@ -96,39 +92,7 @@ logger = logging.getLogger("parley")
 
 def make_provider(settings: Settings) -> Router:
     """Return the model providers that the settings have credentials for, as one."""
-    providers: dict[str, Provider] = {"demo": DemoProvider(settings.demo_tokens_per_second)}
-    if settings.openai_api_key or settings.openai_base_url:
-        # A local server needs no key, but the SDK does.
-        key = settings.openai_api_key or settings.friendli_token or SecretStr("none")
-        providers["openai"] = _openai(settings, key, settings.openai_base_url, OPENAI_MODEL)
-    if settings.friendli_token:
-        token = settings.friendli_token
-        providers["friendli"] = _openai(settings, token, FRIENDLI_BASE_URL, FRIENDLI_MODEL)
-    if settings.anthropic_api_key:
-        providers["anthropic"] = AnthropicProvider(
-            api_key=settings.anthropic_api_key.get_secret_value(),
-            base_url=settings.anthropic_base_url,
-            default_model=settings.anthropic_model,
-            max_retries=settings.openai_max_retries,
-            timeout=settings.openai_timeout,
-            max_tokens=settings.openai_max_tokens,
-        )
-    return Router(providers, settings.provider)
-
-
-def _openai(
-    settings: Settings, key: SecretStr, base_url: str | None, default_model: str
-) -> OpenAIProvider:
-    is_default = base_url == settings.openai_base_url or settings.provider == "friendli"
-    return OpenAIProvider(
-        api_key=key.get_secret_value(),
-        base_url=base_url,
-        default_model=(settings.openai_model if is_default else None) or default_model,
-        max_retries=settings.openai_max_retries,
-        timeout=settings.openai_timeout,
-        temperature=settings.openai_temperature,
-        max_tokens=settings.openai_max_tokens,
-    )
+    return make_router(ALL_PROVIDERS, settings)
 
 
 def make_embedder(settings: Settings) -> Embedder:
@@ -154,7 +118,7 @@ def make_memory(
 ) -> LongTermMemory:
     """Return the long-term memory that the settings ask for."""
     # The stand-in can read nothing out of an exchange: what was said is kept as it is.
-    ask = None if settings.provider == "demo" else asker(provider.apart())
+    ask = None if provider.name == DEMO.name else asker(provider.apart())
     folder = settings.data_dir / "memory"
     is_local = False
     if settings.mem0_api_key is not None:
@@ -334,11 +298,12 @@ def _built_in(settings: Settings) -> tuple[Callable[..., Any], ...]:
 
 
 def _greeting(settings: Settings) -> str:
+    answering = configured(ALL_PROVIDERS, settings)[0]
     model = (
         "The demo stand-in answers; set OPENAI_API_KEY, ANTHROPIC_API_KEY or OPENAI_BASE_URL for "
         "a real model."
-        if settings.provider == "demo"
-        else f"A model of {MAKERS[settings.provider]} answers."
+        if answering is DEMO
+        else f"A model of {answering.title} answers."
     )
     reach = (
         "only this machine can connect; set HOST to change that"

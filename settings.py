@@ -16,11 +16,6 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Names = Annotated[tuple[str, ...], NoDecode]
 
-FRIENDLI_BASE_URL = "https://api.friendli.ai/serverless/v1"
-FRIENDLI_MODEL = "Qwen/Qwen3-235B-A22B-Instruct-2507"
-OPENAI_MODEL = "gpt-4.1-mini"
-ANTHROPIC_MODEL = "claude-sonnet-5-5"
-
 
 class BadSettings(Exception):
     """The environment holds a value that cannot be used; the text is one line for a person."""
@@ -48,7 +43,7 @@ class Settings(BaseSettings):
     friendli_token: SecretStr | None = None
     anthropic_api_key: SecretStr | None = None
     anthropic_base_url: str | None = Field(None, pattern=r"^https?://[^\s]+$")
-    anthropic_model: str = Field(ANTHROPIC_MODEL, min_length=1)
+    anthropic_model: str = Field("claude-sonnet-5-5", min_length=1)
     allowed_models: Names = ()
     system_prompt: str = Field("You are a helpful assistant.", min_length=1)
     demo_tokens_per_second: float = Field(40.0, ge=0)
@@ -127,15 +122,6 @@ class Settings(BaseSettings):
     @classmethod
     def _upper(cls, value: Any) -> Any:
         return value.upper() if isinstance(value, str) else value
-
-    @property
-    def provider(self) -> Literal["openai", "friendli", "anthropic", "demo"]:
-        """The provider that answers where an agent's model names none."""
-        if self.openai_api_key or self.openai_base_url:
-            return "openai"
-        if self.friendli_token:
-            return "friendli"
-        return "anthropic" if self.anthropic_api_key else "demo"
 
     @property
     def storage_url(self) -> str:

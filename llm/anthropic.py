@@ -17,18 +17,19 @@ request that has one of them asks for the version before, whose older models, li
 still know it; by itself this sends none.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from llm.anthropic_errors import AnthropicFailures
-from llm.anthropic_stream import PROVIDER, Reply
-from llm.openai_errors import retry_after
-from llm.openai_stream import KEPT_CHARS, joined_halves
-from llm.sdk import MAX_DEPTH, SdkProvider, encoded, ids_in
+from llm.anthropic_failures import AnthropicFailures
+from llm.anthropic_stream import PROVIDER, AnthropicReply
+from llm.failures import retry_after
+from llm.sdk import STREAM_HEADERS, SdkProvider
+from llm.text import encode_json
+from llm.tool_calls import hashed_id, sendable_arguments, sendable_name
 from messages import (
     AssistantMessage,
     Content,
@@ -43,11 +44,10 @@ from messages import (
     ToolSpec,
     UserMessage,
 )
-from models import is_deep
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
-    from httpx2 import Response
+    from httpx2 import AsyncClient, Response
 
 MAX_TOKENS = 4096
 """The bound on a reply where neither the request nor the settings have one."""
@@ -61,78 +61,41 @@ _VERSION_WITH_SAMPLING = "2023-06-01"
 _MAX_TEMPERATURE = 1.0
 
 _ID = re.compile(r"[a-zA-Z0-9_-]+")
-_NOT_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _MAX_NAME = 128
 _INLINE = re.compile(r"data:(image/[a-zA-Z0-9+.-]+);base64,")
 _TOOL_CHOICES = {"auto": "auto", "none": "none", "required": "any"}
 _ANY_OBJECT = "Answer with one JSON object and nothing else."
 
 
-class AnthropicProvider(SdkProvider["AsyncAnthropic", AnthropicFailures]):
+@dataclass(kw_only=True, eq=False, repr=False)
+class AnthropicProvider(SdkProvider["AsyncAnthropic"]):
     """A provider that asks Anthropic, or a server that speaks its Messages API.
 
-    Args:
-        api_key: the credential.
-        base_url: the server's address without `/v1`, as in the SDK; Anthropic where it is None.
-        default_model: the model of requests that name none.
-        max_retries: how often a request is repeated that got no stream.
-        timeout: seconds without a byte after which a request or a stream is given up.
-        max_tokens: for requests that have none; `MAX_TOKENS` where None.
+    Its `base_url` has no `/v1`; `max_tokens` is `MAX_TOKENS` where None.
     """
 
     name = PROVIDER
+    failures_type = AnthropicFailures
+    reply_type = AnthropicReply
 
-    def __init__(
-        self,
-        *,
-        api_key: str,
-        base_url: str | None,
-        default_model: str,
-        max_retries: int,
-        timeout: float,
-        max_tokens: int | None,
-    ) -> None:
-        super().__init__(
-            AnthropicFailures(api_key),
-            api_key=api_key,
-            base_url=base_url,
-            default_model=default_model,
-            max_retries=max_retries,
-            timeout=timeout,
-        )
-        self._max_tokens = max_tokens or MAX_TOKENS
-
-    def _make_client(self) -> "AsyncAnthropic":
+    def _sdk_client(self, http_client: "AsyncClient", **options: Any) -> "AsyncAnthropic":
         from anthropic import AsyncAnthropic
 
-        from llm.transport import client
-
-        http_client = client(self._timeout)
         http_client.event_hooks["response"].append(_refuse_long_waits)
-        return AsyncAnthropic(
-            api_key=self._api_key,
-            base_url=self._base_url,
-            max_retries=self._max_retries,
-            timeout=http_client.timeout,
-            http_client=http_client,
-        )
-
-    def _decoding(self, request: ModelRequest) -> Reply:
-        return Reply(self._failures, ids_in(request.messages))
+        return AsyncAnthropic(http_client=http_client, **options)
 
     async def _post(self, client: "AsyncAnthropic", request: ModelRequest) -> "Response":
         from anthropic import AsyncStream
         from httpx2 import Response
 
         body = self._body(request)
-        # A compressed stream would come late, in blocks.
-        headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        headers = dict(STREAM_HEADERS)
         if "temperature" in body or "top_p" in body:
             headers["anthropic-version"] = _VERSION_WITH_SAMPLING
         response = await client.post(
             "/v1/messages",
             cast_to=Response,
-            content=encoded(body),
+            content=encode_json(body),
             options={"headers": headers},
             stream=True,
             stream_cls=AsyncStream[Any],
@@ -143,7 +106,7 @@ class AnthropicProvider(SdkProvider["AsyncAnthropic", AnthropicFailures]):
         """Return the request's JSON; what has no value is left out."""
         body: dict[str, Any] = {
             "model": request.model,
-            "max_tokens": request.options.max_tokens or self._max_tokens,
+            "max_tokens": request.options.max_tokens or self.max_tokens or MAX_TOKENS,
             "messages": _turns(request.messages),
             "stream": True,
         }
@@ -248,12 +211,11 @@ def _thinking(message: AssistantMessage) -> list[msgspec.Raw]:
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
-    name = _NOT_NAME.sub("_", call.name)[:_MAX_NAME] or "unknown"
     return {
         "type": "tool_use",
         "id": _call_id(call.id),
-        "name": name,
-        "input": _input(call.arguments),
+        "name": sendable_name(call.name, _MAX_NAME),
+        "input": msgspec.Raw(sendable_arguments(call.arguments).encode()),
     }
 
 
@@ -268,20 +230,7 @@ def _result(message: ToolMessage) -> dict[str, Any]:
 
 
 def _call_id(id: str) -> str:
-    if _ID.fullmatch(id):
-        return id
-    return "call_" + hashlib.sha256(id.encode(errors="replace")).hexdigest()[:32]
-
-
-def _input(arguments: str) -> Any:
-    """Return a call's arguments as an object, for nothing else may stand there."""
-    try:
-        decoded = msgspec.json.decode(arguments)
-        if isinstance(decoded, dict) and not is_deep(decoded, MAX_DEPTH):
-            return msgspec.Raw(arguments.encode())
-    except (ValueError, RecursionError):
-        pass
-    return {"_invalid_arguments": joined_halves(arguments[:KEPT_CHARS])}
+    return id if _ID.fullmatch(id) else hashed_id(id)
 
 
 def _tool(tool: ToolSpec) -> dict[str, Any]:

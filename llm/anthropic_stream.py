@@ -16,40 +16,26 @@ The wire is Anthropic's (API reference, "Streaming messages"):
 """
 
 import json
-from collections.abc import Iterable
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import msgspec
 
-from errors import UpstreamError
 from events import Usage
-from llm.anthropic_errors import AnthropicFailures
-from llm.openai_stream import KEPT_CHARS, MAX_ARGUMENT_BYTES, MAX_CALLS, joined_halves
+from llm.failures import Failures
+from llm.reply import Reason, Reply
+from llm.text import join_surrogates
+from llm.tool_calls import GrowingCall
 from messages import (
-    EndPart,
     ReasoningBlock,
     ReasoningBlockPart,
     ReasoningPart,
-    ReplyPart,
     TextPart,
-    ToolCall,
-    ToolCallPart,
     clean_text,
-    new_id,
 )
-from sse import Decoder, FrameTooLarge
 
 PROVIDER = "anthropic"
 """The name of the provider, and of the reasoning that only it can read."""
-
-Reason: TypeAlias = Literal["stop", "length", "content_filter", "tool_calls"]
-
-_REASONS: dict[str, Reason] = {
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "refusal": "content_filter",
-}
-"""Reasons by their wire names; every other one is a plain stop, or that of the tool calls."""
 
 _EVENTS = (
     "message_start",
@@ -117,130 +103,35 @@ class _Thinking:
         self.signature = ""
 
 
-class _Call:
-    """A tool call as it grows. `input`: arguments that came with its start."""
+class AnthropicReply(Reply):
+    """A message as it arrives; see `Reply`."""
 
-    __slots__ = ("id", "input", "is_truncated", "name", "pieces", "size")
+    reasons: ClassVar[Mapping[str, Reason]] = {
+        "max_tokens": "length",
+        "model_context_window_exceeded": "length",
+        "refusal": "content_filter",
+    }
 
-    def __init__(self, id: str, name: str, input: Any) -> None:
-        self.id = id
-        self.name = name
-        self.input = input
-        self.pieces: list[str] = []
-        self.size = 0
-        self.is_truncated = False
-
-    def take(self, piece: str) -> None:
-        """Add a fragment of the arguments."""
-        self.pieces.append(piece)
-        self.size += len(piece) if piece.isascii() else len(piece.encode(errors="replace"))
-        if self.size > MAX_ARGUMENT_BYTES:
-            self.pieces = ["".join(self.pieces)[:KEPT_CHARS]]
-            self.is_truncated = True
-
-    def part(self, taken: set[str]) -> ToolCallPart:
-        """Return the whole call, under an id that is not `taken`.
-
-        Raises:
-            RecursionError: arguments that came with its start are nested too deep.
-        """
-        id = clean_text(joined_halves(self.id))
-        if not id or id in taken:
-            id = new_id("call")
-        taken.add(id)
-        arguments = clean_text(joined_halves("".join(self.pieces)))
-        if not arguments.strip():
-            arguments = json.dumps(self.input) if self.input else "{}"
-        return ToolCallPart(
-            ToolCall(id, clean_text(joined_halves(self.name)), arguments), self.is_truncated
-        )
-
-
-class Reply:
-    """One reply as it arrives. Feed it bytes until it `is_over`.
-
-    Args:
-        failures: makes the errors.
-        taken: ids of calls that exist already; a new call never gets one of them.
-
-    Attributes:
-        failure: what broke the reply; raise it after the parts that came before it.
-        is_over: nothing more is expected.
-    """
-
-    def __init__(self, failures: AnthropicFailures, taken: Iterable[str] = ()) -> None:
-        self.failure: UpstreamError | None = None
-        self.is_over = False
-        self._failures = failures
-        self._taken = set(taken)
-        self._decoder = Decoder()
-        self._batch: list[ReplyPart] = []
-        self._calls: list[_Call] = []
-        self._open: dict[int, _Call | _Thinking] = {}
-        self._reason: str | None = None
+    def __init__(self, failures: Failures, taken: Iterable[str] = ()) -> None:
+        super().__init__(failures, taken)
+        self._open: dict[int, GrowingCall | _Thinking] = {}
         self._counts: dict[str, int] = {}
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether the model has said that it is done; a break no longer matters."""
-        return self._reason is not None
-
-    def feed(self, data: bytes) -> list[ReplyPart]:
-        """Return the parts that `data` completes; often none."""
+    def _take_event(self, event: bytes) -> None:
         try:
-            events = self._decoder.feed(data)
-        except FrameTooLarge:
-            self._fail(self._failures.malformed("an event is too large"))
-            return []
-        for event in events:
-            try:
-                self._take(_decode(event))
-            except (ValueError, RecursionError):
-                self._take_odd(event)
-            if self.is_over:
-                break
-        return self._taken_batch()
-
-    def end(self) -> list[ReplyPart]:
-        """Return the last parts, the stream being at its end."""
-        self._finish()
-        return self._taken_batch()
-
-    def _taken_batch(self) -> list[ReplyPart]:
-        batch, self._batch = self._batch, []
-        return batch
-
-    def _fail(self, failure: UpstreamError) -> None:
-        self.failure = failure
-        self.is_over = True
-
-    def _finish(self) -> None:
-        if self.is_over:
-            return
-        if self._reason is None:
-            self._fail(self._failures.truncated())
-            return
-        try:
-            calls = [call.part(self._taken) for call in self._calls]
-        except RecursionError:
-            self._fail(self._failures.malformed("a call's arguments are nested too deep"))
-            return
-        self.is_over = True
-        self._batch.extend(calls)
-        reason = _REASONS.get(self._reason, "tool_calls" if calls else "stop")
-        self._batch.append(EndPart(reason, self._usage()))
+            self._take(_decode(event))
+        except (ValueError, RecursionError):
+            self._take_odd(event)
 
     def _take_odd(self, event: bytes) -> None:
         """Take what the strict decoder refuses: an unknown event, half a character, nonsense."""
         if not event.strip():
             return
-        try:
-            wanted = json.loads(event.decode(errors="replace"))
-            if isinstance(wanted, dict) and wanted.get("type") not in _EVENTS:
-                return
-            self._take(msgspec.convert(_without_halves(wanted), _Event, strict=False))
-        except (ValueError, RecursionError):
-            self._fail(self._failures.malformed("an event is not valid JSON of its type"))
+        wanted = json.loads(event.decode(errors="replace"))
+        if isinstance(wanted, dict) and wanted.get("type") not in _EVENTS:
+            return
+        whole = json.loads(join_surrogates(json.dumps(wanted, ensure_ascii=False)))
+        self._take(msgspec.convert(whole, _Event, strict=False))
 
     def _take(self, event: _Event) -> None:
         """Take an event.
@@ -277,10 +168,10 @@ class Reply:
             case "redacted_thinking":
                 self._keep({"type": "redacted_thinking", "data": _text(block.data)})
             case "tool_use":
-                call = self._open[index] = _Call(_text(block.id), _text(block.name), block.input)
-                self._calls.append(call)
-                if len(self._calls) > MAX_CALLS:
-                    self._fail(self._failures.malformed(f"it has more than {MAX_CALLS} tool calls"))
+                arguments = json.dumps(block.input or {})
+                call = GrowingCall(_text(block.id), _text(block.name), arguments)
+                self._open[index] = call
+                self._begin_call(call)
 
     def _take_delta(self, index: int, delta: _Delta) -> None:
         if delta.type == "text_delta":
@@ -288,7 +179,7 @@ class Reply:
             return
         block = self._open.get(index)
         match delta.type, block:
-            case "input_json_delta", _Call():
+            case "input_json_delta", GrowingCall():
                 block.take(_text(delta.partial_json))
             case "thinking_delta", _Thinking():
                 self._think(block, _text(delta.thinking))
@@ -298,7 +189,7 @@ class Reply:
     def _close(self, index: int) -> None:
         block = self._open.pop(index, None)
         if isinstance(block, _Thinking) and block.signature:
-            text = joined_halves("".join(block.pieces))
+            text = join_surrogates("".join(block.pieces))
             self._keep({"type": "thinking", "thinking": text, "signature": block.signature})
 
     def _think(self, block: _Thinking, text: str) -> None:
@@ -317,16 +208,14 @@ class Reply:
 
     def _count(self, usage: Any) -> None:
         """Take counts of tokens; what is absent keeps its count."""
-        if isinstance(usage, dict):
-            found = {name: usage.get(name) for name in _COUNTS}
-            self._counts |= {name: n for name, n in found.items() if isinstance(n, int)}
-
-    def _usage(self) -> Usage | None:
-        if not self._counts:
-            return None
-        asked = sum(self._counts.get(name, 0) for name in _COUNTS[:3])
-        answered = self._counts.get("output_tokens", 0)
-        return Usage(asked, answered, asked + answered)
+        if not isinstance(usage, dict):
+            return
+        found = {name: usage.get(name) for name in _COUNTS}
+        self._counts |= {name: n for name, n in found.items() if isinstance(n, int)}
+        if self._counts:
+            asked = sum(self._counts.get(name, 0) for name in _COUNTS[:3])
+            answered = self._counts.get("output_tokens", 0)
+            self._usage = Usage(asked, answered, asked + answered)
 
 
 def _text(value: Any) -> str:
@@ -338,8 +227,3 @@ def _text(value: Any) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     raise ValueError("a field that is no text")
-
-
-def _without_halves(value: Any) -> Any:
-    """Return JSON with its half characters replaced by U+FFFD."""
-    return json.loads(joined_halves(json.dumps(value, ensure_ascii=False)))

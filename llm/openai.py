@@ -1,15 +1,13 @@
 """OpenAI, and every server that speaks its chat completions; `llm.sdk` says how it is asked."""
 
-import hashlib
-import json
-import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
-
-from llm.openai_errors import Failures
-from llm.openai_stream import KEPT_CHARS, Reply, joined_halves
-from llm.sdk import MAX_DEPTH, SdkProvider, encoded, ids_in
+from llm.openai_failures import OpenAIFailures
+from llm.openai_stream import OpenAIReply
+from llm.sdk import STREAM_HEADERS, SdkProvider
+from llm.text import encode_json
+from llm.tool_calls import hashed_id, sendable_arguments, sendable_name
 from messages import (
     AssistantMessage,
     Content,
@@ -25,69 +23,33 @@ from messages import (
     ToolSpec,
     UserMessage,
 )
-from models import is_deep
 
 if TYPE_CHECKING:
-    from httpx2 import Response
+    from httpx2 import AsyncClient, Response
     from openai import AsyncOpenAI
 
 _MAX_ID = 40  # OpenAI refuses longer ids of calls, which other servers make
-_NOT_NAME = re.compile(r"[^a-zA-Z0-9_-]")
+_MAX_NAME = 64
 
 
-class OpenAIProvider(SdkProvider["AsyncOpenAI", Failures]):
+@dataclass(kw_only=True, eq=False, repr=False)
+class OpenAIProvider(SdkProvider["AsyncOpenAI"]):
     """A provider that asks an OpenAI-compatible server.
 
     Args:
-        api_key: the credential.
-        base_url: the server's address with its path, as in the SDK; OpenAI where it is None.
-        default_model: the model of requests that name none.
-        max_retries: how often a request is repeated that got no stream.
-        timeout: seconds without a byte after which a request or a stream is given up.
         temperature: for requests that have none; not sent where None.
-        max_tokens: likewise.
     """
 
+    temperature: float | None
+
     name = "openai"
+    failures_type = OpenAIFailures
+    reply_type = OpenAIReply
 
-    def __init__(
-        self,
-        *,
-        api_key: str,
-        base_url: str | None,
-        default_model: str,
-        max_retries: int,
-        timeout: float,
-        temperature: float | None,
-        max_tokens: int | None,
-    ) -> None:
-        super().__init__(
-            Failures(api_key),
-            api_key=api_key,
-            base_url=base_url,
-            default_model=default_model,
-            max_retries=max_retries,
-            timeout=timeout,
-        )
-        self._temperature = temperature
-        self._max_tokens = max_tokens
-
-    def _make_client(self) -> "AsyncOpenAI":
+    def _sdk_client(self, http_client: "AsyncClient", **options: Any) -> "AsyncOpenAI":
         from openai import AsyncOpenAI
 
-        from llm.transport import client
-
-        http_client = client(self._timeout)
-        return AsyncOpenAI(
-            api_key=self._api_key,
-            base_url=self._base_url,
-            max_retries=self._max_retries,
-            timeout=http_client.timeout,
-            http_client=http_client,
-        )
-
-    def _decoding(self, request: ModelRequest) -> Reply:
-        return Reply(self._failures, ids_in(request.messages))
+        return AsyncOpenAI(http_client=http_client, **options)
 
     async def _post(self, client: "AsyncOpenAI", request: ModelRequest) -> "Response":
         from httpx2 import Response
@@ -96,12 +58,8 @@ class OpenAIProvider(SdkProvider["AsyncOpenAI", Failures]):
         response = await client.post(
             "/chat/completions",
             cast_to=Response,
-            content=encoded(self._body(request)),
-            options={
-                # A compressed stream would come late, in blocks.
-                "headers": {"content-type": "application/json", "accept-encoding": "identity"},
-                "security": {"bearer_auth": True},
-            },
+            content=encode_json(self._body(request)),
+            options={"headers": STREAM_HEADERS, "security": {"bearer_auth": True}},
             stream=True,
             stream_cls=AsyncStream[Any],
         )
@@ -125,12 +83,12 @@ class OpenAIProvider(SdkProvider["AsyncOpenAI", Failures]):
 
     def _options(self, options: ModelOptions) -> dict[str, Any]:
         # OpenAI has deprecated the old name, other servers do not know the new one.
-        max_tokens = "max_completion_tokens" if self._base_url is None else "max_tokens"
+        max_tokens = "max_completion_tokens" if self.base_url is None else "max_tokens"
         values = {
             "response_format": _form(options.output),
-            "temperature": _first(options.temperature, self._temperature),
+            "temperature": _first(options.temperature, self.temperature),
             "top_p": options.top_p,
-            max_tokens: _first(options.max_tokens, self._max_tokens),
+            max_tokens: _first(options.max_tokens, self.max_tokens),
             "stop": options.stop or None,
             "seed": options.seed,
         }
@@ -188,26 +146,13 @@ def _part(part: Content) -> dict[str, Any]:
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
-    name = _NOT_NAME.sub("_", call.name)[:64] or "unknown"
-    function = {"name": name, "arguments": _arguments(call.arguments)}
+    name = sendable_name(call.name, _MAX_NAME)
+    function = {"name": name, "arguments": sendable_arguments(call.arguments)}
     return {"id": _call_id(call.id), "type": "function", "function": function}
 
 
 def _call_id(id: str) -> str:
-    if len(id) <= _MAX_ID:
-        return id
-    return "call_" + hashlib.sha256(id.encode(errors="replace")).hexdigest()[:32]
-
-
-def _arguments(text: str) -> str:
-    """Return a call's arguments as a JSON object, for servers that refuse everything else."""
-    try:
-        decoded = msgspec.json.decode(text)
-        if isinstance(decoded, dict) and not is_deep(decoded, MAX_DEPTH):
-            return text
-    except (ValueError, RecursionError):
-        pass
-    return json.dumps({"_invalid_arguments": joined_halves(text[:KEPT_CHARS])}, ensure_ascii=False)
+    return id if len(id) <= _MAX_ID else hashed_id(id)
 
 
 def _tool(tool: ToolSpec) -> dict[str, Any]:

@@ -14,40 +14,19 @@ The wire is OpenAI's (API reference, "Chat completion chunk"), and what others m
 """
 
 import json
-from collections.abc import Iterable
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import msgspec
 
-from errors import UpstreamError
 from events import Usage
-from llm.openai_errors import Failures
-from messages import (
-    EndPart,
-    ReasoningPart,
-    ReplyPart,
-    TextPart,
-    ToolCall,
-    ToolCallPart,
-    clean_text,
-    new_id,
-)
-from sse import Decoder, FrameTooLarge
+from llm.failures import Failures
+from llm.reply import Reason, Reply
+from llm.text import whole_text
+from llm.tool_calls import GrowingCall
+from messages import ReasoningPart, ReplyPart, TextPart
 
-MAX_ARGUMENT_BYTES = 262_144
-KEPT_CHARS = 2_000
-MAX_CALLS = 128
 MAX_BODY_BYTES = 16 * 1024 * 1024
-
-Reason: TypeAlias = Literal["stop", "length", "content_filter", "tool_calls"]
-
-_REASONS: dict[str, Reason] = {
-    "length": "length",
-    "max_tokens": "length",
-    "model_length": "length",
-    "content_filter": "content_filter",
-}
-"""Reasons by their wire names; every other one is a plain stop, or that of the tool calls."""
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -92,118 +71,71 @@ class _Chunk(msgspec.Struct, gc=False):
     code: Any = None
 
 
+_NO_FUNCTION = _Function()
+
 _decode = msgspec.json.Decoder(_Chunk).decode
 
 
-class Reply:
-    """One reply as it arrives. Feed it bytes until it `is_over`.
+class OpenAIReply(Reply):
+    """A chat completion as it arrives; see `Reply`."""
 
-    Args:
-        failures: makes the errors.
-        taken: ids of calls that exist already; a new call never gets one of them.
-
-    Attributes:
-        failure: what broke the reply; raise it after the parts that came before it.
-        is_over: nothing more is expected.
-    """
+    reasons: ClassVar[Mapping[str, Reason]] = {
+        "length": "length",
+        "max_tokens": "length",
+        "model_length": "length",
+        "content_filter": "content_filter",
+    }
 
     def __init__(self, failures: Failures, taken: Iterable[str] = ()) -> None:
-        self.failure: UpstreamError | None = None
-        self.is_over = False
-        self._failures = failures
-        self._taken = set(taken)
-        self._decoder = Decoder()
-        self._object: bytearray | None = None  # a body that is one JSON object
-        self._has_begun = False
-        self._batch: list[ReplyPart] = []
-        self._calls = _Calls()
+        super().__init__(failures, taken)
+        self._split_events, self._split = self._split, self._split_first
+        self._object = bytearray()  # a body that is one JSON object
+        self._by_index: dict[int, GrowingCall] = {}
         self._half: tuple[type[TextPart] | type[ReasoningPart], str] | None = None
-        self._reason: str | None = None
-        self._usage: Usage | None = None
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the model has said that it is done; a break no longer matters."""
-        return self._reason is not None
-
-    def feed(self, data: bytes) -> list[ReplyPart]:
-        """Return the parts that `data` completes; often none."""
-        if not self._has_begun:
-            data = self._begun(data)
-        if self._object is not None:
-            self._object += data
-            if len(self._object) > MAX_BODY_BYTES:
-                self._fail(self._failures.malformed("it is too large"))
-            return []
-        try:
-            events = self._decoder.feed(data)
-        except FrameTooLarge:
-            self._fail(self._failures.malformed("an event is too large"))
-            return []
-        for event in events:
-            self._take_event(event)
-            if self.is_over:
-                break
-        return self._taken_batch()
 
     def end(self) -> list[ReplyPart]:
         """Return the last parts, the stream being at its end."""
-        if self._object is not None and not self.is_over:
-            self._take_event(bytes(self._object))
-            if self._reason is None:
-                self._reason = "stop"  # a whole object is a whole reply
-        self._finish()
-        return self._taken_batch()
+        if not self._object or self.is_over:
+            return super().end()
+        self._split = lambda data: [data]  # what has come is one event
+        parts = self.feed(bytes(self._object))
+        self._reason = self._reason or "stop"  # a whole object is a whole reply
+        return [*parts, *super().end()]
 
-    def _begun(self, data: bytes) -> bytes:
+    def _split_first(self, data: bytes) -> list[bytes]:
+        """Tell events from one JSON object by the first byte that is not blank."""
         data = data.lstrip()
-        self._has_begun = bool(data)
-        if data.startswith(b"{"):
-            self._object = bytearray()
-        return data
+        if not data:
+            return []
+        self._split = self._split_object if data.startswith(b"{") else self._split_events
+        return self._split(data)
 
-    def _taken_batch(self) -> list[ReplyPart]:
-        batch, self._batch = self._batch, []
-        return batch
-
-    def _fail(self, failure: UpstreamError) -> None:
-        self.failure = failure
-        self.is_over = True
+    def _split_object(self, data: bytes) -> list[bytes]:
+        self._object += data
+        if len(self._object) > MAX_BODY_BYTES:
+            self._fail(self._failures.malformed("it is too large"))
+        return []
 
     def _finish(self) -> None:
-        if self.is_over:
-            return
-        self._flush_half()
-        if self._reason is None:
-            self._fail(self._failures.truncated())
-            return
-        self.is_over = True
-        calls = self._calls.assembled(self._taken)
-        self._batch.extend(calls)
-        reason = _REASONS.get(self._reason, "tool_calls" if calls else "stop")
-        self._batch.append(EndPart(reason, self._usage))
+        if not self.is_over:
+            self._flush_half()
+        super()._finish()
 
     def _take_event(self, event: bytes) -> None:
         try:
             chunk = _decode(event)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            self._take_odd_event(event)
+        except (ValueError, RecursionError):
+            self._take_odd_event(event.strip())
         else:
             self._take_chunk(chunk)
 
     def _take_odd_event(self, event: bytes) -> None:
         """Take what the strict decoder refuses: the end, a ping, half a character, nonsense."""
-        event = event.strip()
         if event == b"[DONE]":
             self._finish()
         elif event:
-            try:
-                wanted = json.loads(event.decode(errors="replace"))
-                chunk = msgspec.convert(wanted, _Chunk, strict=False)
-            except (ValueError, RecursionError):
-                self._fail(self._failures.malformed("a chunk is not valid JSON of its type"))
-            else:
-                self._take_chunk(chunk, is_odd=True)
+            wanted = json.loads(event.decode(errors="replace"))
+            self._take_chunk(msgspec.convert(wanted, _Chunk, strict=False), is_odd=True)
 
     def _take_chunk(self, chunk: _Chunk, is_odd: bool = False) -> None:
         for choice in chunk.choices or ():
@@ -229,9 +161,7 @@ class Reply:
             self._take_text(TextPart, delta.refusal, is_odd)
         if delta.tool_calls:
             for fragment in delta.tool_calls:
-                self._calls.take(fragment)
-            if len(self._calls) > MAX_CALLS:
-                self._fail(self._failures.malformed(f"it has more than {MAX_CALLS} tool calls"))
+                self._take_fragment(fragment)
 
     def _take_text(
         self, part: type[TextPart] | type[ReasoningPart], text: str, is_odd: bool
@@ -253,7 +183,7 @@ class Reply:
         if "\ud800" <= text[-1:] <= "\udbff":
             self._half = (part, text[-1])
             text = text[:-1]
-        return clean_text(joined_halves(text))
+        return whole_text(text)
 
     def _flush_half(self) -> None:
         if self._half is not None:
@@ -261,66 +191,23 @@ class Reply:
             self._half = None
             self._batch.append(kind("\ufffd"))
 
-
-class _Call:
-    """A tool call as it grows."""
-
-    __slots__ = ("id", "is_truncated", "name", "pieces", "size")
-
-    def __init__(self, id: str) -> None:
-        self.id = id
-        self.name = ""
-        self.pieces: list[str] = []
-        self.size = 0
-        self.is_truncated = False
-
-    def take(self, function: _Function, repeats_name: bool) -> None:
-        """Add a fragment; `repeats_name`: this server sends the name again and again."""
-        name = function.name or ""
-        if not self.pieces and not (repeats_name and name == self.name):
-            self.name += name
-        piece = function.arguments
-        if piece is None or self.is_truncated:
-            return
-        if not isinstance(piece, str):
-            piece = json.dumps(piece)
-        if piece:
-            self.pieces.append(piece)
-            self.size += len(piece) if piece.isascii() else len(piece.encode(errors="replace"))
-        if self.size > MAX_ARGUMENT_BYTES:
-            self.pieces = ["".join(self.pieces)[:KEPT_CHARS]]
-            self.is_truncated = True
-
-    def has_whole_arguments(self) -> bool:
-        try:
-            return isinstance(msgspec.json.decode("".join(self.pieces)), dict)
-        except (ValueError, RecursionError):
-            return False
-
-
-class _Calls:
-    """The tool calls of one reply, in the order in which they began."""
-
-    def __init__(self) -> None:
-        self._calls: list[_Call] = []
-        self._by_index: dict[int, _Call] = {}
-
-    def __len__(self) -> int:
-        return len(self._calls)
-
-    def take(self, fragment: _Fragment) -> None:
-        """Add a fragment to its call, or begin one."""
-        function = fragment.function or _Function()
-        call = self._begun_by(fragment)
-        if call is None or _begins_another(call, fragment.id or "", function):
-            call = _Call(fragment.id or "")
-            self._calls.append(call)
+    def _take_fragment(self, fragment: _Fragment) -> None:
+        """Add a fragment to its tool call, or begin one."""
+        function = fragment.function or _NO_FUNCTION
+        call = self._call_of(fragment)
+        if call is None or _begins_another(call, fragment.id, function):
+            call = GrowingCall(fragment.id or "")
+            self._begin_call(call)
             if fragment.index is not None:
                 self._by_index[fragment.index] = call
         call.id = call.id or fragment.id or ""
-        call.take(function, repeats_name=bool(call.name))
+        name, arguments = function.name, function.arguments
+        if name and not call.pieces and name != call.name:
+            call.name += name
+        if arguments is not None:
+            call.take(arguments if isinstance(arguments, str) else json.dumps(arguments))
 
-    def _begun_by(self, fragment: _Fragment) -> _Call | None:
+    def _call_of(self, fragment: _Fragment) -> GrowingCall | None:
         """Return the call that the fragment seems to go on with."""
         if fragment.index is not None:
             return self._by_index.get(fragment.index)
@@ -328,39 +215,16 @@ class _Calls:
             return next((call for call in self._calls if call.id == fragment.id), None)
         return self._calls[-1] if self._calls else None
 
-    def assembled(self, taken: set[str]) -> list[ToolCallPart]:
-        """Return the whole calls, each under an id of its own."""
-        parts = []
-        for call in self._calls:
-            id = clean_text(joined_halves(call.id))
-            if not id or id in taken:
-                id = new_id("call")
-            taken.add(id)
-            arguments = clean_text(joined_halves("".join(call.pieces)))
-            name = clean_text(joined_halves(call.name))
-            whole = ToolCall(id, name, arguments if arguments.strip() else "{}")
-            parts.append(ToolCallPart(whole, call.is_truncated))
-        return parts
 
-
-def _begins_another(call: _Call, id: str, function: _Function) -> bool:
+def _begins_another(call: GrowingCall, id: str | None, function: _Function) -> bool:
     """Tell whether a fragment with the place of `call` is the first one of another call.
 
     It is when it has another id; or, from a server that sends no ids, a name and arguments
     although those of `call` are whole.
     """
-    if id and call.id:
-        return id != call.id
-    return bool(
-        not id and function.name and function.arguments and call.name and call.has_whole_arguments()
-    )
-
-
-def joined_halves(text: str) -> str:
-    """Return `text` with halves of a surrogate pair joined; a lone one becomes U+FFFD."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if id:
+        return bool(call.id) and id != call.id
+    return bool(function.name and function.arguments and call.name and call.has_whole_arguments())
 
 
 def _text_of(content: list[Any]) -> str:

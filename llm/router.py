@@ -18,6 +18,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
+from types import MappingProxyType
 
 import msgspec
 
@@ -27,14 +28,6 @@ from llm.circuit import Attempt, Circuit
 from messages import ModelRequest, ReplyPart
 
 logger = logging.getLogger("parley.llm")
-
-_REMEDIES = {
-    "openai": "set OPENAI_API_KEY",
-    "anthropic": "set ANTHROPIC_API_KEY",
-    "friendli": "set FRIENDLI_TOKEN",
-    "demo": "name a model",
-}
-"""Every provider that the service knows, and what to do where this server does not have it."""
 
 _ANOTHER_MAY_ANSWER = frozenset(
     {
@@ -53,6 +46,7 @@ class Router:
     Args:
         providers: by the name that stands before the colon.
         default: the name of the one that answers where none is named.
+        remedies: what to do to have a provider, by the names of those that are not there.
         circuit: makes the circuit of a provider.
     """
 
@@ -61,10 +55,12 @@ class Router:
         providers: Mapping[str, Provider],
         default: str,
         *,
+        remedies: Mapping[str, str] = MappingProxyType({}),
         circuit: Callable[[], Circuit] = Circuit,
     ) -> None:
         self._providers = dict(providers)
         self._default = default
+        self._remedies = remedies
         self._circuit = circuit
         self._circuits = {name: circuit() for name in providers}
         self.name = providers[default].name
@@ -80,7 +76,9 @@ class Router:
 
         For work in the background, whose failures are no reason to leave a user without an answer.
         """
-        return Router(self._providers, self._default, circuit=self._circuit)
+        return Router(
+            self._providers, self._default, remedies=self._remedies, circuit=self._circuit
+        )
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[list[ReplyPart], None]:
         """Ask the model, or else its fall-backs; see `llm.Provider`.
@@ -152,9 +150,9 @@ class Router:
         name, _, model = wanted.partition(":")
         if name in self._providers:
             return name, model or self._providers[name].default_model
-        if name in _REMEDIES:
+        if name in self._remedies:
             raise UpstreamError(
-                f"This server has no provider {name!r} to ask; {_REMEDIES[name]}.",
+                f"This server has no provider {name!r} to ask; {self._remedies[name]}.",
                 code="upstream_not_configured",
             )
         return self._default, wanted

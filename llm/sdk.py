@@ -15,21 +15,20 @@ thread is in the middle of that. mem0 imports it late; so it is imported here, b
 
 import asyncio
 import contextlib
-import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Iterable
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import httpx  # noqa: F401 - see above
-import msgspec
 
-from errors import UpstreamError
-from llm.openai_errors import Failures
-from llm.openai_stream import joined_halves
-from messages import AssistantMessage, Message, ModelRequest, ReplyPart
+from llm.failures import Failures
+from llm.reply import Reply
+from llm.tool_calls import ids_in
+from messages import ModelRequest, ReplyPart
 
 if TYPE_CHECKING:
-    from httpx2 import Response
+    from httpx2 import AsyncClient, Response
 
     from llm.transport import Readable
 
@@ -37,8 +36,8 @@ END_TIMEOUT = 2.0
 """Seconds to wait for what may follow after the reply itself is complete, such as the usage."""
 DRAIN_TIMEOUT = 0.1
 """Seconds to wait for the body's end, so that the connection can serve another request."""
-MAX_DEPTH = 64
-"""How deep a call's arguments may be nested for servers to read them."""
+STREAM_HEADERS = {"content-type": "application/json", "accept-encoding": "identity"}
+"""Of every request: a compressed stream would come late, in blocks."""
 
 
 class Client(Protocol):
@@ -49,73 +48,53 @@ class Client(Protocol):
         ...
 
 
-class Decoding(Protocol):
-    """A stream's bytes on their way to reply parts.
-
-    `is_complete`: nothing that follows is worth an error. `is_over`: nothing follows, or `failure`
-    says why.
-    """
-
-    failure: UpstreamError | None
-
-    @property
-    def is_complete(self) -> bool: ...
-    @property
-    def is_over(self) -> bool: ...
-    def feed(self, data: bytes) -> list[ReplyPart]: ...
-    def end(self) -> list[ReplyPart]: ...
-
-
 C = TypeVar("C", bound=Client)
-F = TypeVar("F", bound=Failures)
 
 
-class SdkProvider(ABC, Generic[C, F]):
+@dataclass(kw_only=True, eq=False, repr=False)
+class SdkProvider(ABC, Generic[C]):
     """A provider behind an official SDK.
 
     Args:
-        failures: names what goes wrong.
         api_key: the credential.
         base_url: the server's address, as in the SDK; the SDK's own where it is None.
         default_model: the model of requests that name none.
         max_retries: how often a request is repeated that got no stream.
         timeout: seconds without a byte after which a request or a stream is given up.
+        max_tokens: of a reply, for requests that have no bound.
+
+    Attributes:
+        failures_type: names what goes wrong.
+        reply_type: decodes a stream.
     """
 
-    name: str
-    is_available = True
-    """Nothing is known against it: the router remembers who has failed."""
+    api_key: str
+    base_url: str | None
+    default_model: str
+    max_retries: int
+    timeout: float
+    max_tokens: int | None
 
-    def __init__(
-        self,
-        failures: F,
-        *,
-        api_key: str,
-        base_url: str | None,
-        default_model: str,
-        max_retries: int,
-        timeout: float,
-    ) -> None:
-        self.default_model = default_model
-        self._failures = failures
-        self._api_key = api_key
-        self._base_url = base_url
-        self._max_retries = max_retries
-        self._timeout = timeout
+    failures_type: ClassVar[type[Failures]]
+    reply_type: ClassVar[type[Reply]]
+
+    def __post_init__(self) -> None:
+        self._failures = self.failures_type(self.api_key)
         self._client: C | None = None
         self._loading = asyncio.Lock()
 
+    @property
+    def is_available(self) -> bool:
+        """Nothing is known against it: the router remembers who has failed."""
+        return True
+
     @abstractmethod
-    def _make_client(self) -> C:
+    def _sdk_client(self, http_client: "AsyncClient", **options: Any) -> C:
         """Import the SDK and make its client; in a thread."""
 
     @abstractmethod
     async def _post(self, client: C, request: ModelRequest) -> "Response":
         """Return the response to a request, its body not yet read."""
-
-    @abstractmethod
-    def _decoding(self, request: ModelRequest) -> Decoding:
-        """Return what decodes the reply to a request."""
 
     def answering(self, wanted: str | None) -> str:
         """Return the model that answers where an agent wants this one, or names none."""
@@ -140,7 +119,7 @@ class SdkProvider(ABC, Generic[C, F]):
     async def stream(self, request: ModelRequest) -> AsyncGenerator[list[ReplyPart], None]:
         """Ask the model; see `Provider.stream`."""
         response, body = await self._ask(request)
-        reply = self._decoding(request)
+        reply = self.reply_type(self._failures, ids_in(request.messages))
         try:
             while not reply.is_over:
                 try:
@@ -164,6 +143,18 @@ class SdkProvider(ABC, Generic[C, F]):
                     self._client = await asyncio.to_thread(self._make_client)
         return self._client
 
+    def _make_client(self) -> C:
+        from llm.transport import client
+
+        http_client = client(self.timeout)
+        return self._sdk_client(
+            http_client,
+            api_key=self.api_key,
+            base_url=self.base_url,
+            max_retries=self.max_retries,
+            timeout=http_client.timeout,
+        )
+
     async def _ask(self, request: ModelRequest) -> "tuple[Response, Readable]":
         """Return the response to a request, and its body to read.
 
@@ -183,7 +174,7 @@ class SdkProvider(ABC, Generic[C, F]):
 
 
 async def _rest(body: "Readable") -> bytes:
-    """Return the next bytes behind a complete reply, or none: nothing there is worth an error."""
+    """Return the next bytes after a complete reply, or none: nothing there is worth an error."""
     with contextlib.suppress(Exception):
         async with asyncio.timeout(END_TIMEOUT):
             return await body.read()
@@ -196,22 +187,3 @@ async def _drain(body: "Readable") -> None:
         async with asyncio.timeout(DRAIN_TIMEOUT):
             while await body.read():
                 pass
-
-
-def ids_in(messages: Iterable[Message]) -> list[str]:
-    """Return the ids of all calls in a history."""
-    return [
-        call.id
-        for message in messages
-        if isinstance(message, AssistantMessage)
-        for call in message.tool_calls
-    ]
-
-
-def encoded(body: dict[str, Any]) -> bytes:
-    """Return a request's JSON, in which half a character has become U+FFFD."""
-    try:
-        return msgspec.json.encode(body)
-    except UnicodeEncodeError:
-        text = json.dumps(body, ensure_ascii=False, default=lambda raw: json.loads(bytes(raw)))
-        return joined_halves(text).encode()

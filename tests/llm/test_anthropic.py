@@ -18,9 +18,9 @@ import tests.upstream as up
 from errors import UpstreamError
 from events import Usage
 from llm.anthropic import BLANK, MAX_TOKENS, AnthropicProvider
-from llm.anthropic_errors import AnthropicFailures
-from llm.anthropic_stream import Reply
-from llm.openai_stream import MAX_ARGUMENT_BYTES, MAX_CALLS
+from llm.anthropic_failures import AnthropicFailures
+from llm.anthropic_stream import AnthropicReply
+from llm.tool_calls import MAX_ARGUMENT_BYTES, MAX_CALLS
 from messages import (
     AssistantMessage,
     EndPart,
@@ -109,7 +109,7 @@ def body_of(reply: Scripted) -> bytes:
 
 def fed(*pieces: bytes) -> tuple[list[ReplyPart], UpstreamError | None]:
     """Decode a stream of these pieces without a server."""
-    reply = Reply(AnthropicFailures(KEY))
+    reply = AnthropicReply(AnthropicFailures(KEY))
     parts: list[ReplyPart] = []
     for piece in pieces:
         if not reply.is_over:
@@ -1289,9 +1289,9 @@ PROVIDER = AnthropicProvider(
 @settings(max_examples=300)
 @given(histories())
 def test_any_history_of_ours_is_one_that_anthropic_accepts(history: list[Message]) -> None:
-    from llm.sdk import encoded
+    from llm.text import encode_json
 
-    body = json.loads(encoded(PROVIDER._body(asking(*history))))
+    body = json.loads(encode_json(PROVIDER._body(asking(*history))))
     assert claude.fault_of(body, {"anthropic-version": NEW}) is None
     sent = json.dumps(body["messages"])
     for message in history:

@@ -16,8 +16,9 @@ import tests.upstream as up
 from errors import UpstreamError
 from events import Usage
 from llm.openai import OpenAIProvider
-from llm.openai_errors import Failures
-from llm.openai_stream import MAX_ARGUMENT_BYTES, MAX_CALLS, Reply
+from llm.openai_failures import OpenAIFailures
+from llm.openai_stream import OpenAIReply
+from llm.tool_calls import MAX_ARGUMENT_BYTES, MAX_CALLS
 from messages import (
     AssistantMessage,
     EndPart,
@@ -109,7 +110,7 @@ def calls(parts: list[ReplyPart]) -> list[tuple[str, str, str]]:
 
 def read(*deltas: dict[str, Any], reason: str | None = "stop") -> list[ReplyPart]:
     """Decode a reply of these deltas without a server."""
-    reply = Reply(Failures(KEY))
+    reply = OpenAIReply(OpenAIFailures(KEY))
     parts = [part for delta in deltas for part in reply.feed(chunk(delta))]
     parts += reply.feed(chunk({}, reason) + up.DONE)
     if reply.failure:
@@ -223,7 +224,7 @@ def test_any_text_comes_back_from_any_partition(
     steps = up.text(*pieces).steps
     body = b"".join(step for step in steps if isinstance(step, bytes)).replace(b"\n", line_end)
     bounds = sorted({0, *(cut % (len(body) + 1) for cut in cuts), len(body)})
-    reply = Reply(Failures(KEY))
+    reply = OpenAIReply(OpenAIFailures(KEY))
     parts: list[ReplyPart] = []
     for at, bound in enumerate(bounds[1:]):
         parts += reply.feed(body[bounds[at] : bound])
@@ -233,6 +234,16 @@ def test_any_text_comes_back_from_any_partition(
 
 
 # What other servers send.
+
+
+@pytest.mark.parametrize("levels", range(900, 1100))
+def test_arguments_that_came_as_an_object_end_the_reply_however_deep_it_is(levels: int) -> None:
+    whole = b'{"a":' + b"[" * levels + b"]" * levels + b"}"
+    deep = chunk(fragment(index=0, id="c1", name="deep", arguments={})).replace(b"{}", whole)
+    reply = OpenAIReply(OpenAIFailures(KEY))
+    parts = reply.feed(deep) + reply.feed(chunk({}, "stop") + up.DONE)
+    ended = [part for part in parts if isinstance(part, EndPart)]
+    assert len(ended) + (reply.failure is not None) == 1
 
 
 @pytest.mark.parametrize(
@@ -257,7 +268,7 @@ def test_any_text_comes_back_from_any_partition(
     ],
 )
 def test_odd_but_readable_streams_are_read(stream: bytes, expected: list[str]) -> None:
-    reply = Reply(Failures(KEY))
+    reply = OpenAIReply(OpenAIFailures(KEY))
     parts = reply.feed(stream) + reply.feed(chunk({}, "stop") + up.DONE)
     assert reply.failure is None
     assert [*texts(parts)] == expected
@@ -278,7 +289,7 @@ def test_odd_but_readable_streams_are_read(stream: bytes, expected: list[str]) -
     ],
 )
 def test_half_characters_are_joined_or_replaced(pieces: list[str], expected: str) -> None:
-    reply = Reply(Failures(KEY))
+    reply = OpenAIReply(OpenAIFailures(KEY))
     parts = []
     for piece in pieces:
         parts += reply.feed(b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % piece.encode())
@@ -287,7 +298,7 @@ def test_half_characters_are_joined_or_replaced(pieces: list[str], expected: str
 
 
 def test_half_a_character_of_the_reasoning_is_not_joined_with_the_answer() -> None:
-    reply = Reply(Failures(KEY))
+    reply = OpenAIReply(OpenAIFailures(KEY))
     first = reply.feed(b'data: {"choices":[{"delta":{"reasoning":"\\ud83d"}}]}\n\n')
     second = reply.feed(b'data: {"choices":[{"delta":{"content":"\\ude00"}}]}\n\n')
     assert first + second == [ReasoningPart("\ufffd"), TextPart("\ufffd")]
@@ -641,7 +652,7 @@ async def test_an_answer_that_is_not_http_is_an_error_of_ours() -> None:
 
 
 def test_an_event_without_end_is_refused() -> None:
-    reply = Reply(Failures(KEY))
+    reply = OpenAIReply(OpenAIFailures(KEY))
     parts = reply.feed(chunk({"content": "a"}))
     for _ in range(17):
         parts += reply.feed(b"data: " + b"x" * 1024 * 1024)

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from errors import UpstreamError
 from llm.circuit import Circuit
+from llm.providers import PROVIDERS
 from llm.router import Router
 from messages import ModelRequest, ReplyPart, TextPart, UserMessage
 from tests.scripted import DEADLINE, Gate, Script, ScriptedProvider, says
 
 HI = says("hi")
+REMEDIES = {"demo": "name a model"} | {row.name: row.remedy for row in PROVIDERS}
 
 DOWN = UpstreamError("Down.", retryable=True, retry_after=7.0)
 REJECTED = UpstreamError("Rejected.", code="upstream_rejected")
@@ -63,7 +65,7 @@ def routed(*replies: Script) -> tuple[Router, dict[str, Named]]:
         "anthropic": Named("claude", *replies),
         "demo": Named("demo", *replies),
     }
-    return Router(providers, "openai"), providers
+    return Router(providers, "openai", remedies=REMEDIES), providers
 
 
 NAMES = [
@@ -125,7 +127,7 @@ def test_the_default_is_the_default_providers() -> None:
 async def test_a_provider_that_is_not_there_is_told_with_its_setting(
     wanted: str, setting: str
 ) -> None:
-    router = Router({"local": ScriptedProvider()}, "local")
+    router = Router({"local": ScriptedProvider()}, "local", remedies=REMEDIES)
     error = await failure(router, request(wanted))
     assert (error.code, error.retryable) == ("upstream_not_configured", False)
     assert setting in error.message
@@ -160,7 +162,7 @@ async def test_what_another_model_may_not_have_is_asked_of_it(error: UpstreamErr
 
 async def test_a_model_of_a_provider_that_is_not_there_has_its_fall_back() -> None:
     provider = Named("a", HI)
-    router = Router({"first": provider}, "first")
+    router = Router({"first": provider}, "first", remedies=REMEDIES)
     await batches(router, request("anthropic:claude", "a-1"))
     assert provider.requests == [request("a-1")]
 

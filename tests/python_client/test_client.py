@@ -341,7 +341,7 @@ async def test_a_service_that_stops_is_waited_for_and_a_full_one_is_not(transpor
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
                 await waiting.started()
-        service.registry.draining = False
+        service.registry._runner.draining = False
         client.reconnect()
         async with asyncio.timeout(DEADLINE):
             assert await waiting.text() == "b"
