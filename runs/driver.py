@@ -12,7 +12,7 @@ what is stored, as after a crash.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -67,7 +67,7 @@ class Driver:
         *,
         memory: LongTermMemory | None,
         refuse: Callable[[Run, Work, ParleyError | None], None],
-        forget: Callable[[Caller, str], None],
+        forget: Callable[[Caller, str], Awaitable[None]],
         leave: Callable[[Run, Work], None],
     ) -> None:
         self._store = store
@@ -154,7 +154,7 @@ class Driver:
                 raise _taken_over()
             work.begun = True
         if work.begin.reset:
-            self._forget(stored.owner, stored.conversation_id)
+            await self._forget(stored.owner, stored.conversation_id)
         context = await self._context(stored, work)
         turns = Turns(
             run_id=run.id,

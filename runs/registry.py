@@ -308,11 +308,11 @@ class AgentRegistry:
         if run.refusal is None and run.terminal is not None:
             self._known.ended(run)
 
-    def forget(self, owner: Caller, conversation_id: str) -> None:
+    async def forget(self, owner: Caller, conversation_id: str) -> None:
         """Forget the runs of a conversation that have ended, and their logs."""
         for run in self._known.ended_in(owner, conversation_id):
             self._known.forget(run.id)
-            self._hub.forget(run.id)
+            await self._hub.forget(run.id)
 
     # Recovering
 
@@ -484,7 +484,7 @@ class AgentRegistry:
         """
         await self.quiet(owner, conversation_id)
         await self.store.clear(owner, conversation_id)
-        self.forget(owner, conversation_id)
+        await self.forget(owner, conversation_id)
 
     def drain(self) -> None:
         """Refuse new runs from now on."""

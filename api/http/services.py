@@ -105,13 +105,13 @@ async def resumed(
     after: str | None,
     protocol: str | None,
 ) -> Response:
-    """Return a run's events behind a cursor, told by an encoder that knows what was before.
+    """Return a run's events after a cursor, from an encoder that knows what was before.
 
-    Behind the end that is 204, the one answer after which an EventSource does not come back. It has
-    to, where the run is suspended.
+    After the end that is 204, the one answer after which an EventSource does not come back. It has
+    to, where the run is suspended: then that is still to be read.
     """
     reader = await registry.read(run_id, after)
-    if reader.ended and reader.suspension is None:
+    if reader.ended:
         return Response(status_code=204, headers={"X-Run-Id": run_id})
     encoder = ENCODERS[protocol or "events"](reader.epoch)
     if reader.seq and protocol not in (None, "events"):
@@ -134,10 +134,9 @@ async def run_to_its_end(registry: AgentRegistry, run: Run) -> ChatResponse | Ru
     while not reader.ended:
         for event in await reader.read():
             answer.add(event)
-    result = answer.result or reader.suspension
-    if result is None:
+    if answer.result is None:
         raise RuntimeError("a run's log ended without a terminal event")
-    return result
+    return answer.result
 
 
 async def whole_answer(registry: AgentRegistry, run: Run) -> Response:

@@ -129,7 +129,7 @@ async def delete_conversation(
     await registry.quiet(owner, conversation_id)
     if not await registry.store.delete(owner, conversation_id):
         raise _none()
-    registry.forget(owner, conversation_id)
+    await registry.forget(owner, conversation_id)
     return {"status": "deleted"}
 
 

@@ -29,7 +29,7 @@ from api.openai.messages import refused
 from errors import NotFound
 from events import ChatComplete, Event, RunError
 from hub import Reader, cursor
-from hub.fixed import FixedReader
+from hub.replay import ReplayReader
 from models import Completion
 from protocols.responses import (
     EPOCH,
@@ -71,7 +71,7 @@ async def create(
         return await _present(registry, run)
     reader = await registry.read(run.id)
     whole = await _told(run, reader)
-    end = whole.end or reader.suspension
+    end = whole.end or (whole.suspended and whole.suspended.as_error())
     if isinstance(end, RunError):
         return failed(end, _ids(run))
     return JSONResponse(whole.body("in_progress"), headers=_ids(run))
@@ -103,7 +103,7 @@ async def delete(id: str, registry: Registry) -> dict[str, str | bool]:
     await registry.quiet(*place, CANCEL_PATIENCE)
     if not await registry.store.delete(*place):
         raise _none(id)
-    registry.forget(*place)
+    await registry.forget(*place)
     return {"id": id, "object": "response", "deleted": True}
 
 
@@ -238,7 +238,7 @@ async def _stream(
     """Stream a response from its start, or behind the frame of number `after`."""
     reader = await registry.read(run.id)
     seen = -1 if after is None else after
-    if isinstance(reader, FixedReader):
+    if isinstance(reader, ReplayReader):
         whole = await _told(run, reader)
         return _frames(run, end_frame(whole.body("in_progress"), seen + 1))
     encoder = ResponsesEncoder(reader.epoch, _head(run), seen)
