@@ -44,6 +44,7 @@ from memory.hosted import open_hosted
 from memory.learning import LongTermMemory, asker
 from memory.long_term import open_local, open_postgres
 from research import ResearchAgent
+from runs.observers import Observer, run_loggers
 from runs.registry import AgentRegistry
 from runs.run import Limits
 from settings import BadSettings, Settings, load_settings
@@ -145,6 +146,7 @@ def make_registry(
     tools: Iterable[Callable[..., Any]],
     provider: Provider,
     memory: LongTermMemory | None,
+    observers: Iterable[Observer] = (),
 ) -> AgentRegistry:
     """Return the registry that the settings ask for."""
     return AgentRegistry(
@@ -160,6 +162,7 @@ def make_registry(
         limits=Limits(**{name: getattr(settings, name) for name in Limits._fields}),
         instructions=settings.system_prompt,
         allowed_models=frozenset(settings.allowed_models),
+        observers=(*observers, *run_loggers()),
         special=lambda *parts: [ResearchAgent(*parts)],
     )
 
@@ -170,6 +173,7 @@ def create_app(
     *,
     owns_process: bool = False,
     storage: Callable[[Settings], AbstractAsyncContextManager[Store]] | None = None,
+    observers: Iterable[Observer] = (),
 ) -> FastAPI:
     """Return the application.
 
@@ -177,6 +181,7 @@ def create_app(
         tools: functions that agents may call; the built-in five where it is absent.
         owns_process: nothing else of weight runs in the process, so that its garbage collector
             may be set to what this service needs.
+        observers: are shown every run.
         storage: opens another store than the one that the settings name.
 
     Raises:
@@ -196,7 +201,7 @@ def create_app(
             if settings.memory_enabled:
                 memory = make_memory(settings, store, provider, embedder)
                 await stack.enter_async_context(memory)
-            registry = make_registry(settings, store, functions, provider, memory)
+            registry = make_registry(settings, store, functions, provider, memory, observers)
             await stack.enter_async_context(registry)
             app.state.registry, app.state.memory, app.state.embedder = registry, memory, embedder
             with _draining(registry, settings.shutdown_grace):

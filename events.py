@@ -3,10 +3,10 @@
 A run is a log of these events. Rules that hold for every log:
 
 * `seq` counts from 1 without gaps within one `epoch` of a run. An epoch ends only when the
-  service lost a run's log, or gave it up as it stopped, and started it anew; a cursor names run,
-  epoch and seq.
+  service lost a run's log, or suspended it as it stopped, and began another one; a cursor names
+  run, epoch and seq.
 * The first event is `chat_start`; exactly one of `chat_complete` and `error` is the last, over a
-  run's whole life: a log that was given up has neither, and the next epoch goes on.
+  run's whole life: a log that was suspended has neither, and the next epoch goes on.
 * Events carry their own brackets: `run_id` on all of them, `message_id` on all that belong to
   one message of the model (one turn), the call's `id` on all that belong to one tool call.
 * `tool_call_start` says that execution begins. A call that is never executed (unknown tool,
@@ -218,7 +218,7 @@ class AgentUpdated(_Event, frozen=True, kw_only=True, tag="agent_updated"):
 
 
 class RunProgress(_Event, frozen=True, kw_only=True, tag="run_progress"):
-    """How far a run of several stages is; `done` of `total` steps of the stage are behind it."""
+    """How far a run of several stages is; `done` of `total` steps of the stage are finished."""
 
     stage: str
     message: str
@@ -262,6 +262,28 @@ class Reset(_Event, frozen=True, kw_only=True, tag="reset"):
     reason: Literal["epoch_changed", "log_expired"]
 
 
+class Suspended(_Event, frozen=True, kw_only=True, tag="suspended"):
+    """For one reader, the last that it gets: the run goes on in another epoch.
+
+    Sent where the service stops before the run has ended; never part of a log. `seq` is that of the
+    last event, from which a client can go on. What else it says is for one that cannot come back.
+    """
+
+    code: str = "shutting_down"
+    message: str = "The service stops; it goes on with this run when it is back."
+    retryable: bool = True
+
+    def as_error(self) -> RunError:
+        """Return it as the end of the run, which it is to a client that cannot come back."""
+        return RunError(
+            run_id=self.run_id,
+            seq=self.seq,
+            code=self.code,
+            message=self.message,
+            retryable=self.retryable,
+        )
+
+
 Event: TypeAlias = (
     ChatStart
     | ChatChunk
@@ -278,7 +300,7 @@ Event: TypeAlias = (
 )
 """What a log holds."""
 
-ReaderEvent: TypeAlias = Event | Reset
+ReaderEvent: TypeAlias = Event | Reset | Suspended
 """What a reader of a log gets."""
 
 TerminalEvent: TypeAlias = ChatComplete | RunError
@@ -294,7 +316,7 @@ class EventSink(Protocol):
         ...
 
     async def drain(self) -> None:
-        """Wait while the sink is behind; a producer calls it after each batch of events."""
+        """Wait while the sink lags; a producer calls it after each batch of events."""
         ...
 
 

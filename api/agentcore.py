@@ -60,7 +60,7 @@ from api.http.problems import run_failed, validation_faults
 from api.http.requests import of_message
 from api.http.services import Protocol, Registry, RemembersSessions, StartRuns
 from errors import ClientError, Invalid, ParleyError
-from events import ReaderEvent, RunError
+from events import ReaderEvent, RunError, Suspended
 from models import ChatRequest, ChatResponse
 from protocols.native import EventsEncoder
 
@@ -107,6 +107,8 @@ class InvocationEncoder(EventsEncoder):
 
     def encode(self, event: ReaderEvent) -> bytes:
         """Return one frame."""
+        if isinstance(event, Suspended):  # callers of a runtime do not come back
+            event = event.as_error()
         if isinstance(event, RunError):
             event = StreamError(
                 run_id=event.run_id,
@@ -118,10 +120,6 @@ class InvocationEncoder(EventsEncoder):
                 error_type=event.code,
             )
         return super().encode(event)
-
-    def suspended(self, error: RunError) -> bytes:
-        """Return the error as a frame: callers of a runtime do not come back."""
-        return self.encode(error)
 
 
 class InvocationRoute(APIRoute):

@@ -5,10 +5,10 @@ cursor of its own, and none of them can hold up the writer or another reader. Wh
 gets:
 
 * from a cursor of the present epoch: the exact rest, each event once, in order;
-* from a cursor of an epoch that is over: a `reset`, then the present epoch from its start;
+* from a cursor of an epoch that is over: a `Reset`, then the present epoch from its start;
 * text at each `drain` of the writer, everything else at once;
 * from a log that was suspended, because the service stops and its run goes on in another epoch:
-  the rest, and then nothing; `suspension` says so;
+  the rest, and then a `Suspended`;
 * while it lags by more than `LAG` events: adjacent text pieces of one message merged into
   one event. No other event is ever merged or dropped. So a slow reader costs the service
   the log, which is there anyway, and what its connection buffers.
@@ -20,17 +20,10 @@ from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from errors import ClientError, NotFound, ParleyError
-from events import Event, EventSink, ReaderEvent, RunError
+from events import Event, EventSink, ReaderEvent
 
 LAG = 256
-"""How many events a reader may be behind before text pieces are merged for it."""
-
-SUSPENDED = RunError(
-    code="shutting_down",
-    message="The service stops; it goes on with this run when it is back.",
-    retryable=True,
-)
-"""What is said of a suspended run to who waits for its end. It is no event of any log."""
+"""How many events a reader may lag by before text pieces are merged for it."""
 
 _SHAPE = "A cursor is '<run_id>:<epoch>:<seq>', as in a frame's id, or a plain seq, 0 or more."
 
@@ -57,7 +50,7 @@ class LogEnded(RuntimeError):
     """Something was appended to a log that has ended: a mistake of the service's own."""
 
 
-Offer: TypeAlias = Callable[[list[ReaderEvent]], bool]
+Offer: TypeAlias = Callable[[list[Event]], bool]
 """Takes new events at once, without waiting, or returns False and has taken none."""
 
 
@@ -74,7 +67,7 @@ class Log(EventSink, Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether the terminal event is in the log, or it was suspended."""
+        """Whether the log has its terminal event or was suspended."""
         ...
 
     def suspend(self) -> None:
@@ -93,20 +86,12 @@ class Reader(Protocol):
 
     @property
     def seq(self) -> int:
-        """The number of the last event that was read, or that the cursor stood behind."""
+        """The number of the last event that was read, or that the cursor named."""
         ...
 
     @property
     def ended(self) -> bool:
-        """Whether the terminal event has been read, or there is nothing left to read."""
-        ...
-
-    @property
-    def suspension(self) -> RunError | None:
-        """What to tell a client that cannot come back, where a suspended log has been read.
-
-        It is `SUSPENDED`, at the place of the last event that was read.
-        """
+        """Whether the terminal event, or a `Suspended`, has been read, or was before the cursor."""
         ...
 
     async def read(self, offer: Offer | None = None) -> list[ReaderEvent]:
@@ -115,9 +100,9 @@ class Reader(Protocol):
         Returns an empty list when `wake` interrupted the wait or the log has ended.
 
         Args:
-            offer: while this waits, is offered what is new, and the wait goes on where it takes
-                it. So an event reaches a connection that has room without a task's wake-up,
-                which costs as much as all else that is done for a token.
+            offer: while this waits, is offered what is new in the log, and the wait goes on where
+                it takes that. So an event reaches a connection that has room without a task's
+                wake-up, which costs as much as all else that is done for a token.
         """
         ...
 
@@ -130,11 +115,11 @@ class Hub(Protocol):
     """All run logs."""
 
     async def create(self, run_id: str, epoch: int = 1) -> Log:
-        """Begin the log of a run, or of a new epoch of it: what was there before is over."""
+        """Begin the log of a run, or of a new epoch of it; the log before that is dropped."""
         ...
 
-    def forget(self, run_id: str) -> None:
-        """Drop a log that has ended."""
+    async def forget(self, run_id: str) -> None:
+        """Drop a log that has ended; nothing happens where there is none."""
         ...
 
     async def before(self, run_id: str, seq: int) -> list[Event]:
@@ -150,7 +135,7 @@ class Hub(Protocol):
 
         Args:
             after: a whole cursor, `<run_id>:<epoch>:<seq>`, or a plain `seq` of the present
-                epoch; the events behind it are read.
+                epoch; the events after it are read.
 
         Raises:
             LogNotFound: no log of this run is kept.
@@ -160,7 +145,7 @@ class Hub(Protocol):
 
 
 def cursor(run_id: str, epoch: int, seq: int) -> str:
-    """Return the text that names the place behind event `seq`."""
+    """Return the text that names the place after event `seq`."""
     return f"{run_id}:{epoch}:{seq}"
 
 

@@ -1,8 +1,8 @@
 """Run logs in this process.
 
-An append costs a list append; what was appended a while ago is kept densely. Readers that wait are
-told of text at the writer's `drain` and of everything else at once; each takes all that is new, so
-a burst of text is one wake-up or, where its reader brought an `offer`, none.
+An append is one to a list; older events are kept in little memory (`hub.compact`). Readers that
+wait get text at the writer's `drain` and everything else at once; each takes all that is new, so a
+burst of text is one wake-up or, where its reader brought an `offer`, none.
 
 Finished logs are kept for `ttl` seconds, and fewer when all of them together exceed
 `max_bytes`: then the one that finished first goes first. A log that is being written is
@@ -22,13 +22,12 @@ from events import (
     ReaderEvent,
     ReasoningChunk,
     Reset,
-    RunError,
+    Suspended,
     merged,
     stamped,
 )
 from hub import (
     LAG,
-    SUSPENDED,
     InvalidCursor,
     LogEnded,
     LogFull,
@@ -36,7 +35,7 @@ from hub import (
     Offer,
     parse_cursor,
 )
-from hub.dense import DenseEvents
+from hub.compact import CompactEvents
 
 _encode = msgspec.json.Encoder().encode
 
@@ -49,7 +48,7 @@ _EVENT_BYTES = 256
 """What an event occupies besides its JSON, roughly."""
 
 _PIECE_BYTES = 10
-"""What a piece occupies besides its text in `DenseEvents`, roughly."""
+"""What a piece occupies besides its text in `CompactEvents`, roughly."""
 
 
 class MemoryLog:
@@ -66,24 +65,24 @@ class MemoryLog:
         self.size = 0
         self.suspended = False
         self._recent: list[Event] = []
-        self._dense = DenseEvents(run_id)
+        self._older = CompactEvents(run_id)
         self._hub = hub
         self._ended = False
 
     @property
     def ended(self) -> bool:
-        """Whether the terminal event is in the log, or it was suspended."""
+        """Whether the log has its terminal event or was suspended."""
         return self._ended
 
     def append(self, event: Event) -> None:
-        """Number an event and keep it; tell who waits, unless it is text.
+        """Number an event and keep it; readers that wait get it at once, unless it is text.
 
         Raises:
             LogEnded: the log has ended already.
             LogFull: the log holds `max_events`; only a terminal event still fits.
         """
         if self._ended:
-            raise LogEnded(f"{event.event_type} behind the end of {self.run_id}")
+            raise LogEnded(f"{event.event_type} after the end of {self.run_id}")
         terminal = isinstance(event, TERMINAL)
         if self.last_seq >= self._hub.max_events and not terminal:
             raise LogFull(f"A run may have at most {self._hub.max_events} events.")
@@ -92,46 +91,46 @@ class MemoryLog:
         if isinstance(event, _TEXT):
             self.size += _PIECE_BYTES + len(event.content)
             if len(self._recent) >= 2 * LAG:  # who does not lag reads recent events only
-                self._condense(LAG)
+                self._compact(LAG)
             return
         self.size += _EVENT_BYTES + len(_encode(event))
         self._ended = terminal
-        self._announce()
+        self._notify()
         if terminal:
             self._finish()
 
     def suspend(self) -> None:
-        """End the log without a terminal event, and tell who waits.
+        """End the log without a terminal event; readers that wait get a `Suspended`.
 
         Raises:
             LogEnded: it has ended already.
         """
         if self._ended:
-            raise LogEnded(f"{self.run_id} is suspended behind its end")
+            raise LogEnded(f"{self.run_id} is suspended after its end")
         self._ended = self.suspended = True
-        self._announce()
+        self._notify()
         self._finish()
 
     async def drain(self) -> None:
-        """Tell who waits of the text that was appended; memory is never behind."""
-        self._announce()
+        """Give readers that wait the text that was appended. This never waits."""
+        self._notify()
 
     def between(self, start: int, stop: int) -> list[Event]:
-        """Return the events behind the first `start`, up to the number `stop`."""
-        dense = len(self._dense)
-        if start >= dense:
-            return self._recent[start - dense : stop - dense]
-        return self._dense.between(start, stop) + self._recent[: max(stop - dense, 0)]
+        """Return the events `start + 1` to `stop`."""
+        older = len(self._older)
+        if start >= older:
+            return self._recent[start - older : stop - older]
+        return self._older.between(start, stop) + self._recent[: max(stop - older, 0)]
 
-    def _condense(self, count: int) -> None:
-        self._dense.extend(self._recent[:count])
+    def _compact(self, count: int) -> None:
+        self._older.extend(self._recent[:count])
         del self._recent[:count]
 
     def _finish(self) -> None:
-        self._condense(len(self._recent))
+        self._compact(len(self._recent))
         self._hub.finished(self)
 
-    def _announce(self) -> None:
+    def _notify(self) -> None:
         if self.waiting:
             self.waiting = [*filter(MemoryReader.goes_on_waiting, self.waiting)]
 
@@ -145,6 +144,7 @@ class MemoryReader:
         self._seq = seq
         self._reset = reset
         self._woken = False
+        self._suspension_read = False
         self._future: asyncio.Future[None] | None = None
         self._offer: Offer | None = None
         self._loop = asyncio.get_running_loop()
@@ -156,15 +156,11 @@ class MemoryReader:
 
     @property
     def ended(self) -> bool:
-        """Whether the terminal event has been read, or there is nothing left to read."""
-        return self._log.ended and self._seq == self._log.last_seq
-
-    @property
-    def suspension(self) -> RunError | None:
-        """What to tell a client that cannot come back; see `hub.Reader`."""
-        if not (self._log.suspended and self.ended):
-            return None
-        return stamped(SUSPENDED, self._log.run_id, self._seq)
+        """Whether nothing is left to read; see `hub.Reader`."""
+        log = self._log
+        if not log.ended or self._seq != log.last_seq:
+            return False
+        return self._suspension_read or not log.suspended
 
     async def read(self, offer: Offer | None = None) -> list[ReaderEvent]:
         """Return all events that are new; see `hub.Reader`."""
@@ -182,7 +178,11 @@ class MemoryReader:
                 if self in log.waiting:
                     log.waiting.remove(self)
         self._woken = False
-        return self._next()
+        events: list[ReaderEvent] = [*self._next()]
+        if log.suspended and self._seq == log.last_seq and not self._suspension_read:
+            self._suspension_read = True
+            events.append(Suspended(run_id=log.run_id, seq=self._seq))
+        return events
 
     def goes_on_waiting(self) -> bool:
         """Offer what is new, or else end the wait."""
@@ -202,10 +202,10 @@ class MemoryReader:
             future.set_result(None)
         return False
 
-    def _next(self) -> list[ReaderEvent]:
+    def _next(self) -> list[Event]:
         new = self._log.between(self._seq, self._seq + _BATCH)
         self._seq += len(new)
-        return [*merged(new)] if len(new) > LAG else [*new]
+        return [*merged(new)] if len(new) > LAG else new
 
     def wake(self) -> None:
         """Make the present `read`, or else the next one, return without waiting."""
@@ -234,7 +234,7 @@ class MemoryHub:
     async def create(self, run_id: str, epoch: int = 1) -> MemoryLog:
         """Begin the log of a run, or of a new epoch of it."""
         self._expire()
-        self.forget(run_id)
+        self._drop(run_id)
         log = MemoryLog(run_id, epoch, self)
         self._logs[run_id] = log
         return log
@@ -276,10 +276,13 @@ class MemoryHub:
             is_room = self._finished_bytes <= self._max_bytes or len(self._finished) == 1
             if deadline > now and is_room:
                 return
-            self.forget(run_id)
+            self._drop(run_id)
 
-    def forget(self, run_id: str) -> None:
+    async def forget(self, run_id: str) -> None:
         """Drop a log that has ended."""
+        self._drop(run_id)
+
+    def _drop(self, run_id: str) -> None:
         self._logs.pop(run_id, None)
         _, size = self._finished.pop(run_id, (0.0, 0))
         self._finished_bytes -= size

@@ -9,7 +9,7 @@ its table of cases.
 from collections.abc import Callable
 from typing import ClassVar, Protocol
 
-from events import ReaderEvent, RunError
+from events import ReaderEvent
 from protocols.agents_sdk import AgentsSdkEncoder
 from protocols.chunks import ChunksEncoder
 from protocols.completions import CompletionsEncoder
@@ -24,18 +24,9 @@ class Encoder(Protocol):
     heartbeat: ClassVar[bytes]
 
     def encode(self, event: ReaderEvent) -> bytes:
-        """Return the frames of one event; empty where the protocol has none for it."""
-        ...
+        """Return the frames of one event; empty where the protocol has none for it.
 
-    def end(self) -> bytes:
-        """Return what closes the stream behind the terminal event's frames."""
-        ...
-
-    def suspended(self, error: RunError) -> bytes:
-        """Return what closes, instead, the stream of a run that goes on after a restart.
-
-        Args:
-            error: says so; see `hub.Reader.suspension`.
+        What closes the stream is among the frames of the last event.
         """
         ...
 

@@ -11,14 +11,16 @@ stands for, and `item` of a run item the SDK's item with its `raw_item`.
   the model's message is complete, before the calls of that turn and before
   `stream_complete`; `tool_called` when a call begins; `tool_output` when it ended. The output
   of a call that failed is the error's text, with an `error` beside it. A call that was never
-  executed is told as called, too, so that every output has its call.
+  executed has a `tool_called`, too, so that every output has its call.
 * One event may be several frames. Only the last of them has the cursor as its `id`, so that
-  a client that lost its connection in between is told all of them again.
+  a client that lost its connection in between gets all of them again.
 * `session_id` is the conversation, or null where nothing is remembered.
 * A reader that goes on from a cursor has not seen what came before: its `session_id`,
   `current_turn` and `requests` are null, a message that is under way has the status
-  `incomplete` and the text from there on, and a call that is under way is told again.
-* A frame of the type `reset`, which clients ignore, says that everything is told again.
+  `incomplete` and the text from there on, and a call that is under way has its `tool_called`
+  again.
+* A frame of the type `reset`, which clients ignore, says that everything is sent again.
+* A run that is suspended ends in `error`; its `id` is the last event's, from which one can go on.
 """
 
 from typing import Any, ClassVar, Literal, TypeAlias, assert_never
@@ -40,6 +42,7 @@ from events import (
     RunError,
     RunProgress,
     StartedCall,
+    Suspended,
     ToolCallComplete,
     ToolCallError,
     ToolCallProgress,
@@ -75,7 +78,7 @@ class _Message:
 
 
 class AgentsSdkEncoder:
-    """Events to frames. Its memory: the message under way, and which calls were told."""
+    """Events to frames. Its memory: the message under way, and the calls that were shown."""
 
     media_type: ClassVar[str] = "text/event-stream"
     heartbeat: ClassVar[bytes] = sse.HEARTBEAT
@@ -94,7 +97,7 @@ class AgentsSdkEncoder:
             self._epoch = event.epoch
             reset = {"type": "reset", "run_id": event.run_id, "reason": event.reason}
             return sse.frame(_encode(reset).decode())
-        frames = self._frames(event)
+        frames = self._frames(event.as_error() if isinstance(event, Suspended) else event)
         if not frames:
             return b""
         *before, last = map(_encode, frames)
@@ -102,14 +105,6 @@ class AgentsSdkEncoder:
         return b"".join(
             [*(sse.frame(frame.decode()) for frame in before), sse.json_frame(last, place)]
         )
-
-    def end(self) -> bytes:
-        """Return nothing: the terminal event's frame is the end."""
-        return b""
-
-    def suspended(self, error: RunError) -> bytes:
-        """Return the error as a frame; its `id` is the last event's, from which one can go on."""
-        return self.encode(error)
 
     def _begin(self, start: ChatStart) -> None:
         self._session = None if start.ephemeral else start.conversation_id
@@ -250,13 +245,13 @@ def _run_item(name: str, item: _Frame, **flat: Any) -> _Frame:
 
 
 def _progress_item(event: RunProgress) -> _Frame:
-    told = {
+    progress = {
         "stage": event.stage,
         "message": event.message,
         "done": event.done,
         "total": event.total,
     }
-    return _run_item("run_progress", {"type": "run_progress_item"} | told, **told)
+    return _run_item("run_progress", {"type": "run_progress_item"} | progress, **progress)
 
 
 def _reasoning_id(message_id: str) -> str:

@@ -12,6 +12,7 @@ from events import (
     Reset,
     RunError,
     RunProgress,
+    Suspended,
     ToolCallComplete,
     ToolCallError,
     ToolCallProgress,
@@ -22,7 +23,7 @@ from models import ChatResponse, TokenUsage, ToolCallRecord
 
 
 class WholeAnswer:
-    """Collects events until the terminal one; `result` is the answer or the failure."""
+    """Collects events until the last one; `result` is the answer or the failure."""
 
     def __init__(self) -> None:
         self.result: ChatResponse | RunError | None = None
@@ -61,6 +62,8 @@ class WholeAnswer:
                 self.result = self._response(event)
             case RunError():
                 self.result = event
+            case Suspended():
+                self.result = event.as_error()
             case (
                 ChatChunk()
                 | ReasoningChunk()

@@ -5,14 +5,15 @@ the frame is; where there is no text it is empty.
 
 * A piece of the answer: `{"content": "…", "done": false}`.
 * The end in order: `{"content": "", "done": true, "conversation_id", "run_id",
-  "finish_reason"}`, and then `[DONE]`. A reader that goes on from a cursor has not seen the
+  "finish_reason"}`, and with it `[DONE]`. A reader that goes on from a cursor has not seen the
   run's start: its `conversation_id` is null.
 * A failure: `{"content": "", "done": false, "error": {"code", "message", "retryable"}}` and
-  nothing behind it. A client that knows no `error` sees a stream that ended without `done` and
-  without `[DONE]`, which is what happened.
+  nothing after it. A client that knows no `error` sees a stream that ended without `done` and
+  without `[DONE]`, which is what happened. A run that is suspended ends so, too; the frame's `id`
+  is the last event's, from which one can go on.
 * Start over: `{"content": "", "done": false, "reset": {"run_id", "reason"}}`.
 
-Nothing else of a run is told. Frames have the cursor as their `id`, except those from which
+Nothing else of a run is sent. Frames have the cursor as their `id`, except those from which
 nothing can be continued: a reset and `[DONE]`.
 """
 
@@ -32,6 +33,7 @@ from events import (
     Reset,
     RunError,
     RunProgress,
+    Suspended,
     ToolCallComplete,
     ToolCallError,
     ToolCallProgress,
@@ -45,7 +47,7 @@ _DONE = sse.frame("[DONE]")
 
 
 class ChunksEncoder:
-    """Events to frames. Its memory: the epoch, the conversation, and how the run ended."""
+    """Events to frames. Its memory: the epoch and the conversation."""
 
     media_type: ClassVar[str] = "text/event-stream"
     heartbeat: ClassVar[bytes] = sse.HEARTBEAT
@@ -53,10 +55,9 @@ class ChunksEncoder:
     def __init__(self, epoch: int) -> None:
         self._epoch = epoch
         self._conversation: str | None = None
-        self._end = b""
 
     def encode(self, event: ReaderEvent) -> bytes:
-        """Return one frame, or nothing."""
+        """Return the frames of one event, or nothing."""
         match event:
             case ChatChunk():
                 return self._frame({"content": event.content, "done": False}, event)
@@ -64,7 +65,6 @@ class ChunksEncoder:
                 self._conversation = event.conversation_id
                 return b""
             case ChatComplete():
-                self._end = _DONE
                 done = {
                     "content": "",
                     "done": True,
@@ -72,10 +72,12 @@ class ChunksEncoder:
                     "run_id": event.run_id,
                     "finish_reason": event.finish_reason,
                 }
-                return self._frame(done, event)
+                return self._frame(done, event) + _DONE
             case RunError(code=code, message=message, retryable=retryable):
                 error = {"code": code, "message": message, "retryable": retryable}
                 return self._frame({"content": "", "done": False, "error": error}, event)
+            case Suspended():
+                return self.encode(event.as_error())
             case Reset():
                 self._epoch = event.epoch
                 reset = {"run_id": event.run_id, "reason": event.reason}
@@ -94,14 +96,6 @@ class ChunksEncoder:
                 return b""
             case _:
                 assert_never(event)
-
-    def end(self) -> bytes:
-        """Return `[DONE]` where the run ended in order, and nothing where it did not."""
-        return self._end
-
-    def suspended(self, error: RunError) -> bytes:
-        """Return the error as a frame; its `id` is the last event's, from which one can go on."""
-        return self.encode(error)
 
     def _frame(self, chunk: dict[str, Any], event: Event) -> bytes:
         place = b"%b:%d:%d" % (event.run_id.encode(), self._epoch, event.seq)

@@ -3,12 +3,13 @@
 * Every chunk has the same `id`, `created` and `model`. The first delta is the role with empty
   content; the last choice has the `finish_reason`; `[DONE]` closes what ended in order.
 * A run may say several messages, because the agent calls its own tools in between: the client
-  gets one, its parts set off by an empty line. These calls are not told, because a client would
+  gets one, its parts set off by an empty line. These calls are not sent, because a client would
   execute them; with `tool_events` they are, each in a chunk without choices, as `tool_event`. The
-  calls that are the client's are told as `tool_calls`.
+  calls that are the client's are sent as `tool_calls`.
 * Reasoning is `reasoning_content`, as other servers have it.
-* A failure is a frame `{"error": {"message", "type", "param", "code"}}` and nothing behind it.
-  So is a cancel, and a stream of which the client has seen a part that is no longer true.
+* A failure is a frame `{"error": {"message", "type", "param", "code"}}` and nothing after it.
+  So is a cancel, a run that is suspended, and a stream of which the client has seen a part that
+  is no longer true.
 """
 
 import time
@@ -29,6 +30,7 @@ from events import (
     Reset,
     RunError,
     RunProgress,
+    Suspended,
     ToolCallComplete,
     ToolCallError,
     ToolCallProgress,
@@ -103,12 +105,12 @@ class _Joiner:
 
 
 class CompletionsEncoder:
-    """Events to chunks. Its memory: what all chunks share, and which message is being told.
+    """Events to chunks. Its memory: what all chunks share, and which message is under way.
 
     Args:
         created: when the run was asked for, in Unix seconds; now where it is None.
-        tell_usage: whether the usage is told, in a chunk of its own.
-        tool_events: whether the calls that the agent executes are told.
+        tell_usage: whether the usage is sent, in a chunk of its own.
+        tool_events: whether the calls that the agent executes are sent.
     """
 
     media_type: ClassVar[str] = "text/event-stream"
@@ -129,7 +131,6 @@ class CompletionsEncoder:
         self._tail = b',"usage":null}\n\n' if tell_usage else b"}\n\n"
         self._joiner = _Joiner()
         self._is_over = False
-        self._end = b""
 
     def encode(self, event: ReaderEvent) -> bytes:
         """Return the frames of one event."""
@@ -138,14 +139,6 @@ class CompletionsEncoder:
         if not self._head:  # a reader may have come in the middle
             self._share(event.run_id, "")
         return self._text(event) if type(event) is ChatChunk else self._other(event)
-
-    def end(self) -> bytes:
-        """Return `[DONE]` where the run ended in order, and nothing where it did not."""
-        return self._end
-
-    def suspended(self, error: RunError) -> bytes:
-        """Return the error as a frame: clients of this wire cannot come back."""
-        return self.encode(error)
 
     def _text(self, event: ChatChunk) -> bytes:
         # Written out, because it is most of what a stream is.
@@ -173,7 +166,7 @@ class CompletionsEncoder:
                 return self._failed(CANCELLED)
             case ChatComplete():
                 return self._completed(event)
-            case RunError():
+            case RunError() | Suspended():
                 return self._failed(event)
             case Reset():
                 return self._failed(LOST) if self._joiner.message_id is not None else b""
@@ -208,7 +201,6 @@ class CompletionsEncoder:
         return b'%b[],"tool_event":%b%b' % (self._head, _encode(event), self._tail)
 
     def _completed(self, done: ChatComplete) -> bytes:
-        self._end = _DONE
         frames = []
         for index, call in enumerate(done.tool_calls):
             begun = {"index": index, **call_body(call)}
@@ -220,16 +212,17 @@ class CompletionsEncoder:
         if self._tell_usage and done.usage is not None:
             usage = _encode(usage_body(done.usage))
             frames.append(b'%b[],"usage":%b}\n\n' % (self._head, usage))
+        frames.append(_DONE)
         return b"".join(frames)
 
-    def _failed(self, error: RunError) -> bytes:
+    def _failed(self, error: RunError | Suspended) -> bytes:
         self._is_over = True
         kind = "rate_limit_error" if error.code == "upstream_rate_limited" else "server_error"
         return sse.frame(_encode(error_body(error.message, error.code, type=kind)).decode())
 
 
 class WholeCompletion:
-    """Collects events until the terminal one; `result` is the completion or the failure.
+    """Collects events until the last one; `result` is the completion or the failure.
 
     Args:
         created: when the run was asked for, in Unix seconds.
@@ -262,6 +255,8 @@ class WholeCompletion:
                 self.result = self._completion(event)
             case RunError():
                 self.result = event
+            case Suspended():
+                self.result = event.as_error()
             case (
                 ToolCallStart()
                 | ToolCallQueued()

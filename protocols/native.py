@@ -5,17 +5,21 @@ WebSocket it is one text message, `{"type", "request_id"?, "id", "data": {event}
 `data` and `id` are the same as over SSE. `type` is `tool_call` for the start, the completion
 and the error of a call, and the `event_type` for all others. A `reset` has no `id`: nothing
 can be continued from it.
+
+That a run is suspended is no event of this wire: the stream ends without a terminal event, or the
+socket is closed, and the client comes back with its cursor.
 """
 
-from typing import ClassVar, get_args
+from typing import ClassVar, TypeAlias, get_args
 
 import msgspec
 
 import sse
 from events import (
+    Event,
     ReaderEvent,
     Reset,
-    RunError,
+    Suspended,
     ToolCallComplete,
     ToolCallError,
     ToolCallStart,
@@ -23,11 +27,14 @@ from events import (
 
 _encode = msgspec.json.Encoder().encode
 
+NativeEvent: TypeAlias = Event | Reset
+"""What a client of this wire gets."""
+
 _TYPES = {
     kind: "tool_call"
     if kind in (ToolCallStart, ToolCallComplete, ToolCallError)
     else str(kind.__struct_config__.tag)
-    for kind in get_args(ReaderEvent)
+    for kind in get_args(NativeEvent)
 }
 
 
@@ -42,21 +49,15 @@ class EventsEncoder:
         self._run = b""  # `<run_id>:<epoch>:`, made once
 
     def encode(self, event: ReaderEvent) -> bytes:
-        """Return one frame."""
+        """Return one frame, or nothing."""
+        if type(event) is Suspended:
+            return b""
         if type(event) is Reset:
             self._epoch, self._run = event.epoch, b""
             return sse.frame(_encode(event).decode())
         if not self._run:
             self._run = f"{event.run_id}:{self._epoch}:".encode()
         return sse.json_frame(_encode(event), b"%b%d" % (self._run, event.seq))
-
-    def end(self) -> bytes:
-        """Return nothing: the terminal event is the end."""
-        return b""
-
-    def suspended(self, error: RunError) -> bytes:
-        """Return nothing: the client comes back with its cursor, and is told all of it."""
-        return b""
 
 
 class WebSocketEncoder:
@@ -68,9 +69,9 @@ class WebSocketEncoder:
     def __init__(self, epoch: int, request_id: str | None) -> None:
         self._epoch = epoch
         self._request = f'"request_id":"{request_id}",' if request_id is not None else ""
-        self._heads: dict[type[ReaderEvent], bytes] = {}
+        self._heads: dict[type[NativeEvent], bytes] = {}
 
-    def encode(self, event: ReaderEvent) -> bytes:
+    def encode(self, event: NativeEvent) -> bytes:
         """Return one message."""
         if type(event) is Reset:
             self._epoch = event.epoch
@@ -79,7 +80,7 @@ class WebSocketEncoder:
         head = self._heads.get(type(event)) or self._head(event)
         return b'%b%d","data":%b}' % (head, event.seq, _encode(event))
 
-    def _head(self, event: ReaderEvent) -> bytes:
+    def _head(self, event: NativeEvent) -> bytes:
         place = f'"id":"{event.run_id}:{self._epoch}:'
         head = f'{{"type":"{_TYPES[type(event)]}",{self._request}{place}'.encode()
         self._heads[type(event)] = head

@@ -1,13 +1,13 @@
 """A run as a response, streamed or whole (OpenAI API, "Responses").
 
 * A response's output is one message for each message of the run that has text, and one call for
-  each that is the client's to execute. The calls that the agent executes itself are not told,
+  each that is the client's to execute. The calls that the agent executes itself are not sent,
   because a client would execute them too; nor is reasoning. An item's id follows from the run
   and from its place, so that it is the same in a stream, in storage and after a crash.
 * Each frame has a `sequence_number`. It follows from the run's log alone: from 0 on, each frame
   of each event is one more. Where a lagging reader gets several pieces of text as one, that
   frame has the number of the last of them; so each reader finds the same number at the same
-  place. A log that was begun anew after a crash numbers from `EPOCH` on, the next one from twice
+  place. The log of a new epoch, after a crash, numbers from `EPOCH` on, the next one from twice
   that: a number says which log it is of, and one of a log that is lost is never continued.
 * The last frame has the whole response: `response.completed`, `response.incomplete`, or
   `response.failed`, which is also how a cancelled one ends, as there is no name for that. A
@@ -34,6 +34,7 @@ from events import (
     Reset,
     RunError,
     RunProgress,
+    Suspended,
     TerminalEvent,
     ToolCallComplete,
     ToolCallError,
@@ -161,7 +162,7 @@ def lost_frame(number: int) -> bytes:
     """Return the frame that ends a stream which cannot be continued.
 
     Args:
-        number: what comes behind the last number that the client has seen.
+        number: what comes after the last number that the client has seen.
     """
     text = (
         "The stream cannot be continued: the service was interrupted and has begun the answer "
@@ -247,7 +248,7 @@ def _call(
 
 
 class WholeResponse:
-    """Collects events; `end` is the terminal one, once it was there.
+    """Collects events; `end` is the terminal one, or `suspended` the last, once it was there.
 
     Args:
         head: what is known of the response before.
@@ -255,6 +256,7 @@ class WholeResponse:
 
     def __init__(self, head: Head) -> None:
         self.end: TerminalEvent | None = None
+        self.suspended: Suspended | None = None
         self._head = head
         self._message_id: str | None = None
         self._texts: list[list[str]] = []
@@ -272,6 +274,8 @@ class WholeResponse:
                 self._texts.clear()
             case ChatComplete() | RunError():
                 self.end = event
+            case Suspended():
+                self.suspended = event
             case (
                 ChatStart()
                 | ReasoningChunk()
@@ -333,6 +337,9 @@ class ResponsesEncoder:
                 return created + self._frame("response.in_progress", response=body)
             case ChatComplete() | RunError():
                 return self._end(event)
+            case Suspended():
+                self._is_over = True
+                return _error_frame(event.code, event.message, max(self.next, self._after + 1))
             case Reset():
                 self._is_over = True
                 return lost_frame(max(self.next, self._after + 1))
@@ -349,14 +356,6 @@ class ResponsesEncoder:
                 return b""
             case _:
                 assert_never(event)
-
-    def end(self) -> bytes:
-        """Return nothing: the last frame says that it is the last."""
-        return b""
-
-    def suspended(self, error: RunError) -> bytes:
-        """Return an `error`: the response has not failed, so there is no last frame yet."""
-        return _error_frame(error.code, error.message, max(self.next, self._after + 1))
 
     def _frame(self, kind: str, **members: Any) -> bytes:
         number, self.next = self.next, self.next + 1

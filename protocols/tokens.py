@@ -1,10 +1,10 @@
 """The `tokens` wire: named server-sent events, the answer's text as it is.
 
 `event: token` has a piece of the answer as raw text, `event: done` ends a run in order, and
-`event: error` ends one that failed; there is no `done` behind an `error`. The data of the last
-two is JSON: `{"conversation_id", "run_id", "finish_reason"}` and `{"code", "message",
+`event: error` ends one that failed or is suspended; there is no `done` after an `error`. The data
+of the last two is JSON: `{"conversation_id", "run_id", "finish_reason"}` and `{"code", "message",
 "retryable"}`. A reader that goes on from a cursor has not seen the run's start: its
-`conversation_id` is null, and its `run_id` names the run. Nothing else of a run is told.
+`conversation_id` is null, and its `run_id` names the run. Nothing else of a run is sent.
 
 `event: reset` says that the text starts over. Every other frame has the cursor as its `id`, so
 that an `EventSource` goes on where it stopped. Raw text in server-sent events has one loss, by
@@ -27,6 +27,7 @@ from events import (
     Reset,
     RunError,
     RunProgress,
+    Suspended,
     ToolCallComplete,
     ToolCallError,
     ToolCallProgress,
@@ -65,6 +66,8 @@ class TokensEncoder:
             case RunError(code=code, message=message, retryable=retryable):
                 error = {"code": code, "message": message, "retryable": retryable}
                 return self._frame("error", _encode(error).decode(), event)
+            case Suspended():
+                return self.encode(event.as_error())
             case Reset():
                 self._epoch = event.epoch
                 reset = {"run_id": event.run_id, "reason": event.reason}
@@ -82,14 +85,6 @@ class TokensEncoder:
                 return b""
             case _:
                 assert_never(event)
-
-    def end(self) -> bytes:
-        """Return nothing: the terminal event's frame is the end."""
-        return b""
-
-    def suspended(self, error: RunError) -> bytes:
-        """Return the error as a frame; its `id` is the last event's, from which one can go on."""
-        return self.encode(error)
 
     def _frame(self, name: str, data: str, event: Event) -> bytes:
         return sse.frame(data, event=name, id=f"{event.run_id}:{self._epoch}:{event.seq}")

@@ -30,6 +30,7 @@ from runs.endings import (
     taken_over,
 )
 from runs.index import RunIndex
+from runs.observers import Observers
 from runs.queue import Turn
 from runs.replay import MAX_EPOCHS, replayed, successors
 from runs.request import last_said
@@ -46,6 +47,7 @@ class Driver:
     Args:
         index: forgets the runs of a conversation that begins anew.
         endings: stores how runs end.
+        observers: are shown each run.
         memory: remembers users; None: nobody is remembered.
     """
 
@@ -55,6 +57,7 @@ class Driver:
         hub: Hub,
         index: RunIndex,
         endings: Endings,
+        observers: Observers,
         limits: Limits,
         memory: LongTermMemory | None,
     ) -> None:
@@ -62,6 +65,7 @@ class Driver:
         self._hub = hub
         self._index = index
         self._endings = endings
+        self._observers = observers
         self._contexts = Contexts(store, limits)
         self._run_timeout = limits.run_timeout
         self._memory = memory
@@ -110,6 +114,7 @@ class Driver:
                 run.begins()
         log = await self._hub.create(run.id, run.stored.epoch)
         log.append(run.stored.start)
+        await self._observers.start(run.stored)
         run.accepted.set()
         return log
 

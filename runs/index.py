@@ -83,7 +83,7 @@ class RunIndex:
         for stored in [*self._ended.values()]:
             if (stored.owner, stored.conversation_id) == place:
                 self.forget(stored.id)
-                self._hub.forget(stored.id)
+                await self._hub.forget(stored.id)
 
     def _expire(self) -> None:
         now = asyncio.get_running_loop().time()

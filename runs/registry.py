@@ -39,6 +39,7 @@ from messages import new_id
 from runs.agents import DEFAULT, Roster
 from runs.commands import LocalCommands
 from runs.index import RunIndex, check_same
+from runs.observers import Observer, Observers
 from runs.queue import LocalLocks
 from runs.replay import replay_of
 from runs.request import VERSION, RunRequest, encoded
@@ -67,6 +68,7 @@ class AgentRegistry:
         instructions: the system prompt of agents that bring none.
         memory: remembers users; open for longer than the registry.
         allowed_models: the models that an agent may name; empty: any.
+        observers: are shown each run.
         special: makes agents of another kind, from the provider, the tools and their workers.
     """
 
@@ -81,6 +83,7 @@ class AgentRegistry:
         instructions: str,
         memory: LongTermMemory | None = None,
         allowed_models: frozenset[str] = frozenset(),
+        observers: Iterable[Observer] = (),
         special: Callable[[Provider, Mapping[str, Tool], Workers], Iterable[Agent]] | None = None,
     ) -> None:
         self.provider = provider
@@ -102,6 +105,7 @@ class AgentRegistry:
         self._index = RunIndex(hub, limits.run_ttl, limits.max_runs)
         self._locks = LocalLocks()
         self._commands = LocalCommands(self._index)
+        self._observers = Observers(hub, observers)
         self._stack = AsyncExitStack()
         self._tasks = asyncio.TaskGroup()
         self._runner = Runner(
@@ -112,6 +116,7 @@ class AgentRegistry:
             index=self._index,
             locks=self._locks,
             commands=self._commands,
+            observers=self._observers,
             limits=limits,
             memory=memory,
         )
@@ -121,6 +126,7 @@ class AgentRegistry:
         await self._stack.enter_async_context(self._workers)
         self._stack.push_async_callback(self.provider.aclose)
         self._stack.push_async_callback(self._runner.give_back)
+        self._stack.push_async_callback(self._observers.aclose)
         await self._stack.enter_async_context(self._tasks)
         await self._runner.recover()
         self._warming = self._tasks.create_task(self._warm())

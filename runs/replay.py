@@ -26,7 +26,7 @@ from events import (
     stamped,
 )
 from hub import parse_cursor
-from hub.fixed import FixedReader
+from hub.replay import ReplayReader
 from messages import AssistantMessage, Message, ToolCall, ToolMessage, new_id
 
 MAX_EPOCHS = 4
@@ -59,7 +59,7 @@ def replay_of(
     *,
     epoch: int,
     after: str | None,
-) -> FixedReader:
+) -> ReplayReader:
     """Return a reader of a run that has ended: a reset, its start, its turns and its end.
 
     Where its turns are gone, but not its answer, that is told.
@@ -76,10 +76,10 @@ def replay_of(
     if after is not None:
         of_epoch, seq = parse_cursor(after, start.run_id)
         if of_epoch in (None, epoch) and seq >= end.seq:
-            return FixedReader([], epoch)
+            return ReplayReader([], epoch)
     reset = Reset(run_id=start.run_id, epoch=epoch, reason="log_expired")
     told = [stamped(event, start.run_id, seq) for seq, event in enumerate(middle, 2)]
-    return FixedReader([reset, start, *told, end], epoch)
+    return ReplayReader([reset, start, *told, end], epoch)
 
 
 def _turn(text: str, made: Iterable[tuple[ToolCall, ToolMessage]], agent: str) -> Iterator[Event]:

@@ -19,6 +19,7 @@ from runs.commands import Commands
 from runs.driver import Driver
 from runs.endings import Ending, Endings, failure, left_open
 from runs.index import RunIndex
+from runs.observers import Observers
 from runs.queue import ConversationLocks, Turn
 from runs.request import decoded
 from runs.run import Ended, Limits, Outcome, Refused, Run, Suspended
@@ -55,6 +56,7 @@ class Runner:
         index: RunIndex,
         locks: ConversationLocks,
         commands: Commands,
+        observers: Observers,
         limits: Limits,
         memory: LongTermMemory | None,
     ) -> None:
@@ -67,7 +69,7 @@ class Runner:
         self._locks = locks
         self._commands = commands
         self._limits = limits
-        self._driver = Driver(store, hub, index, self.endings, limits, memory)
+        self._driver = Driver(store, hub, index, self.endings, observers, limits, memory)
 
     def enter(self, run: Run) -> None:
         """Begin a run's life; without an await: to check for room and to take it are one step."""

@@ -24,6 +24,7 @@ from events import (
     RunError,
     RunProgress,
     StartedCall,
+    Suspended,
     TerminalEvent,
     ToolCallComplete,
     ToolCallError,
@@ -193,6 +194,7 @@ EXAMPLES: dict[str, ReaderEvent] = {
         stamped(DONE, "run_1", 10),
         stamped(FAILED, "run_1", 10),
         Reset(run_id="run_1", epoch=2, reason="epoch_changed"),
+        Suspended(run_id="run_1", seq=10),
     )
 }
 """One event of each type, as a reader gets it, by its name."""

@@ -15,6 +15,7 @@ from events import (
     FinishReason,
     ReaderEvent,
     ReasoningChunk,
+    Suspended,
     ToolErrorCode,
     Usage,
     merged,
@@ -59,7 +60,7 @@ Text = ChatChunk | ReasoningChunk
 
 def test_every_event_has_its_name_and_an_example() -> None:
     names = {str(kind.__struct_config__.tag) for kind in get_args(ReaderEvent)}
-    assert names == set(FIELDS) == set(EXAMPLES)
+    assert names == {*FIELDS, "suspended"} == set(EXAMPLES)
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -93,6 +94,13 @@ def test_the_reasons_and_codes_are_for_ever() -> None:
         "interrupted",
     }
     assert {str(kind.__struct_config__.tag) for kind in TERMINAL} == {"chat_complete", "error"}
+
+
+def test_to_who_cannot_come_back_a_suspension_is_an_error_of_the_same_place() -> None:
+    error = Suspended(run_id="run_1", seq=3).as_error()
+    assert (error.run_id, error.seq) == ("run_1", 3)
+    assert (error.code, error.retryable, error.retry_after) == ("shutting_down", True, None)
+    assert "goes on with this run" in error.message
 
 
 def test_first_seq_is_absent_from_a_piece_that_was_not_merged() -> None:

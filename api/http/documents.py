@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.staticfiles import StaticFiles
 
-from events import ReaderEvent
 from models import Problem
+from protocols.native import NativeEvent
 
 PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"
 ASSETS = "/docs/assets"
@@ -111,7 +111,7 @@ def _described(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
     )
     document["paths"]["/ws"]["get"]["description"] = _chapter("WebSocket")
-    kinds = get_args(ReaderEvent)
+    kinds = get_args(NativeEvent)
     _, schemas = msgspec.json.schema_components(kinds, ref_template=_SCHEMA)
     names = [kind.__name__ for kind in kinds]
     schemas["Event"] = {

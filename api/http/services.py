@@ -132,7 +132,7 @@ class Runs(NamedTuple):
         has to, where the run is suspended.
         """
         reader = await self.registry.read(self.caller, run_id, after)
-        if reader.ended and reader.suspension is None:
+        if reader.ended:
             return Response(status_code=204, headers={"X-Run-Id": run_id})
         encoder = ENCODERS[protocol or "events"](reader.epoch)
         if reader.seq and protocol not in (None, "events"):
@@ -150,7 +150,7 @@ class Runs(NamedTuple):
         while not reader.ended:
             for event in await reader.read():
                 answer.add(event)
-        result = answer.result or reader.suspension
+        result = answer.result
         if result is None:
             raise RuntimeError("a run's log ended without a terminal event")
         return run, result

@@ -17,7 +17,7 @@ from functools import partial
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from events import Event, ReaderEvent
+from events import Event
 from hub import Offer, Reader
 from protocols import Encoder
 
@@ -70,7 +70,7 @@ async def cut_off(scope: Scope) -> None:
         await asyncio.sleep(0)  # the server learns of it in the next turn of the loop
 
 
-def offer_of(scope: Scope, encode: Callable[[ReaderEvent], bytes]) -> Offer | None:
+def offer_of(scope: Scope, encode: Callable[[Event], bytes]) -> Offer | None:
     """Return what sends events without waiting, where the server has a way to."""
     offer = scope.get("extensions", {}).get("parley.offer")
     return None if offer is None else partial(offer, encode)
@@ -144,17 +144,12 @@ class EventStream(Response):
     async def _send_all(self, send: Send, timeout: WriteTimeout, offer: Offer | None) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         while not self._reader.ended and not self._gone:
-            events = await self._reader.read(offer)
-            if events or not self._reader.ended:
+            frames = b"".join(map(self._encoder.encode, await self._reader.read(offer)))
+            if frames or not self._reader.ended:
                 timeout.begin()
-                frames = b"".join(map(self._encoder.encode, events))
                 await send(_body(frames or self._encoder.heartbeat))
                 timeout.end()
-        await send(_body(self._closing(), more=False))
-
-    def _closing(self) -> bytes:
-        suspension = self._reader.suspension
-        return self._encoder.end() if suspension is None else self._encoder.suspended(suspension)
+        await send(_body(b"", more=False))
 
     def _tick(self, timeout: WriteTimeout) -> None:
         timeout.check()

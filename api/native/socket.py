@@ -32,6 +32,7 @@ from api.http.requests import of_edit, of_message, of_regeneration
 from api.http.streams import WriteTimeout, cut_off, offer_of
 from caller import Caller
 from errors import ClientError, Conflict, Invalid, NotFound, ParleyError, TooLarge, TooMany
+from events import Suspended
 from hub import Reader
 from messages import new_id
 from models import TEXT, ChatRequest, EditRequest, Identifier, RegenerateRequest
@@ -305,11 +306,11 @@ class Socket:
         try:
             while not reader.ended:
                 for event in await reader.read(offer):
+                    if isinstance(event, Suspended):
+                        raise _Restart
                     await self._send_text(encode(event).decode())
         except ParleyError as error:
             await self._send_error(error, request_id)
-        if reader.suspension is not None:
-            raise _Restart
 
     async def _send(self, kind: str, request_id: str | None, data: dict[str, Any]) -> None:
         message: dict[str, Any] = {"type": kind}

@@ -26,7 +26,7 @@ from caller import Caller
 from errors import NotFound, Unavailable
 from events import ChatComplete, RunError
 from hub import Reader, cursor
-from hub.fixed import FixedReader
+from hub.replay import ReplayReader
 from protocols.responses import (
     EPOCH,
     Head,
@@ -55,7 +55,7 @@ async def create(body: ResponseRequest, runs: StartRuns) -> Response:
         return await _present(runs, run)
     reader = await runs.read(run)
     whole = await _read(run, reader)
-    end = whole.end or reader.suspension
+    end = whole.end or (whole.suspended and whole.suspended.as_error())
     if isinstance(end, RunError):
         return failed(end, request_id(run))
     return JSONResponse(whole.body("in_progress"), headers=request_id(run))
@@ -207,7 +207,7 @@ async def _stream(runs: Runs, run: StoredRun, after: int | None) -> Response:
     """Stream a response from its start, or from after the frame of number `after`."""
     reader = await runs.read(run)
     seen = -1 if after is None else after
-    if isinstance(reader, FixedReader):
+    if isinstance(reader, ReplayReader):
         whole = await _read(run, reader)
         return _frames(run, end_frame(whole.body("in_progress"), seen + 1))
     encoder = ResponsesEncoder(reader.epoch, _head(run), seen)

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from api.http import documents
-from events import ReaderEvent
+from protocols.native import NativeEvent
 from tests.api.support import add, fail, scripted
 from tests.service import Service, running
 from tests.upstream import calls, text
@@ -71,12 +71,12 @@ def test_the_worked_exchanges_have_events_as_they_are_sent() -> None:
     assert len(over_socket) >= 5
     assert len(over_sse) >= 5
     for shown in over_socket + over_sse:
-        event = msgspec.convert(shown, type=ReaderEvent)
+        event = msgspec.convert(shown, type=NativeEvent)
         assert msgspec.json.decode(msgspec.json.encode(event)) == shown
 
 
 def event_types() -> dict[str, str]:
-    return {str(kind.__struct_config__.tag): kind.__name__ for kind in get_args(ReaderEvent)}
+    return {str(kind.__struct_config__.tag): kind.__name__ for kind in get_args(NativeEvent)}
 
 
 def refs(node: Any) -> set[str]:

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events import ChatChunk, Event, ReaderEvent, Reset, ToolCallStart, merged, stamped
+from events import ChatChunk, Event, ReaderEvent, Reset, Suspended, ToolCallStart, merged, stamped
 from hub import (
     LAG,
-    SUSPENDED,
     Hub,
     InvalidCursor,
     LogEnded,
@@ -142,8 +141,8 @@ async def test_what_is_before_a_cursor_is_as_it_was_appended(hub: Hub) -> None:
 
 async def test_a_log_that_is_dropped_is_not_found(hub: Hub) -> None:
     await fill(hub)
-    hub.forget("run_1")
-    hub.forget("run_1")
+    await hub.forget("run_1")
+    await hub.forget("run_1")
     with pytest.raises(LogNotFound):
         await hub.read("run_1", None)
 
@@ -195,7 +194,7 @@ class Connection:
         self.taken: list[ReaderEvent] = []
         self.has_room = True
 
-    def offer(self, events: list[ReaderEvent]) -> bool:
+    def offer(self, events: list[Event]) -> bool:
         if self.has_room:
             self.taken += events
         return self.has_room
@@ -223,7 +222,7 @@ async def test_a_waiting_reader_hands_on_what_is_new_while_there_is_room(hub: Hu
 
 
 async def test_a_reader_that_cannot_take_an_offer_fails_alone(hub: Hub) -> None:
-    def broken(events: list[ReaderEvent]) -> bool:
+    def broken(events: list[Event]) -> bool:
         raise ZeroDivisionError
 
     log = await hub.create("run_1")
@@ -652,27 +651,30 @@ async def test_a_log_that_is_suspended_ends_without_a_terminal_event(hub: Hub) -
         log.append(event)
     behind, at_end = await hub.read("run_1", None), await hub.read("run_1", "2")
     waits = await waiting(at_end)
-    assert (behind.suspension, at_end.suspension) == (None, None)
     log.append(piece("b"))
     log.suspend()
     assert log.ended
     async with asyncio.timeout(DEADLINE):
-        assert [event.seq for event in await waits] == [3]
-    assert at_end.ended
-    assert (behind.ended, behind.suspension) == (False, None)
-    assert len(await rest(behind)) == 3
+        got = await waits
     late = await hub.read("run_1", "run_1:2:3")
+    assert [reader.ended for reader in (behind, at_end, late)] == [False, True, False]
+    events = numbered([START, piece("a"), piece("b")])
+    suspended = Suspended(run_id="run_1", seq=3)
+    assert got == [events[2], suspended]
+    assert await rest(behind) == [*events, suspended]
+    assert await rest(late) == [suspended]
+    assert await hub.before("run_1", 9) == events
     for reader in (behind, at_end, late):
-        assert await read(reader) == []
-        assert reader.suspension == stamped(SUSPENDED, "run_1", 3)
+        assert reader.ended
+        assert (await read(reader), reader.seq) == ([], 3)
 
 
 async def test_a_reader_that_waits_for_a_suspended_log_with_an_offer_is_woken(hub: Hub) -> None:
     log = await hub.create("run_1")
     log.append(START)
-    offered: list[ReaderEvent] = []
+    offered: list[Event] = []
 
-    def offer(events: list[ReaderEvent]) -> bool:
+    def offer(events: list[Event]) -> bool:
         offered.extend(events)
         return True
 
@@ -681,9 +683,9 @@ async def test_a_reader_that_waits_for_a_suspended_log_with_an_offer_is_woken(hu
     log.append(piece("a"))
     log.suspend()
     async with asyncio.timeout(DEADLINE):
-        assert await waits == []
+        assert await waits == [Suspended(run_id="run_1", seq=2)]
     assert [event.seq for event in offered] == [2]
-    assert reader.suspension is not None
+    assert reader.ended
 
 
 async def test_a_log_ends_once_in_one_way(hub: Hub) -> None:
@@ -698,11 +700,10 @@ async def test_a_log_ends_once_in_one_way(hub: Hub) -> None:
         with pytest.raises(LogEnded):
             log.suspend()
     reader = await hub.read("run_1", None)
-    assert len(await rest(reader)) == 2
-    assert reader.suspension is None
+    assert await rest(reader) == numbered([START, DONE])
 
 
-async def test_a_suspended_log_is_begun_anew_with_a_reset(hub: Hub) -> None:
+async def test_after_a_suspended_log_the_next_epoch_begins_with_a_reset(hub: Hub) -> None:
     log = await hub.create("run_1")
     log.append(START)
     log.suspend()
@@ -712,4 +713,16 @@ async def test_a_suspended_log_is_begun_anew_with_a_reset(hub: Hub) -> None:
     reader = await hub.read("run_1", "run_1:1:1")
     kinds = [event.event_type for event in await rest(reader)]
     assert kinds == ["reset", "chat_start", "chat_complete"]
-    assert reader.suspension is None
+
+
+async def test_a_reader_of_a_suspended_log_that_lags_gets_all_of_it_before_the_last_event(
+    hub: Hub,
+) -> None:
+    log = await hub.create("run_1")
+    for number in range(10_000):
+        log.append(piece(f"{number} "))
+    log.suspend()
+    *pieces, last = await rest(await hub.read("run_1", None))
+    assert last == Suspended(run_id="run_1", seq=10_000)
+    text = "".join(event.content for event in pieces if isinstance(event, ChatChunk))
+    assert text == "".join(f"{number} " for number in range(10_000))

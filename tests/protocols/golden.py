@@ -122,7 +122,7 @@ def encoder_of(protocol: str, epoch: int) -> Encoder:
 def encoded(protocol: str) -> bytes:
     """Return the conversation's whole stream in a protocol."""
     encoder = encoder_of(protocol, 1)
-    return b"".join(map(encoder.encode, CONVERSATION)) + encoder.end()
+    return b"".join(map(encoder.encode, CONVERSATION))
 
 
 def stored(protocol: str) -> Path:

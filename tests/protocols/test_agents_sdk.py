@@ -54,7 +54,7 @@ ITEMS: dict[str, tuple[str, type[BaseModel]]] = {
 def told(events: Sequence[ReaderEvent]) -> list[dict[str, Any]]:
     """Return the objects of a stream."""
     encoder = AgentsSdkEncoder(1)
-    stream = b"".join(map(encoder.encode, events)) + encoder.end()
+    stream = b"".join(map(encoder.encode, events))
     return [msgspec.json.decode(message.data) for message in dispatched(stream)]
 
 

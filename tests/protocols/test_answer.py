@@ -15,6 +15,7 @@ from events import (
     ReasoningChunk,
     Reset,
     RunError,
+    Suspended,
     ToolCallComplete,
     ToolCallError,
     merged,
@@ -127,6 +128,11 @@ def test_a_call_is_told_whatever_its_arguments_are() -> None:
     call = msgspec.structs.replace(error.tool_call, arguments=deep)
     event = msgspec.structs.replace(error, tool_call=call)
     assert response([START, event, DONE])["tool_calls"][0]["arguments"] == deep
+
+
+def test_a_suspended_run_is_a_failure_to_who_waits_for_the_whole_answer() -> None:
+    suspended = Suspended(run_id="run_1", seq=2)
+    assert folded([*numbered([START, piece("so")]), suspended]) == suspended.as_error()
 
 
 @unhurried

@@ -16,11 +16,16 @@ CASES = {
     "chat_chunk": 'id: run_1:1:3\ndata: {"content":"é\u2028\\n","done":false}\n\n',
     "chat_complete": (
         'id: run_1:1:10\ndata: {"content":"","done":true,"conversation_id":null,'
-        '"run_id":"run_1","finish_reason":"stop"}\n\n'
+        '"run_id":"run_1","finish_reason":"stop"}\n\ndata: [DONE]\n\n'
     ),
     "error": (
         'id: run_1:1:10\ndata: {"content":"","done":false,"error":{"code":"upstream_error",'
         '"message":"It broke.","retryable":true}}\n\n'
+    ),
+    "suspended": (
+        'id: run_1:1:10\ndata: {"content":"","done":false,"error":{"code":"shutting_down",'
+        '"message":"The service stops; it goes on with this run when it is back.",'
+        '"retryable":true}}\n\n'
     ),
     "reset": (
         'data: {"content":"","done":false,"reset":{"run_id":"run_1","reason":"epoch_changed"}}\n\n'
@@ -39,7 +44,7 @@ class Heard(NamedTuple):
 
 def stream_of(events: Sequence[ReaderEvent]) -> bytes:
     encoder = ChunksEncoder(1)
-    return b"".join(map(encoder.encode, events)) + encoder.end()
+    return b"".join(map(encoder.encode, events))
 
 
 def read_by_lines(stream: bytes) -> Heard:
@@ -58,7 +63,7 @@ def read_by_lines(stream: bytes) -> Heard:
 
 
 @pytest.mark.parametrize("kind", get_args(ReaderEvent))
-def test_an_event_is_its_frame_or_nothing(kind: type[ReaderEvent]) -> None:
+def test_an_event_is_its_frames_or_nothing(kind: type[ReaderEvent]) -> None:
     name = str(kind.__struct_config__.tag)
     assert ChunksEncoder(1).encode(EXAMPLES[name]).decode() == CASES.get(name, "")
 
@@ -81,10 +86,6 @@ def test_a_run_that_failed_is_neither_done_nor_closed() -> None:
     assert not heard.is_closed
     assert [chunk["done"] for chunk in heard.chunks] == [False, False]
     assert heard.chunks[-1]["error"]["code"] == "upstream_error"
-
-
-def test_a_stream_that_has_nothing_left_to_tell_is_not_closed() -> None:
-    assert ChunksEncoder(1).end() == b""
 
 
 def test_a_reset_adds_no_text_and_later_cursors_name_the_new_epoch() -> None:

@@ -19,6 +19,7 @@ from events import (
     RequestedCall,
     Reset,
     RunError,
+    Suspended,
     Usage,
     stamped,
 )
@@ -36,7 +37,7 @@ CALLS = (
 
 def frames_of(events: Sequence[ReaderEvent], **options: Any) -> list[str]:
     encoder = CompletionsEncoder(1, created=CREATED, **options)
-    stream = b"".join(map(encoder.encode, events)) + encoder.end()
+    stream = b"".join(map(encoder.encode, events))
     return [message.data for message in dispatched(stream)]
 
 
@@ -184,6 +185,13 @@ def test_what_was_told_and_is_no_longer_true_ends_the_stream() -> None:
 def test_a_reset_before_any_text_is_none_to_the_client() -> None:
     fresh = numbered([START, piece("Hi"), DONE])
     assert said(chunks_of([*numbered([START]), RESET, *fresh])) == "Hi"
+
+
+def test_a_suspended_run_is_a_failure() -> None:
+    suspended = Suspended(run_id="run_1", seq=2)
+    events = [*numbered([START, piece("so")]), suspended]
+    assert json.loads(frames_of(events)[-1])["error"]["code"] == "shutting_down"
+    assert whole(events) == suspended.as_error()
 
 
 @pytest.mark.parametrize("kind", get_args(ReaderEvent))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events import ChatChunk, Event, Reset
+from events import ChatChunk, Event, Reset, Suspended
 from protocols import ENCODERS
 from tests.logs import logs, numbered, unhurried
 from tests.protocols.eventsource import dispatched
@@ -32,7 +32,7 @@ def test_no_example_is_left_of_a_protocol_that_is_gone() -> None:
 def test_the_heartbeat_is_no_message(protocol: str) -> None:
     encoder = encoder_of(protocol, 1)
     beating = b"".join(encoder.encode(event) + encoder.heartbeat for event in CONVERSATION)
-    assert dispatched(beating + encoder.end()) == dispatched(encoded(protocol))
+    assert dispatched(beating) == dispatched(encoded(protocol))
 
 
 @every_protocol
@@ -43,7 +43,7 @@ def test_each_event_of_any_log_is_whole_frames_and_nothing_more(
 ) -> None:
     encoder = encoder_of(protocol, epoch)
     log = numbered(plain)
-    frames = [encoder.encode(event) for event in log] + [encoder.end()]
+    frames = [encoder.encode(event) for event in log]
     assert all(not frame or frame.endswith(b"\n\n") for frame in frames)
     whole = dispatched(b"".join(frames))
     assert len(whole) == sum(len(dispatched(frame)) for frame in frames)
@@ -58,8 +58,23 @@ def test_a_reset_begins_anew_whatever_came_before(protocol: str, plain: list[Eve
     for event in numbered(plain)[:-1]:
         used.encode(event)
     assert used.encode(Reset(run_id="run_1", epoch=2, reason="epoch_changed"))
-    again = [used.encode(event) for event in CONVERSATION] + [used.end()]
-    assert again == [fresh.encode(event) for event in CONVERSATION] + [fresh.end()]
+    again = [used.encode(event) for event in CONVERSATION]
+    assert again == [fresh.encode(event) for event in CONVERSATION]
+
+
+@every_protocol
+@pytest.mark.parametrize("count", range(len(CONVERSATION)))
+def test_a_suspended_run_ends_in_its_error_where_clients_cannot_come_back(
+    protocol: str, count: int
+) -> None:
+    suspended = Suspended(run_id="run_1", seq=count)
+    said, failed = encoder_of(protocol, 3), encoder_of(protocol, 3)
+    for event in CONVERSATION[:count]:
+        said.encode(event)
+        failed.encode(event)
+    expected = b"" if protocol == "events" else failed.encode(suspended.as_error())
+    assert said.encode(suspended) == expected
+    assert (b"shutting_down" in expected) == (protocol != "events")
 
 
 @every_protocol

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sse
-from events import Event, ReaderEvent, Reset, stamped
+from events import Event, ReaderEvent, Reset, Suspended, stamped
 from protocols import ENCODERS
-from protocols.native import EventsEncoder, WebSocketEncoder
+from protocols.native import EventsEncoder, NativeEvent, WebSocketEncoder
 from tests.logs import EXAMPLES, logs, numbered, piece, unhurried
 
 SIMPLE_CASES = [
@@ -118,8 +118,14 @@ table = pytest.mark.parametrize(
 )
 
 
+def native(name: str) -> NativeEvent:
+    event = EXAMPLES[name]
+    assert not isinstance(event, Suspended)
+    return event
+
+
 def test_the_table_has_every_event() -> None:
-    names = [str(kind.__struct_config__.tag) for kind in get_args(ReaderEvent)]
+    names = [str(kind.__struct_config__.tag) for kind in get_args(NativeEvent)]
     assert sorted(names) == sorted(case[0] for case in SIMPLE_CASES)
 
 
@@ -135,7 +141,7 @@ def test_an_event_over_a_web_socket_is_one_message(
 ) -> None:
     id_member = f'"id":"{place}",' if place else ""
     expected = f'{{"type":"{kind}",{id_member}"data":{data}}}'
-    assert WebSocketEncoder(1, None).encode(EXAMPLES[name]) == expected.encode()
+    assert WebSocketEncoder(1, None).encode(native(name)) == expected.encode()
 
 
 @table
@@ -144,7 +150,7 @@ def test_a_request_id_stands_beside_the_type(
 ) -> None:
     id_member = f'"id":"{place}",' if place else ""
     expected = f'{{"type":"{kind}","request_id":"q.1-_Z",{id_member}"data":{data}}}'
-    assert WebSocketEncoder(1, "q.1-_Z").encode(EXAMPLES[name]) == expected.encode()
+    assert WebSocketEncoder(1, "q.1-_Z").encode(native(name)) == expected.encode()
 
 
 def test_a_cursor_names_the_epoch_of_the_log_and_after_a_reset_the_new_one() -> None:
@@ -161,7 +167,11 @@ def test_a_cursor_names_the_epoch_of_the_log_and_after_a_reset_the_new_one() -> 
 
 
 def test_the_terminal_event_is_the_end_of_the_stream() -> None:
-    assert EventsEncoder(1).end() == b""
+    assert EventsEncoder(1).encode(EXAMPLES["chat_complete"]).count(b"\n\n") == 1
+
+
+def test_that_a_run_is_suspended_is_no_event_of_this_wire() -> None:
+    assert EventsEncoder(1).encode(Suspended(run_id="run_1", seq=3)) == b""
 
 
 def test_a_heartbeat_is_no_event() -> None:
@@ -182,7 +192,7 @@ def test_any_log_is_a_well_formed_stream_however_it_is_cut(
 ) -> None:
     log = numbered(plain)
     encoder = EventsEncoder(epoch)
-    stream = b"".join(encoder.encode(event) + encoder.heartbeat for event in log) + encoder.end()
+    stream = b"".join(encoder.encode(event) + encoder.heartbeat for event in log)
     places = sorted({0, len(stream), *(int(cut * len(stream)) for cut in cuts)})
     decoder = sse.Decoder()
     got = [

@@ -17,6 +17,7 @@ from events import (
     RequestedCall,
     Reset,
     RunError,
+    Suspended,
     Usage,
     merged,
 )
@@ -65,7 +66,7 @@ def frames(data: bytes) -> list[dict[str, Any]]:
 
 def told(events: Iterable[ReaderEvent], epoch: int = 1, after: int = -1) -> list[dict[str, Any]]:
     encoder = ResponsesEncoder(epoch, HEAD, after)
-    data = b"".join(map(encoder.encode, events)) + encoder.end()
+    data = b"".join(map(encoder.encode, events))
     return frames(data)
 
 
@@ -152,7 +153,7 @@ def test_a_failure_has_one_of_openai_s_codes(code: str, wire: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_what_the_agent_does_by_itself_is_not_told(name: str) -> None:
-    seen = {"chat_start", "chat_chunk", "chat_complete", "error", "reset"}
+    seen = {"chat_start", "chat_chunk", "chat_complete", "error", "suspended", "reset"}
     encoder = ResponsesEncoder(1, HEAD)
     assert bool(encoder.encode(EXAMPLES[name])) == (name in seen)
 
@@ -162,6 +163,19 @@ def test_a_stream_that_cannot_go_on_ends_in_an_error_and_nothing_behind_it() -> 
     found = told([reset, *numbered([START, DONE])], after=7)
     assert [(frame["type"], frame["sequence_number"]) for frame in found] == [("error", 8)]
     assert frames(lost_frame(8)) == found
+
+
+def test_a_suspended_run_ends_in_an_error_and_is_still_in_progress() -> None:
+    events = [*numbered([START, piece("so")]), Suspended(run_id="run_1", seq=2)]
+    *before, last = told(events)
+    assert (last["type"], last["code"]) == ("error", "shutting_down")
+    assert last["sequence_number"] == len(before)
+    assert told(events, after=len(before) + 7)[-1]["sequence_number"] == len(before) + 8
+    whole = WholeResponse(HEAD)
+    for event in events:
+        whole.add(event)
+    assert (whole.end, whole.suspended) == (None, events[-1])
+    assert whole.body("in_progress")["status"] == "in_progress"
 
 
 def test_nothing_comes_behind_the_last_frame() -> None:

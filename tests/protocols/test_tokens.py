@@ -22,6 +22,12 @@ CASES = {
         "id: run_1:1:10\nevent: error\n"
         'data: {"code":"upstream_error","message":"It broke.","retryable":true}\n\n'
     ),
+    "suspended": (
+        "id: run_1:1:10\nevent: error\n"
+        'data: {"code":"shutting_down",'
+        '"message":"The service stops; it goes on with this run when it is back.",'
+        '"retryable":true}\n\n'
+    ),
     "reset": 'event: reset\ndata: {"run_id":"run_1","reason":"epoch_changed"}\n\n',
 }
 """What a fresh encoder makes of the examples; of all others nothing."""
@@ -30,7 +36,7 @@ CASES = {
 def heard(events: list[Event]) -> list[Message]:
     """Return what a client of a whole log dispatches."""
     encoder = TokensEncoder(1)
-    return dispatched(b"".join(map(encoder.encode, events)) + encoder.end())
+    return dispatched(b"".join(map(encoder.encode, events)))
 
 
 def text_of(messages: list[Message]) -> str:

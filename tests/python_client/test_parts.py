@@ -6,12 +6,12 @@ from typing import Any
 import msgspec
 import pytest
 
-import events
 from parley_client import ChatStart, Timings, UnknownEvent
 from parley_client.course import Course
 from parley_client.errors import Lost, ParleyError, refusal_over_http
 from parley_client.events import decode_event
 from parley_client.frames import Frames
+from protocols.native import NativeEvent
 
 FRAMES = [
     (b"id: a:1:1\ndata: {}\n\n", [("a:1:1", b"{}")]),
@@ -48,7 +48,7 @@ def test_a_frame_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_every_event_of_the_service_is_known_with_all_its_fields() -> None:
-    for kind in msgspec.inspect.type_info(events.ReaderEvent).types:  # type: ignore[attr-defined]
+    for kind in msgspec.inspect.type_info(NativeEvent).types:  # type: ignore[attr-defined]
         given = {field.name: field.encode_name for field in kind.fields}
         name = kind.cls.__struct_config__.tag
         ours = next(

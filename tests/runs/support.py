@@ -11,7 +11,7 @@ from typing import Any
 from api.http.requests import of_message
 from caller import Caller
 from errors import UpstreamError
-from events import TERMINAL, ChatComplete, ChatStart, ReaderEvent, Reset, TerminalEvent
+from events import TERMINAL, ChatComplete, ChatStart, ReaderEvent, Reset, Suspended, TerminalEvent
 from hub import Reader
 from hub.memory import MemoryHub
 from loop.state import RunState
@@ -242,7 +242,7 @@ async def answered(registry: Registry, **fields: Any) -> str:
 def check_log(run: Handle, events: list[ReaderEvent]) -> None:
     assert types(events)[0] == "chat_start"
     assert [event for event in events if isinstance(event, TERMINAL)] == events[-1:]
-    told = [event for event in events if not isinstance(event, Reset)]
+    told = [event for event in events if not isinstance(event, Reset | Suspended)]
     assert [event.seq for event in told] == list(range(1, len(told) + 1))
     assert {event.run_id for event in told} == {run.id}
     check_calls(told)

@@ -176,7 +176,7 @@ class Stage:
     async def expire(self, run: str) -> None:
         """Lose the log of a run that has ended."""
         assert self._running is not None
-        self._running.registry._hub.forget(run)
+        await self._running.registry._hub.forget(run)
 
 
 VERBS: dict[str, Any] = {

@@ -1,12 +1,12 @@
-"""A reader of a few given events: what remains to be told of a log that has expired."""
+"""A reader of given events: a replay of a run whose log has expired."""
 
 from collections.abc import Sequence
 
-from events import ReaderEvent, RunError
+from events import ReaderEvent
 from hub import Offer
 
 
-class FixedReader:
+class ReplayReader:
     """Reads `events` and has ended."""
 
     def __init__(self, events: Sequence[ReaderEvent], epoch: int) -> None:
@@ -15,18 +15,13 @@ class FixedReader:
 
     @property
     def seq(self) -> int:
-        """The number of the last event that was read: none is known before."""
+        """0: there is no log to have a place in."""
         return 0
 
     @property
     def ended(self) -> bool:
         """Whether the events have been read."""
         return not self._events
-
-    @property
-    def suspension(self) -> RunError | None:
-        """Nothing: the terminal event is among the events."""
-        return None
 
     async def read(self, offer: Offer | None = None) -> list[ReaderEvent]:
         """Return the events, once."""

@@ -1,8 +1,8 @@
-"""Events that nobody is likely to read again, in little memory.
+"""Older events of a log, which are seldom read, in little memory.
 
-A piece of text is an object of 200 bytes around a word. Thousands of runs of them push everything
-else out of the processor's caches, which every token of every other run then pays for. So adjacent
-pieces are kept as one text and their lengths, and made anew when somebody does read them.
+A piece of text is an object of 200 bytes around a word. With thousands of runs these objects fill
+the processor's caches, and every token of every other run takes longer. So adjacent pieces are kept
+as one text and their lengths, and become objects again when somebody reads them.
 """
 
 from array import array
@@ -13,8 +13,8 @@ from typing import Final, NamedTuple, TypeAlias, cast
 
 from events import ChatChunk, Event, ReasoningChunk
 
-LONGEST: Final = 256
-"""How many pieces are kept as one text at most: to find one of them, those before are counted."""
+MAX_PIECES: Final = 256
+"""How many pieces one text holds at most: to find one of them, those before are counted."""
 
 _Piece: TypeAlias = ChatChunk | ReasoningChunk
 
@@ -27,8 +27,8 @@ class _Pieces(NamedTuple):
     text: str
     lengths: "array[int]"
 
-    def made(self, run_id: str, before: int, start: int, stop: int) -> Iterator[Event]:
-        """Yield those behind the first `start` events up to `stop`; `before` them are others."""
+    def events(self, run_id: str, before: int, start: int, stop: int) -> Iterator[Event]:
+        """Yield those of the events `start + 1` to `stop` that are here, after `before` others."""
         ends = [*accumulate(self.lengths, initial=0)]
         for at in range(start - before, min(stop - before, len(self.lengths))):
             yield self.kind(
@@ -39,7 +39,7 @@ class _Pieces(NamedTuple):
             )
 
 
-class DenseEvents:
+class CompactEvents:
     """The first events of a run, which are numbered from 1."""
 
     def __init__(self, run_id: str) -> None:
@@ -59,19 +59,19 @@ class DenseEvents:
                     self._add(event)
             else:
                 contents = [event.content for event in cast("Iterator[_Piece]", group)]
-                for start in range(0, len(contents), LONGEST):
-                    some = contents[start : start + LONGEST]
+                for start in range(0, len(contents), MAX_PIECES):
+                    some = contents[start : start + MAX_PIECES]
                     self._add(_Pieces(*text, "".join(some), array("I", map(len, some))))
 
     def between(self, start: int, stop: int) -> list[Event]:
-        """Return the events behind the first `start`, up to the number `stop`."""
+        """Return the events `start + 1` to `stop`."""
         found: list[Event] = []
         stop = min(stop, self._length)
         at = bisect_right(self._starts, start) - 1
         while start < stop:
             item, first = self._items[at], self._starts[at]
             if isinstance(item, _Pieces):
-                found += item.made(self._run_id, first, start, stop)
+                found += item.events(self._run_id, first, start, stop)
             else:
                 found.append(item)
             start = first + _count(item)

@@ -1,4 +1,4 @@
-"""What is kept densely is what was put in, whichever part of it is asked for."""
+"""What is kept compactly is what was put in, whichever part of it is asked for."""
 
 from typing import cast
 
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from events import ChatChunk, Event, ReasoningChunk, merged
 from hub import LAG
-from hub.dense import LONGEST, DenseEvents
+from hub.compact import MAX_PIECES, CompactEvents
 from hub.memory import MemoryHub
 from tests.logs import DONE, START, logs, numbered, piece, unhurried
 
@@ -16,31 +16,39 @@ from tests.logs import DONE, START, logs, numbered, piece, unhurried
 @given(plain=logs(), data=st.data())
 def test_any_part_is_as_it_was_put_in(plain: list[Event], data: st.DataObject) -> None:
     events = numbered(plain)
-    dense = DenseEvents("run_1")
-    while len(dense) < len(events):
+    compact = CompactEvents("run_1")
+    while len(compact) < len(events):
         count = data.draw(st.integers(1, 40))
-        dense.extend(events[len(dense) : len(dense) + count])
+        compact.extend(events[len(compact) : len(compact) + count])
     start = data.draw(st.integers(0, len(events)))
     stop = data.draw(st.integers(0, len(events) + 1))
-    assert dense.between(start, stop) == events[start:stop]
+    assert compact.between(start, stop) == events[start:stop]
 
 
 def test_a_long_text_with_every_kind_of_piece() -> None:
-    texts: list[Event] = [piece("é" * (number % 3)) for number in range(2 * LONGEST + 3)]
+    texts: list[Event] = [piece("é" * (number % 3)) for number in range(2 * MAX_PIECES + 3)]
     texts += [
         ReasoningChunk(message_id="m", content="why"),
         ReasoningChunk(message_id="n", content=""),
     ]
     texts += [ChatChunk(message_id="n", content="merged", first_seq=3), piece("end")]
     events = numbered(texts)
-    dense = DenseEvents("run_1")
-    dense.extend(events)
-    for start in (0, 1, LONGEST - 1, LONGEST, LONGEST + 1, 2 * LONGEST, len(events) - 3):
-        for stop in (start, start + 1, start + LONGEST, len(events)):
-            assert dense.between(start, stop) == events[start:stop]
+    compact = CompactEvents("run_1")
+    compact.extend(events)
+    for start in (
+        0,
+        1,
+        MAX_PIECES - 1,
+        MAX_PIECES,
+        MAX_PIECES + 1,
+        2 * MAX_PIECES,
+        len(events) - 3,
+    ):
+        for stop in (start, start + 1, start + MAX_PIECES, len(events)):
+            assert compact.between(start, stop) == events[start:stop]
 
 
-async def test_a_log_is_read_across_what_is_dense_and_what_is_recent() -> None:
+async def test_a_log_is_read_across_what_is_compact_and_what_is_recent() -> None:
     hub = MemoryHub(ttl=60, max_events=10_000, max_bytes=1 << 30)
     log = await hub.create("run_1")
     plain: list[Event] = [START, *(piece(str(number)) for number in range(5 * LAG)), DONE]
