@@ -171,7 +171,7 @@ class StreamingAgent:
         return successor
 
     def _successor(self, name: str) -> "StreamingAgent":
-        if name not in self._handoffs:  # it was configured anew since
+        if name not in self._handoffs:  # it was configured again since
             text = f"The agent {self.name!r} hands over to no {name!r} any more."
             raise NotFound(text, code="agent_not_found")
         return self._handoffs[name]()
@@ -253,7 +253,7 @@ class StreamingAgent:
 
 
 class _Draft:
-    """A reply as it comes: told at once, and collected."""
+    """A reply as it comes: emitted at once, and collected."""
 
     def __init__(self, state: RunState, message_id: str) -> None:
         self.pieces: list[str] = []

@@ -118,7 +118,7 @@ def make_memory(
     settings: Settings, store: Store, provider: Router, embedder: Embedder
 ) -> LongTermMemory:
     """Return the long-term memory that the settings ask for."""
-    # The stand-in can read nothing out of an exchange: what was said is kept as it is.
+    # The demo can extract nothing from an exchange: what was said is kept as it is.
     ask = None if provider.name == DEMO.name else asker(provider.apart())
     folder = settings.data_dir / "memory"
     is_local = False

@@ -71,7 +71,7 @@ Content: TypeAlias = TextContent | ImageContent
 class UserMessage(msgspec.Struct, frozen=True, tag="user", tag_field="role", omit_defaults=True):
     """What the user said. `parts`: all of it, where it is more than the text `content`.
 
-    `name` tells several who speak as the user apart.
+    `name` distinguishes several who speak as the user.
     """
 
     content: str
@@ -114,7 +114,7 @@ Message: TypeAlias = SystemMessage | UserMessage | AssistantMessage | ToolMessag
 
 
 class ToolSpec(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A tool as the model is told of it. `parameters` is a JSON Schema of type object.
+    """A tool as the model gets to know it. `parameters` is a JSON Schema of type object.
 
     `strict`: whether the provider is to hold the model to it, where it can.
     """
@@ -201,7 +201,7 @@ class ToolCallPart(msgspec.Struct, frozen=True):
 
 
 class ReasoningBlockPart(msgspec.Struct, frozen=True):
-    """Reasoning to keep with the message, of which `ReasoningPart`s may have told the text."""
+    """Reasoning to keep with the message, of which `ReasoningPart`s may have had the text."""
 
     block: ReasoningBlock
 

@@ -150,8 +150,8 @@ class AnswerOptions(BaseModel):
     )
     memory: bool | None = Field(
         None,
-        description="Whether what was learned of the user in other conversations is told to the "
-        "model, and learned from this one; as the agent is configured where it is absent.",
+        description="Whether the model gets to know what was learned of the user in other "
+        "conversations, and this one is learned from; absent: as the agent is configured.",
     )
 
 
@@ -161,8 +161,8 @@ class RunOptions(AnswerOptions):
     agent: Name = Field("chat", description="An agent's name.")
 
 
-class AnewOptions(AnswerOptions):
-    """The same, where an answer is made anew."""
+class RegenerateOptions(AnswerOptions):
+    """The same, where an answer is regenerated."""
 
     agent: Name | None = Field(
         None, description="An agent's name; the one that was last asked there where it is absent."
@@ -194,14 +194,14 @@ class ChatRequest(RunOptions):
     )
 
 
-class RegenerateRequest(AnewOptions):
+class RegenerateRequest(RegenerateOptions):
     """A wish for another answer to the last message of a conversation."""
 
     conversation_id: Identifier
 
 
-class Edit(AnewOptions):
-    """A message in the place of an earlier one, from where the conversation goes on anew."""
+class Edit(RegenerateOptions):
+    """A message in the place of an earlier one, from where the conversation goes on."""
 
     message_id: Annotated[str, Field(max_length=128), TEXT]
     message: Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE_CHARS), TEXT]
@@ -308,7 +308,7 @@ class BranchPoint(BaseModel):
 
 
 class WaitingMessage(BaseModel):
-    """A message that waits until the runs before it have ended; null where one is answered anew."""
+    """A message that waits until the runs before it have ended; null where an answer is regenerated."""
 
     run_id: str
     message: str | None

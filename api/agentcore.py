@@ -156,9 +156,9 @@ def _refusal(error: Exception) -> JSONResponse:
         case ParleyError():
             status = 400 if isinstance(error, Invalid) else error.status
             faults = error.errors if isinstance(error, Invalid) else []
-            told = [f"{fault['field']}: {fault['message']}" for fault in faults[:5]]
+            texts = [f"{fault['field']}: {fault['message']}" for fault in faults[:5]]
             response = _failure(
-                status, "; ".join(told) or error.message, error.code, retryable=error.retryable
+                status, "; ".join(texts) or error.message, error.code, retryable=error.retryable
             )
             if error.retry_after is not None:
                 response.headers["Retry-After"] = str(max(1, round(error.retry_after)))

@@ -82,7 +82,7 @@ class Calls:
         self._tools[tool.name] = tool
 
     def specs(self) -> tuple[ToolSpec, ...]:
-        """Return what the model is told."""
+        """Return the tools as the model gets to know them."""
         transfers = [
             ToolSpec(
                 call,

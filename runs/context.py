@@ -103,7 +103,7 @@ def title_of(text: str) -> str | None:
     """Return a title for a conversation that begins with this message; None for a blank one.
 
     That is its first sentence, together with the next one where it is as short as a greeting.
-    A full stop behind one or two letters ends an abbreviation or a number, not a sentence.
+    A full stop after one or two letters ends an abbreviation or a number, not a sentence.
     """
     line = " ".join(text[: 20 * TITLE_CHARS].split())
     sentence = _SENTENCE_END.split(line, maxsplit=1)[0]

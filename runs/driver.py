@@ -45,7 +45,7 @@ class Driver:
     """Takes runs from their acceptance to their end, or to where they are suspended.
 
     Args:
-        index: forgets the runs of a conversation that begins anew.
+        index: forgets the runs of a conversation that is reset.
         endings: stores how runs end.
         observers: are shown each run.
         memory: remembers users; None: nobody is remembered.

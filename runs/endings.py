@@ -37,7 +37,7 @@ class Endings:
     """Stores endings, each once.
 
     Args:
-        memory: is told that there is something to learn; None: nobody is remembered.
+        memory: learns from exchanges; None: no user is remembered.
     """
 
     def __init__(self, store: Store, memory: LongTermMemory | None) -> None:

@@ -1,4 +1,4 @@
-"""Reads the requests that version 1 stored: four bodies of HTTP, told apart by their members.
+"""Reads the requests that version 1 stored: four HTTP bodies, distinguished by their members.
 
 A body with `completion` was a chat completion or a response, one with `message_id` an edit, one
 with `message` a message, and what is left asked for another answer.

@@ -62,7 +62,7 @@ def replay_of(
 ) -> ReplayReader:
     """Return a reader of a run that has ended: a reset, its start, its turns and its end.
 
-    Where its turns are gone, but not its answer, that is told.
+    Where its turns are gone, its answer is one piece.
 
     Raises:
         hub.InvalidCursor: `after` is none of this run's.
@@ -71,15 +71,15 @@ def replay_of(
     answer = terminal.final_response if isinstance(terminal, ChatComplete) else ""
     if answer and not middle:
         middle = [ChatChunk(message_id=start.message_id, content=answer)]
-    # A run that ended before it went on has told less than is stored.
+    # More may be stored than was in the log: a run that was resumed may have ended at once.
     end = stamped(terminal, start.run_id, max(terminal.seq, len(middle) + 2))
     if after is not None:
         of_epoch, seq = parse_cursor(after, start.run_id)
         if of_epoch in (None, epoch) and seq >= end.seq:
             return ReplayReader([], epoch)
     reset = Reset(run_id=start.run_id, epoch=epoch, reason="log_expired")
-    told = [stamped(event, start.run_id, seq) for seq, event in enumerate(middle, 2)]
-    return ReplayReader([reset, start, *told, end], epoch)
+    said = [stamped(event, start.run_id, seq) for seq, event in enumerate(middle, 2)]
+    return ReplayReader([reset, start, *said, end], epoch)
 
 
 def _turn(text: str, made: Iterable[tuple[ToolCall, ToolMessage]], agent: str) -> Iterator[Event]:

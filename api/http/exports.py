@@ -61,7 +61,7 @@ def as_markdown(heading: str, said: Sequence[StoredMessage]) -> Iterator[bytes]:
 
 
 def json_list(head: str, items: Iterable[BaseModel], tail: str) -> Iterator[bytes]:
-    """Return the JSON of many things, between the JSON before and behind them."""
+    """Return the JSON of many things, between the JSON before and after them."""
     texts = (item.model_dump_json() for item in items)
     return _pieces(chain([head], _separated(texts, ","), [tail]))
 
@@ -113,7 +113,7 @@ def _fence(text: str, least: int) -> str:
 
 
 def _separated(texts: Iterable[str], separator: str) -> Iterator[str]:
-    """Yield texts, each but the first behind a separator."""
+    """Yield texts, each but the first after a separator."""
     for at, text in enumerate(texts):
         yield separator + text if at else text
 

@@ -27,7 +27,7 @@ _CODES = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed", 4
 
 _PLACES = ("body", "path", "query", "header")
 _KINDS = ("<message>", "<input>")
-"""How a body of two kinds is told apart; no field of it."""
+"""The tags of bodies of two kinds, in a fault's place; no field of the body."""
 
 MAX_FAULTS = 50
 """How many faults of one request are listed."""

@@ -32,7 +32,7 @@ class WriteTimeout:
 
     Args:
         seconds: how long one write may take.
-        task: what is cancelled then; `exceeded` tells that it was.
+        task: is cancelled then, and `exceeded` is true.
     """
 
     def __init__(self, seconds: float, task: "asyncio.Task[object]") -> None:

@@ -20,7 +20,7 @@ from caller import Caller
 from errors import NotFound
 from models import (
     ID_PATTERN,
-    AnewOptions,
+    RegenerateOptions,
     BranchPoint,
     ChatResponse,
     ConversationChange,
@@ -45,9 +45,9 @@ ConversationId = Annotated[str, Path(pattern=ID_PATTERN)]
 
 
 async def _regeneration(
-    conversation_id: ConversationId, options: AnewOptions | None = None
+    conversation_id: ConversationId, options: RegenerateOptions | None = None
 ) -> RegenerateRequest:
-    fields = (options or AnewOptions()).model_dump(exclude={"conversation_id"})
+    fields = (options or RegenerateOptions()).model_dump(exclude={"conversation_id"})
     return RegenerateRequest(**fields, conversation_id=conversation_id)
 
 

@@ -27,7 +27,7 @@ async def get_run(run_id: RunId, registry: Registry, caller: Who) -> RunInfo:
 @router.get(
     "/events",
     response_class=Response,
-    responses=EVENT_STREAM | {204: {"description": "All of it was told."}},
+    responses=EVENT_STREAM | {204: {"description": "Everything was sent."}},
 )
 async def read_run(
     run_id: RunId,

@@ -1,7 +1,7 @@
 """`POST /v1/chat/completions`: this service for whatever speaks to OpenAI.
 
 `model` is an agent's name, or else a model: then the agent `chat` answers with that one. The
-client keeps the conversation and sends it whole; what it says as the system stands behind the
+client keeps the conversation and sends it whole; its system messages come after the
 agent's own instructions. The agent executes its own tools; those that the request brings are the
 client's to execute, and hide the agent's of the same names.
 """
@@ -40,7 +40,7 @@ router = APIRouter(tags=["openai"], responses=FAILURES)
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells besides the answer."""
+    """What a stream has besides the answer."""
 
     include_usage: bool | None = None
     include_tool_events: bool | None = Field(
@@ -75,7 +75,7 @@ class CompletionRequest(Sampling):
         if self.n not in (None, 1):
             raise refused("n", "There is one answer to a request here.")
         if self.logprobs:
-            raise refused("logprobs", "They are not told here.")
+            raise refused("logprobs", "There are none here.")
         if self.functions:
             raise refused("functions", "Use tools.")
         choice = self.tool_choice

@@ -1,7 +1,7 @@
 """What a response is asked for with: its request and the items of its input (OpenAI, "Responses").
 
 The input is a text or a list of items. Calls and their outputs are items of their own there, in
-any order that names a call before its output; the service has the outputs right behind their
+any order that names a call before its output; the service has the outputs directly after their
 calls, as every model wants them. A call without an output, and an output without a call, are
 refused in OpenAI's words.
 
@@ -249,7 +249,7 @@ class ResponseRequest(Sampling):
         Discriminator(_kind),
     ]
     instructions: Text | None = Field(
-        None, description="Behind the agent's own, for this response only."
+        None, description="After the agent's own, for this response only."
     )
     previous_response_id: Annotated[str, Field(max_length=128)] | None = None
     tools: Annotated[list[Tool], Field(max_length=128, fail_fast=True)] | None = None
