@@ -308,7 +308,7 @@ class BranchPoint(BaseModel):
 
 
 class WaitingMessage(BaseModel):
-    """A message that waits until the runs before it have ended; null where an answer is regenerated."""
+    """A message that waits for the runs before it; null where an answer is regenerated."""
 
     run_id: str
     message: str | None

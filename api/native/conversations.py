@@ -20,7 +20,6 @@ from caller import Caller
 from errors import NotFound
 from models import (
     ID_PATTERN,
-    RegenerateOptions,
     BranchPoint,
     ChatResponse,
     ConversationChange,
@@ -29,6 +28,7 @@ from models import (
     ConversationView,
     Edit,
     EditRequest,
+    RegenerateOptions,
     RegenerateRequest,
     RunOutcome,
     SearchHit,
