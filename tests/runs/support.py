@@ -17,6 +17,7 @@ from hub.memory import MemoryHub
 from loop.state import RunState
 from messages import EndPart, Message, ModelRequest, TextPart, UserMessage
 from models import ChatRequest
+from runs.observers import Observer
 from runs.registry import AgentRegistry
 from runs.request import RunRequest
 from runs.run import Limits, Run
@@ -130,6 +131,7 @@ async def opened(
     log_ttl: float = 600,
     log_max_events: int = 10_000,
     allowed_models: frozenset[str] = frozenset(),
+    observers: Iterable[Observer] = (),
     path: Path | None = None,
     **limits: Any,
 ) -> AsyncIterator[Registry]:
@@ -146,6 +148,7 @@ async def opened(
                 limits=LIMITS._replace(**limits),
                 instructions="Be brief.",
                 allowed_models=allowed_models,
+                observers=observers,
             ) as registry,
         ):
             yield Registry(registry)
