@@ -11,6 +11,7 @@ import secrets
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 from urllib.parse import quote
@@ -99,7 +100,12 @@ class ParleyClient:
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=timings.connect_within, sock_read=timings.silence
         )
-        self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
+        self._loop = asyncio.get_running_loop()
+        self._session = aiohttp.ClientSession(
+            headers=self._headers,
+            timeout=timeout,
+            connector=aiohttp.TCPConnector(limit=0),  # each run may need one
+        )
         self._http = Http(self.base_url, self._session, timings, self._pauses)
         self._streams = Streams(self._http, timings, self._pauses, self._spawn, self._say_of("sse"))
         self._link = Link(
@@ -199,7 +205,14 @@ class ParleyClient:
         return run
 
     def _abandon(self, course: Course) -> None:
-        """Leave a run that nobody holds any more: its buffer would fill for nothing."""
+        """Leave a run that nobody holds any more: its buffer would fill for nothing.
+
+        A `Run` may be collected in any thread.
+        """
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._leave, course)
+
+    def _leave(self, course: Course) -> None:
         if not course.is_over:
             course.leave()
             self._drops(course)

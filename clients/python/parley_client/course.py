@@ -49,6 +49,7 @@ class Course:
         seq: of the last event that came; behind it the run is read on.
         has_room: is called when a buffer that was full has room again.
         refusals: how often the service has asked to come back later, in a row.
+        is_lost: nothing comes at present, because the connection is gone.
     """
 
     start: Start | None
@@ -60,6 +61,7 @@ class Course:
     outcome: ChatComplete | RunError | None = None
     failure: ParleyError | None = None
     refusals: int = 0
+    is_lost: bool = False
     _ended: bool = False
     _left: bool = False
     _is_full: bool = False
@@ -78,6 +80,11 @@ class Course:
     def is_over(self) -> bool:
         """Whether nothing more of it is to be fetched."""
         return self._ended or self._left or self.failure is not None
+
+    @property
+    def has_events(self) -> bool:
+        """Whether `take` returns one at once."""
+        return bool(self._buffer)
 
     @property
     def is_full(self) -> bool:
