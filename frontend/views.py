@@ -48,7 +48,7 @@ class AnswerView:
         self._said = ""
         self._resets = -1
         self._body = self._slot
-        self._views: list[View] = []
+        self._views: list[View | None] = []
 
     def draw(self, answer: Answer, *, is_lost: bool = False) -> None:
         """Draw what has changed of the answer, which is the same one every time."""
@@ -57,7 +57,8 @@ class AnswerView:
         for at, part in enumerate(answer.parts):
             if at == len(self._views):
                 self._views.append(_view(part, self._body))
-            self._views[at].draw(part)
+            if view := self._views[at]:
+                view.draw(part)
         self._draw_note(answer, _note(answer, is_lost=is_lost))
 
     def _draw_note(self, answer: Answer, note: str) -> None:
@@ -82,10 +83,12 @@ def _note(answer: Answer, *, is_lost: bool) -> str:
     return "" if answer.parts else "Waiting for the answer …"
 
 
-def _view(part: Part, body: DeltaGenerator) -> View:
+def _view(part: Part, body: DeltaGenerator) -> View | None:
+    """Return what draws a part; None where it is drawn for good."""
     match part:
         case Words(is_reasoning=True):
-            return ReasoningView(body)
+            icon = ":material/psychology:"
+            return TextView(body.expander("Reasoning", icon=icon, type="compact").container())
         case Words():
             return TextView(body.container())
         case Call():
@@ -93,7 +96,8 @@ def _view(part: Part, body: DeltaGenerator) -> View:
         case Stage():
             return StageView(body)
         case Handover():
-            return HandoverView(body)
+            body.caption(f":material/arrow_forward: {plain(part.agent)} answers from here.")
+            return None
 
 
 class TextView:
@@ -122,18 +126,6 @@ def _draw_piece(slot: DeltaGenerator, piece: Prose | Code) -> None:
         slot.code(piece.text, language=piece.language or None)
     else:
         slot.markdown(piece.text)
-
-
-class ReasoningView:
-    """Draws what the model thought, folded."""
-
-    def __init__(self, body: DeltaGenerator) -> None:
-        folded = body.expander("Reasoning", icon=":material/psychology:", type="compact")
-        self._text = TextView(folded.container())
-
-    def draw(self, part: Words) -> None:
-        """Draw what has come."""
-        self._text.draw(part)
 
 
 class CallView:
@@ -221,17 +213,3 @@ class StageView:
 
 def _share(done: float, total: float) -> float:
     return min(1.0, max(0.0, done / total)) if total > 0 else 0.0
-
-
-class HandoverView:
-    """Draws that another agent has taken over."""
-
-    def __init__(self, body: DeltaGenerator) -> None:
-        self._slot = body.empty()
-        self._is_drawn = False
-
-    def draw(self, part: Handover) -> None:
-        """Draw it, once."""
-        if not self._is_drawn:
-            self._slot.caption(f":material/arrow_forward: {plain(part.agent)} answers from here.")
-            self._is_drawn = True

@@ -7,27 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from parley_client.events import (
-    AgentUpdated,
-    ChatChunk,
-    ChatComplete,
-    ChatStart,
-    CompletedCall,
-    Event,
-    FailedCall,
-    ProgressingCall,
-    QueuedCall,
-    ReasoningChunk,
-    Reset,
-    RunError,
-    RunProgress,
-    StartedCall,
-    ToolCallComplete,
-    ToolCallError,
-    ToolCallProgress,
-    ToolCallQueued,
-    ToolCallStart,
-)
+from parley_client import events
 
 
 @dataclass
@@ -102,37 +82,33 @@ class Answer:
     model: str = ""
     began: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
-    outcome: ChatComplete | RunError | None = None
+    outcome: events.ChatComplete | events.RunError | None = None
     resets: int = 0
 
-    def add(self, event: Event) -> None:
+    def add(self, event: events.Event) -> None:
         """Add the next event of the run; one that shows nothing changes nothing."""
         match event:
-            case ChatStart():
+            case events.ChatStart():
                 self.agent, self.model = event.agent, event.model
-            case ChatChunk() | ReasoningChunk():
+            case events.ChatChunk() | events.ReasoningChunk():
                 self._say(event)
-            case AgentUpdated():
+            case events.AgentUpdated():
                 self.agent = event.agent
                 self.parts.append(Handover(event.agent))
-            case RunProgress():
+            case events.RunProgress():
                 self._advance(event)
-            case Reset():
+            case events.Reset():
                 self.parts, self.resets = [], self.resets + 1
-            case ChatComplete() | RunError():
+            case events.ChatComplete() | events.RunError():
                 self._close_stages()
                 self.outcome, self.seconds = event, time.monotonic() - self.began
-            case (
-                ToolCallQueued()
-                | ToolCallStart()
-                | ToolCallProgress()
-                | ToolCallComplete()
-                | ToolCallError()
-            ):
+            case events.UnknownEvent():
+                pass
+            case _:
                 _change(self._call(event.tool_call), event.tool_call)
 
-    def _say(self, event: ChatChunk | ReasoningChunk) -> None:
-        new = Words(event.content, isinstance(event, ReasoningChunk), event.message_id)
+    def _say(self, event: events.ChatChunk | events.ReasoningChunk) -> None:
+        new = Words(event.content, isinstance(event, events.ReasoningChunk), event.message_id)
         last = self.parts[-1] if self.parts else None
         if (
             isinstance(last, Words)
@@ -144,7 +120,7 @@ class Answer:
         self._close_stages()
         self.parts.append(new)
 
-    def _advance(self, event: RunProgress) -> None:
+    def _advance(self, event: events.RunProgress) -> None:
         for part in self.parts:
             if isinstance(part, Stage) and part.name == event.stage:
                 part.message, part.done, part.total = event.message, event.done, event.total
@@ -157,34 +133,34 @@ class Answer:
             if isinstance(part, Stage):
                 part.is_over = True
 
-    def _call(self, said: QueuedCall | ProgressingCall) -> Call:
+    def _call(self, said: events.QueuedCall | events.ProgressingCall) -> Call:
         for part in self.parts:
             if isinstance(part, Call) and part.id == said.id:
                 return part
-        arguments = said.arguments if isinstance(said, QueuedCall) else None
+        arguments = said.arguments if isinstance(said, events.QueuedCall) else None
         call = Call(said.id, said.name, arguments)
         self.parts.append(call)
         return call
 
 
-def _change(call: Call, said: QueuedCall | ProgressingCall) -> None:
+def _change(call: Call, said: events.QueuedCall | events.ProgressingCall) -> None:
     match said:
-        case CompletedCall() | FailedCall():
+        case events.CompletedCall() | events.FailedCall():
             _end(call, said)
-        case StartedCall():
+        case events.StartedCall():
             known = said.started_at
             call.state, call.started = "running", known.timestamp() if known else time.time()
-        case QueuedCall():
+        case events.QueuedCall():
             call.state = "queued"
-        case ProgressingCall():
+        case events.ProgressingCall():
             call.progress, call.total = said.progress, said.total
             call.message = said.message or ""
 
 
-def _end(call: Call, said: CompletedCall | FailedCall) -> None:
+def _end(call: Call, said: events.CompletedCall | events.FailedCall) -> None:
     if said.started_at is not None:
         call.duration_ms = said.duration_ms
-    if isinstance(said, CompletedCall):
+    if isinstance(said, events.CompletedCall):
         call.state, call.result, call.truncated = "done", said.result, said.truncated
     else:
         call.state, call.code, call.error = "failed", said.code, said.error

@@ -5,7 +5,7 @@ and never more of it than fits, because a line that has scrolled away cannot be 
 """
 
 from collections.abc import Callable
-from typing import IO, Protocol
+from typing import IO, TypeAlias
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -19,26 +19,6 @@ from parley_client.terminal.view import Tail, duration, finished_length, view
 
 INTERVAL = 1 / 15
 """Seconds between two drawings."""
-
-
-class Screen(Protocol):
-    """What shows an answer."""
-
-    def begin(self) -> None:
-        """Show that something is under way."""
-        ...
-
-    def add(self, event: Event) -> None:
-        """Take an event."""
-        ...
-
-    def draw(self) -> None:
-        """Show the present state; called every `INTERVAL`."""
-        ...
-
-    def end(self) -> None:
-        """Show the rest, for good."""
-        ...
 
 
 class LiveScreen:
@@ -199,6 +179,9 @@ class PlainScreen:
         if self._is_inside:
             self._file.write("\n")
             self._is_inside = False
+
+
+Screen: TypeAlias = LiveScreen | PlainScreen
 
 
 def plain(part: Shown) -> str:
