@@ -48,7 +48,8 @@ def main() -> None:
     chat = _opened()
     with st.sidebar:
         _draw_sidebar(chat)
-    views = _draw_exchanges(chat)
+    with chat.lock:
+        views = _draw_exchanges(chat)
     if chat.is_whole:
         _ask(chat, views)
     if chat.problem:
@@ -231,9 +232,12 @@ def _follow(chat: Chat, views: dict[Exchange, AnswerView]) -> None:
     while chat.runs:
         _yield_to_clicks()
         wait = TICK
-        for exchange, run in [*chat.runs.items()]:
-            chat.hear(SERVICE, exchange, wait)
-            views[exchange].draw(exchange.answer, is_lost=run.is_lost)
+        for exchange, view in views.items():
+            with chat.lock:
+                if (run := chat.runs.get(exchange)) is None:
+                    continue
+                chat.hear(SERVICE, exchange, wait)
+                view.draw(exchange.answer, is_lost=run.is_lost)
             wait = 0  # the first one is the one that moves
         _name_page(chat)
 

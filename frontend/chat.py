@@ -1,9 +1,11 @@
 """A conversation as the page shows it, and its runs that are under way.
 
 It lives in Streamlit's session. A `Run` keeps what has come until it is taken, so a rerun of the
-script, which every click is, goes on where the one before was ended. Nothing here draws.
+script, which every click is, goes on where the one before was ended. Streamlit begins the next one
+while that ends, so both may be here for a moment: who hears or draws answers holds the `lock`.
 """
 
+import threading
 from dataclasses import dataclass, field
 
 from parley_client import Conversation, Exchange, ParleyError, Run, RunError, exchanges
@@ -21,6 +23,7 @@ class Chat:
         runs: of the exchanges that are under way, in their order.
         draft: text that is to stand in the input when the page is drawn the next time.
         problem: what went wrong last.
+        lock: held while answers are changed or drawn.
     """
 
     id: str = ""
@@ -32,6 +35,7 @@ class Chat:
     runs: dict[Exchange, Run] = field(default_factory=dict)
     draft: str = ""
     problem: str = ""
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def say(self, service: Service, message: str, agent: str) -> Exchange:
         """Send a message."""
@@ -46,7 +50,7 @@ class Chat:
         return exchange
 
     def hear(self, service: Service, exchange: Exchange, wait: float) -> None:
-        """Add what has come of an answer; wait so many seconds where nothing has."""
+        """Add what has come of an answer under way; wait so many seconds where nothing has."""
         run = self.runs[exchange]
         try:
             events = service.portal.call(run.take, wait)
