@@ -185,6 +185,8 @@ class Page:
             case "page_info_changed":
                 self.query = message.page_info_changed.query_string
             case "delta" if message.delta.WhichOneof("type") == "new_element":
-                self.shown[tuple(message.metadata.delta_path)] = message.delta.new_element
+                element = message.delta.new_element
+                assert element.WhichOneof("type") != "exception", element.exception
+                self.shown[tuple(message.metadata.delta_path)] = element
             case "script_finished":
                 self.is_running = message.script_finished != ForwardMsg.FINISHED_SUCCESSFULLY

@@ -8,6 +8,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -380,6 +381,24 @@ def test_stop_ends_an_answer_in_which_nothing_moves(
         stored = conversation(service, page)
     assert stored["active_run_id"] is None
     assert [each["content"] for each in stored["messages"]] == ["Count!", "uno due"]
+
+
+def test_a_stop_is_seen_though_the_run_of_the_script_before_it_still_listens(
+    server: int, model: Model
+) -> None:
+    silent = raw(Action.HEAD, *text("uno ", "due").steps[:3], Action.STALL)
+    model.says(*[silent] * 10)
+    with Page(server) as page:
+        for count in range(1, 11):
+            page.say("Count!")
+            page.until(partial(_says, page, "uno due", count))
+            page.click("Stop")
+            page.until(lambda: not page.is_running)
+            assert _says(page, "Stopped.", count)
+
+
+def _says(page: Page, words: str, count: int) -> bool:
+    return page.said.count(words) == count
 
 
 def test_a_page_that_is_loaded_anew_in_mid_answer_goes_on_with_it(

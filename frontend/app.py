@@ -9,7 +9,7 @@ click ends the script where it follows the answer. So:
   not. Each run of the script draws what is there and goes on with what comes.
 * What a click asks for is done by its callback, before the script begins: Stop cancels the run,
   whose last event the script then reads.
-* The conversation's id is in the page's address. A page that is loaded anew has another session,
+* The conversation's id is in the page's address. A page that is reloaded has another session,
   and takes the conversation from the service, and the run under way from its beginning.
 * A message that the service refuses goes back into the input, with the reason above it. While the
   service cannot be reached the client tries again, so that a message is sent once.

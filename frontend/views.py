@@ -1,7 +1,7 @@
 """How an answer is drawn, while it grows and afterwards.
 
 * A view remembers what it has drawn and draws only what has changed, so that a long answer costs no
-  more with each word. Where an answer begins anew its views do too.
+  more with each word. With a reset its views begin again, too.
 * A call that is under way is an `st.status`, which can change in place; one that had ended before
   the page was drawn is an expander, which costs Streamlit no pause.
 * What a model, a tool or a user said passes through `text` on its way into Markdown or a label.

@@ -151,7 +151,7 @@ class ParleyClient:
         return self._start("chat", "/chat/stream", place, data, place)
 
     def regenerate(self, conversation_id: str, *, agent: str | None = None, **options: Any) -> Run:
-        """Have the last message of a conversation answered anew."""
+        """Have the last message of a conversation answered again."""
         path = f"{_conversation(conversation_id)}/regenerate/stream"
         return self._start(
             "regenerate", path, conversation_id, {"agent": agent, **options}, conversation_id
@@ -175,7 +175,7 @@ class ParleyClient:
         return self._start("edit", path, conversation_id, data, None)
 
     def follow(self, run_id: str, after: int | str = 0) -> Run:
-        """Follow a run, from its beginning or behind a `seq` or a cursor.
+        """Follow a run, from its beginning or after a `seq` or a cursor.
 
         Raises:
             ValueError: `after` is the cursor of another run.
@@ -218,7 +218,7 @@ class ParleyClient:
             self._drops(course)
 
     async def _join(self, course: Course) -> None:
-        """Follow a run that may have ended: only over HTTP one hears that nothing is behind it."""
+        """Follow a run that may have ended: only over HTTP one hears that nothing follows."""
         try:
             path = f"/runs/{quote(course.run_id or '', safe='')}"
             run = await self._http.ask("GET", path, _RunState)
@@ -336,7 +336,7 @@ class ParleyClient:
         return (await self._http.ask("GET", "/search", SearchResult, params=params)).hits
 
     async def agents(self) -> tuple[Agent, ...]:
-        """List all agents, by name; behind them those that cannot be configured."""
+        """List all agents, by name; after them those that cannot be configured."""
         listed = await self._http.ask("GET", "/agents", AgentList)
         fixed = (Agent(agent_name=name, name=name, built_in=True) for name in listed.fixed)
         return (*listed.agents, *fixed)

@@ -17,7 +17,7 @@ Cancel = Callable[[str], Awaitable[None]]
 class Run:
     """A run: iterate over it for its events, each once and in order.
 
-    Lost connections do not show. The iteration ends behind `ChatComplete` or `RunError`, which are
+    Lost connections do not show. The iteration ends after `ChatComplete` or `RunError`, which are
     events and not exceptions, and when the run is left. It is one iteration however often it is
     begun; what is not taken waits in a bounded buffer, and beyond that in the service.
 

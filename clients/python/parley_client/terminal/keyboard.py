@@ -85,7 +85,7 @@ class Lines:
         """Return the next line.
 
         Raises:
-            Leave: behind the last one.
+            Leave: after the last one.
         """
         if self._reader is None:
             self._reader = threading.Thread(target=self._read, daemon=True)

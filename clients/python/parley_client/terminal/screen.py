@@ -1,6 +1,6 @@
 """Where an answer is shown: live on a terminal, or as plain lines where there is none.
 
-On a terminal what is settled is printed once, into the scrollback; only the rest is drawn anew,
+On a terminal what is settled is printed once, into the scrollback; only the rest is drawn again,
 and never more of it than fits, because a line that has scrolled away cannot be taken back.
 """
 
