@@ -31,7 +31,8 @@ class Relay:
             None: not at all. All further ones are not.
 
     Attributes:
-        swallow: requests that begin so are handed on, their answer is not.
+        swallow: the next request that begins so is handed on, its answer is not.
+        is_away: nobody is reached.
         streams: how many streams were asked for.
     """
 
@@ -42,6 +43,7 @@ class Relay:
         self._server = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
         self.swallow = ""
+        self.is_away = False
         self.streams = 0
 
     def __enter__(self) -> "Relay":
@@ -60,12 +62,16 @@ class Relay:
                 client, _ = self._server.accept()
             except OSError:
                 return  # closed
+            if self.is_away:
+                client.close()
+                continue
             threading.Thread(target=self._hand_on, args=(client,), daemon=True).start()
 
     def _hand_on(self, client: socket.socket) -> None:
         with client, socket.create_connection(self._to) as service, contextlib.suppress(OSError):
             asked = client.recv(2**20)
-            service.sendall(asked)
+            # One request a connection, so that each is seen here.
+            service.sendall(asked.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
             is_stream = re.match(rb"POST /chat/stream|GET /runs/\S+/events", asked) is not None
             self.streams += is_stream
             left = next(self._cuts, None) if is_stream else None
@@ -73,6 +79,7 @@ class Relay:
             swallows = bool(self.swallow) and asked.startswith(self.swallow.encode())
             while answer := service.recv(2**16):
                 if swallows:
+                    self.swallow = ""
                     break
                 kept = answer if left is None else answer[:left]
                 for at in range(len(kept)):
@@ -178,6 +185,8 @@ class Page:
             case "page_info_changed":
                 self.query = message.page_info_changed.query_string
             case "delta" if message.delta.WhichOneof("type") == "new_element":
-                self.shown[tuple(message.metadata.delta_path)] = message.delta.new_element
+                element = message.delta.new_element
+                assert element.WhichOneof("type") != "exception", element.exception
+                self.shown[tuple(message.metadata.delta_path)] = element
             case "script_finished":
                 self.is_running = message.script_finished != ForwardMsg.FINISHED_SUCCESSFULLY

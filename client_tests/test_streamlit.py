@@ -8,6 +8,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -122,38 +123,26 @@ def test_a_message_that_is_refused_stands_in_the_input_again(
     assert not page.error
 
 
-def test_a_service_that_is_not_there_is_said_and_the_message_is_kept(
-    start: Callable[..., AppTest],
-    service: Service,
-    model: Model,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_service_that_is_not_there_is_said(start: Callable[..., AppTest]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    page = say(start(f"http://127.0.0.1:{port}"), "Anybody?")
-    assert "cannot be reached" in page.error[0].value
-    assert page.chat_input(key="message").proto.value == "Anybody?"
-    model.says(text("Me."))
-    monkeypatch.setenv("API_URL", service.url)
-    assert answers(say(page, "Anybody?")) == ["Me."]
-    assert not page.error
+    page = start(f"http://127.0.0.1:{port}", "some_conversation")
+    assert len(page.error) == 2
+    assert all("cannot be reached" in each for each in values(page.error))
+    assert conversation_of(page) == "some_conversation"
+    assert not page.chat_input
 
 
 def test_a_message_that_is_sent_again_after_its_answer_was_lost_is_said_once(
-    start: Callable[..., AppTest],
-    service: Service,
-    model: Model,
-    monkeypatch: pytest.MonkeyPatch,
+    start: Callable[..., AppTest], service: Service, model: Model
 ) -> None:
     model.says(text("Once."))
-    with Relay(service.url, cuts=[None] * 5) as relay:
-        page = start()
-        monkeypatch.setenv("API_URL", relay.url)
+    with Relay(service.url, cuts=[]) as relay:
+        page = start(relay.url)
         relay.swallow = "POST /chat/stream"
-        say(page, "How often?")
-        assert "cannot be reached" in page.error[0].value
-        relay.swallow = ""
         assert answers(say(page, "How often?")) == ["Once."]
+        assert relay.streams == 2
+    assert values(page.text) == ["How often?"]
     assert len(model.requests) == 1
 
 
@@ -254,14 +243,18 @@ def drawn(*events: dict[str, Any]) -> AppTest:
     """Return a page after these events of a run."""
 
     def script(events: list[dict[str, object]]) -> None:
+        import json
+
         import streamlit as st
 
-        from answers import Answer, apply
+        from parley_client import Answer
+        from parley_client.events import decode_event
         from views import AnswerView
 
-        answer, view = Answer("run_1"), AnswerView(st.container())
+        answer, view = Answer(), AnswerView(st.container())
         for event in events:
-            apply(answer, event)
+            fields = {"run_id": "run_1", "seq": 1} | event
+            answer.add(decode_event(json.dumps(fields).encode()))
             view.draw(answer)
 
     page = AppTest.from_function(script, kwargs={"events": events}, default_timeout=DEADLINE)
@@ -326,36 +319,12 @@ def test_a_reset_begins_the_answer_anew() -> None:
         {"event_type": "agent_updated", "message_id": "m", "agent": "b", "previous_agent": "a"},
         {"event_type": "of_tomorrow"},
         said | {"message_id": "msg_2", "content": "more"},
-        {"event_type": "chat_complete", "finish_reason": "length"},
+        {"event_type": "chat_complete", "final_response": "", "finish_reason": "length"},
     )
     assert values(page.markdown) == ["Once", "more"]
     assert not page.status
     assert values(page.caption)[-1].startswith("The answer was cut")
     assert any("b answers from here" in each for each in values(page.caption))
-
-
-@pytest.mark.usefixtures("start")
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_frames_are_read_however_they_are_cut(end: str) -> None:
-    from service import Frames, Said
-
-    lines = [
-        ": hi",
-        "id: r:1:1",
-        'data: {"a":',
-        'data:"\u2028ü"}',
-        "",
-        "event: x",
-        "",
-        "data: {}",
-        "",
-    ]
-    sent = (end.join(lines) + end + ": behind").encode()
-    wanted = [Said("r:1:1", {"a": "\u2028ü"}), Said("r:1:1", {})]
-    for size in range(1, len(sent) + 1):
-        frames = Frames()
-        cut = [frames.feed(sent[at : at + size]) for at in range(0, len(sent), size)]
-        assert [said for each in cut for said in each] == wanted
 
 
 # Connections that break.
@@ -382,6 +351,21 @@ def server(service: Service) -> Iterator[int]:
         yield port
 
 
+def test_a_message_waits_for_a_service_that_is_not_there(service: Service, model: Model) -> None:
+    model.says(text("Me."))
+    with Relay(service.url, cuts=[]) as relay, serving(relay.url) as port:
+        relay.is_away = True
+        with Page(port) as page:
+            page.say("Anybody?")
+            page.until(lambda: "The connection is lost." in page.said)
+            relay.is_away = False
+            page.until(lambda: "Me." in page.said and not page.is_running)
+            assert page.said.count("Anybody?") == 1
+            assert "connection" not in page.said
+            assert "conversation=" in page.query
+    assert len(model.requests) == 1
+
+
 def test_stop_ends_an_answer_in_which_nothing_moves(
     server: int, model: Model, service: Service
 ) -> None:
@@ -397,6 +381,24 @@ def test_stop_ends_an_answer_in_which_nothing_moves(
         stored = conversation(service, page)
     assert stored["active_run_id"] is None
     assert [each["content"] for each in stored["messages"]] == ["Count!", "uno due"]
+
+
+def test_a_stop_is_seen_though_the_run_of_the_script_before_it_still_listens(
+    server: int, model: Model
+) -> None:
+    silent = raw(Action.HEAD, *text("uno ", "due").steps[:3], Action.STALL)
+    model.says(*[silent] * 10)
+    with Page(server) as page:
+        for count in range(1, 11):
+            page.say("Count!")
+            page.until(partial(_says, page, "uno due", count))
+            page.click("Stop")
+            page.until(lambda: not page.is_running)
+            assert _says(page, "Stopped.", count)
+
+
+def _says(page: Page, words: str, count: int) -> bool:
+    return page.said.count(words) == count
 
 
 def test_a_page_that_is_loaded_anew_in_mid_answer_goes_on_with_it(

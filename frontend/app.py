@@ -6,28 +6,33 @@ Streamlit runs this script from its beginning for every click, in the middle of 
 click ends the script where it follows the answer. So:
 
 * The conversation is in the session, and a run goes on in the service whether it is followed or
-  not. Each run of the script draws what is there and follows each answer from its cursor.
+  not. Each run of the script draws what is there and goes on with what comes.
 * What a click asks for is done by its callback, before the script begins: Stop cancels the run,
   whose last event the script then reads.
-* The conversation's id is in the page's address. A page that is loaded anew has another session,
+* The conversation's id is in the page's address. A page that is reloaded has another session,
   and takes the conversation from the service, and the run under way from its beginning.
-* A message that is not taken goes back into the input, with the reason above it.
+* A message that the service refuses goes back into the input, with the reason above it. While the
+  service cannot be reached the client tries again, so that a message is sent once.
 """
 
 import os
+from functools import partial
 
 import streamlit as st
 
-from answers import Answer, Chat, Question, apply, stored_chat
-from service import Accepted, Inbox, Lost, News, Problem, Refused, Said, Service
+from chat import Chat, stored_chat
+from parley_client import Exchange, ParleyError
+from service import Service
 from text import plain
 from views import AnswerView
 
-SERVICE = Service(os.environ.get("API_URL", "http://localhost:8000"))
+SERVICE: Service = st.cache_resource(Service, show_spinner=False)(
+    os.environ.get("API_URL", "http://localhost:8000")
+)
 
 # Streamlit would show a string that stands by itself here.
 TICK = 0.25  # seconds between two looks at whether somebody has clicked, while nothing comes
-RESEARCH = "research"  # an agent that is always there; the list is of those that can be changed
+DELETION = 30.0  # seconds: a run that is under way is ended before
 PAGE = 30  # how many conversations are listed at a time
 
 EXAMPLES = (
@@ -43,12 +48,13 @@ def main() -> None:
     chat = _opened()
     with st.sidebar:
         _draw_sidebar(chat)
-    views = _draw_entries(chat)
+    with chat.lock:
+        views = _draw_exchanges(chat)
     if chat.is_whole:
         _ask(chat, views)
     if chat.problem:
         st.error(plain(chat.problem), icon=":material/error:")
-    if chat.under_way():
+    if chat.runs:
         _offer_stop(chat)
         _follow(chat, views)
         st.rerun()
@@ -65,7 +71,7 @@ def _opened() -> Chat:
         chat = st.session_state.chat = _loaded(wanted)
         if chat.agent:
             st.session_state.agent = chat.agent
-    elif chat.id and not wanted:
+    elif chat.is_stored and not wanted:
         st.query_params["conversation"] = chat.id
     return chat
 
@@ -73,27 +79,13 @@ def _opened() -> Chat:
 def _loaded(conversation_id: str) -> Chat:
     """Return a conversation of the service; an empty one, with the reason, where it has none."""
     try:
-        chat = stored_chat(SERVICE.get("conversations", conversation_id))
-        _explain_silence(chat)
-    except Problem as problem:
-        if problem.status == 0 or problem.status >= 500:
-            return Chat(conversation_id, problem=str(problem), is_whole=False)
+        conversation = SERVICE.ask(lambda: SERVICE.client.conversation(conversation_id))
+    except ParleyError as error:
+        if error.code == "unreachable" or (error.status or 0) >= 500:
+            return Chat(conversation_id, problem=error.message, is_whole=False)
         st.query_params.clear()
-        return Chat(problem=str(problem))
-    return chat
-
-
-def _explain_silence(chat: Chat) -> None:
-    """Say why the last message has no answer, where its run failed and the service knows it."""
-    last = chat.entries[-1] if chat.entries else None
-    if not isinstance(last, Question) or not last.run_id:
-        return
-    try:
-        failure = SERVICE.get("runs", last.run_id)["error"]
-    except Problem:  # long ago: nothing is known of it any more
-        return
-    if failure:
-        chat.entries.append(Answer(last.run_id, end="error", problem=failure["message"]))
+        return Chat(problem=error.message)
+    return stored_chat(SERVICE, conversation)
 
 
 def _open(conversation_id: str) -> None:
@@ -105,30 +97,13 @@ def _open(conversation_id: str) -> None:
 
 def _delete(conversation_id: str) -> None:
     try:
-        SERVICE.delete("conversations", conversation_id)
-    except Problem as problem:
-        if problem.status != 404:  # somebody else has deleted it
-            st.session_state.chat.problem = str(problem)
+        SERVICE.ask(lambda: SERVICE.client.delete(conversation_id), DELETION)
+    except ParleyError as error:
+        if error.status != 404:  # somebody else has deleted it
+            st.session_state.chat.problem = error.message
             return
     if st.session_state.chat.id == conversation_id:
         _open("")
-
-
-def _stop(chat: Chat) -> None:
-    """Cancel all that is under way or waits, the last one first, so that none of it begins."""
-    for answer in reversed(chat.under_way()):
-        answer.is_unwanted = True
-        _cancel(chat, answer)
-
-
-def _cancel(chat: Chat, answer: Answer) -> None:
-    """Cancel an answer's run, as soon as the service has taken the message."""
-    try:
-        if answer.run_id:
-            SERVICE.post("runs", answer.run_id, "cancel")
-    except Problem as problem:
-        answer.is_unwanted = False
-        chat.problem = f"The answer could not be stopped. {problem}"
 
 
 # What is drawn.
@@ -140,14 +115,14 @@ def _draw_sidebar(chat: Chat) -> None:
         "New chat", icon=":material/add:", key="new", on_click=_open, args=("",), width="stretch"
     )
     try:
-        health = SERVICE.get("health")
+        health = SERVICE.ask(SERVICE.client.health)
         _draw_agents()
         _draw_conversations(chat)
-    except Problem as problem:
-        st.error(plain(str(problem)), icon=":material/cloud_off:")
+    except ParleyError as error:
+        st.error(plain(error.message), icon=":material/cloud_off:")
         st.button("Try again", icon=":material/refresh:", width="stretch")
         return
-    if health["provider"] == "demo":
+    if health.provider == "demo":
         st.info(
             "The built-in demo model answers. Set `OPENAI_API_KEY` where the service runs "
             "to talk to a real one.",
@@ -156,24 +131,23 @@ def _draw_sidebar(chat: Chat) -> None:
 
 
 def _draw_agents() -> None:
-    names = [agent["agent_name"] for agent in SERVICE.get("agents")["agents"]] + [RESEARCH]
+    names = [agent.agent_name for agent in SERVICE.ask(SERVICE.client.agents)]
     if st.session_state.get("agent") not in names:
         st.session_state.agent = "chat" if "chat" in names else names[0]
     st.selectbox("Agent", names, key="agent")
 
 
 def _draw_conversations(chat: Chat) -> None:
-    shown = st.session_state.setdefault("shown", PAGE)
-    before: dict[str, str] = {}
-    left = shown
+    left = st.session_state.setdefault("shown", PAGE)
+    before = None
     while left > 0:
-        page = SERVICE.get("conversations", limit=min(left, PAGE), **before)
-        for each in page["conversations"]:
-            _draw_conversation(each["conversation_id"], each["title"], chat)
-        left -= PAGE
-        if page["next"] is None:
+        asked = partial(SERVICE.client.conversations, limit=min(left, PAGE), before=before)
+        page = SERVICE.ask(asked)
+        for each in page.conversations:
+            _draw_conversation(each.conversation_id, each.title, chat)
+        left, before = left - PAGE, page.next
+        if before is None:
             return
-        before = {"before": page["next"]}
     st.button("Older chats", type="tertiary", on_click=_show_older)
 
 
@@ -204,17 +178,17 @@ def _draw_conversation(conversation_id: str, title: str | None, chat: Chat) -> N
             )
 
 
-def _draw_entries(chat: Chat) -> dict[str, AnswerView]:
-    """Draw what was said; return the views of the answers that are under way, by name."""
+def _draw_exchanges(chat: Chat) -> dict[Exchange, AnswerView]:
+    """Draw what was said; return the views of the answers that are under way."""
     st.subheader(plain(chat.title or "New chat"), anchor=False)
     views = {}
-    for entry in chat.entries:
-        if isinstance(entry, Question):
-            _draw_question(entry.text)
-        else:
-            view = _draw_answer(entry)
-            if entry.end is None:
-                views[entry.name] = view
+    for exchange in chat.exchanges:
+        if exchange.question is not None:
+            _draw_question(exchange.question)
+        if exchange in chat.runs:
+            views[exchange] = _draw_answer(exchange)
+        elif exchange.answer.parts or exchange.answer.outcome:
+            _draw_answer(exchange)
     return views
 
 
@@ -223,52 +197,49 @@ def _draw_question(text: str) -> None:
         st.text(text)
 
 
-def _draw_answer(answer: Answer) -> AnswerView:
+def _draw_answer(exchange: Exchange) -> AnswerView:
     view = AnswerView(st.chat_message("assistant"))
-    view.draw(answer)
+    view.draw(exchange.answer)
     return view
 
 
-def _ask(chat: Chat, views: dict[str, AnswerView]) -> None:
+def _ask(chat: Chat, views: dict[Exchange, AnswerView]) -> None:
     """Offer the input, and take what was typed into the conversation."""
     if chat.draft:
         st.session_state.message, chat.draft = chat.draft, ""
     message = st.chat_input("Your message", key="message")
-    if not message and not chat.entries:
+    if not message and not chat.exchanges:
         with st.container(horizontal=True):
             for example in EXAMPLES:
                 if st.button(example):
                     message = example
     if message:
-        chat.say(message, st.session_state.get("agent", "chat"))
+        exchange = chat.say(SERVICE, message, st.session_state.get("agent", "chat"))
         _draw_question(message)
-        answer = chat.under_way()[-1]
-        views[answer.name] = _draw_answer(answer)
+        views[exchange] = _draw_answer(exchange)
 
 
 def _offer_stop(chat: Chat) -> None:
-    st.button("Stop", icon=":material/stop_circle:", key="stop", on_click=_stop, args=(chat,))
+    stop = partial(chat.stop, SERVICE)
+    st.button("Stop", icon=":material/stop_circle:", key="stop", on_click=stop)
 
 
 # The answers under way.
 
 
-def _follow(chat: Chat, views: dict[str, AnswerView]) -> None:
+def _follow(chat: Chat, views: dict[Exchange, AnswerView]) -> None:
     """Follow all answers that are under way until there is none; a click ends it before."""
-    answers = {answer.name: answer for answer in chat.under_way()}
-    with Inbox(SERVICE) as inbox:
-        for answer in answers.values():
-            if answer.request is None:
-                inbox.follow(answer.name, answer.run_id, answer.cursor)
-            else:
-                inbox.send(answer.name, *answer.request)
-        while under_way := chat.under_way():
-            _yield_to_clicks()
-            for name, news in inbox.take(TICK):
-                _hear(chat, answers[name], news)
-            for answer in under_way:
-                views[answer.name].draw(answer)
-            _name_page(chat)
+    while chat.runs:
+        _yield_to_clicks()
+        wait = TICK
+        for exchange, view in views.items():
+            with chat.lock:
+                if (run := chat.runs.get(exchange)) is None:
+                    continue
+                chat.hear(SERVICE, exchange, wait)
+                view.draw(exchange.answer, is_lost=run.is_lost)
+            wait = 0  # the first one is the one that moves
+        _name_page(chat)
 
 
 def _yield_to_clicks() -> None:
@@ -276,26 +247,8 @@ def _yield_to_clicks() -> None:
     _ = "chat" in st.session_state
 
 
-def _hear(chat: Chat, answer: Answer, news: News) -> None:
-    answer.is_lost = isinstance(news, Lost)
-    match news:
-        case Accepted(run_id):
-            answer.run_id, answer.request = run_id, None
-            if answer.is_unwanted:
-                _cancel(chat, answer)
-        case Said(cursor, event):
-            answer.cursor = cursor
-            if event["event_type"] == "chat_start":
-                chat.id = event["conversation_id"]
-            apply(answer, event)
-        case Refused(problem) if answer.request is not None:
-            chat.take_back(answer, str(problem))
-        case Refused(problem):
-            answer.fail(str(problem))
-
-
 def _name_page(chat: Chat) -> None:
-    if chat.id and st.query_params.get("conversation") != chat.id:
+    if chat.is_stored and st.query_params.get("conversation") != chat.id:
         st.query_params["conversation"] = chat.id
 
 

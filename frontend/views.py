@@ -1,7 +1,7 @@
 """How an answer is drawn, while it grows and afterwards.
 
 * A view remembers what it has drawn and draws only what has changed, so that a long answer costs no
-  more with each word. Where an answer begins anew its views do too.
+  more with each word. With a reset its views begin again, too.
 * A call that is under way is an `st.status`, which can change in place; one that had ended before
   the page was drawn is an expander, which costs Streamlit no pause.
 * What a model, a tool or a user said passes through `text` on its way into Markdown or a label.
@@ -13,7 +13,8 @@ from typing import Any, Final, Literal, Protocol
 
 from streamlit.delta_generator import DeltaGenerator
 
-from answers import Answer, Call, Handover, Part, Stage, Text
+from parley_client.answer import Answer, Call, Handover, Part, Stage, Words
+from parley_client.events import RunError
 from text import Code, Prose, pieces, plain
 
 NOTES: Final = {
@@ -45,26 +46,26 @@ class AnswerView:
         self._slot = place.empty()
         self._note = place.empty()
         self._said = ""
-        self._age = -1
+        self._resets = -1
         self._body = self._slot
-        self._views: list[View] = []
+        self._views: list[View | None] = []
 
-    def draw(self, answer: Answer) -> None:
+    def draw(self, answer: Answer, *, is_lost: bool = False) -> None:
         """Draw what has changed of the answer, which is the same one every time."""
-        if self._age != answer.age:
-            self._age, self._body, self._views = answer.age, self._slot.container(), []
+        if self._resets != answer.resets:
+            self._resets, self._body, self._views = answer.resets, self._slot.container(), []
         for at, part in enumerate(answer.parts):
             if at == len(self._views):
                 self._views.append(_view(part, self._body))
-            self._views[at].draw(part)
-        self._draw_note(answer)
+            if view := self._views[at]:
+                view.draw(part)
+        self._draw_note(answer, _note(answer, is_lost=is_lost))
 
-    def _draw_note(self, answer: Answer) -> None:
-        note = _note(answer)
+    def _draw_note(self, answer: Answer, note: str) -> None:
         if note == self._said:
             return
         self._said = note
-        if answer.end == "error":
+        if isinstance(answer.outcome, RunError):
             self._note.error(note, icon=":material/error:")
         elif note:
             self._note.caption(note)
@@ -72,28 +73,31 @@ class AnswerView:
             self._note.empty()
 
 
-def _note(answer: Answer) -> str:
-    if answer.end == "error":
-        return plain(answer.problem)
-    if answer.end is not None:
-        return NOTES.get(answer.end, "")
-    if answer.is_lost:
+def _note(answer: Answer, *, is_lost: bool) -> str:
+    if isinstance(answer.outcome, RunError):
+        return plain(answer.outcome.message)
+    if answer.outcome is not None:
+        return NOTES.get(answer.outcome.finish_reason, "")
+    if is_lost:
         return "The connection is lost. Trying again; nothing of the answer is lost …"
     return "" if answer.parts else "Waiting for the answer …"
 
 
-def _view(part: Part, body: DeltaGenerator) -> View:
+def _view(part: Part, body: DeltaGenerator) -> View | None:
+    """Return what draws a part; None where it is drawn for good."""
     match part:
-        case Text(is_reasoning=True):
-            return ReasoningView(body)
-        case Text():
+        case Words(is_reasoning=True):
+            icon = ":material/psychology:"
+            return TextView(body.expander("Reasoning", icon=icon, type="compact").container())
+        case Words():
             return TextView(body.container())
         case Call():
             return CallView(body, part)
         case Stage():
             return StageView(body)
         case Handover():
-            return HandoverView(body)
+            body.caption(f":material/arrow_forward: {plain(part.agent)} answers from here.")
+            return None
 
 
 class TextView:
@@ -104,7 +108,7 @@ class TextView:
         self._slots: list[DeltaGenerator] = []
         self._drawn: list[Prose | Code] = []
 
-    def draw(self, part: Text) -> None:
+    def draw(self, part: Words) -> None:
         """Draw the pieces of the text that are new or longer than before."""
         found = pieces(part.text)
         for at, piece in enumerate(found):
@@ -122,18 +126,6 @@ def _draw_piece(slot: DeltaGenerator, piece: Prose | Code) -> None:
         slot.code(piece.text, language=piece.language or None)
     else:
         slot.markdown(piece.text)
-
-
-class ReasoningView:
-    """Draws what the model thought, folded."""
-
-    def __init__(self, body: DeltaGenerator) -> None:
-        folded = body.expander("Reasoning", icon=":material/psychology:", type="compact")
-        self._text = TextView(folded.container())
-
-    def draw(self, part: Text) -> None:
-        """Draw what has come."""
-        self._text.draw(part)
 
 
 class CallView:
@@ -160,7 +152,7 @@ class CallView:
         if self._status is not None and (label, call.state) != (self._label, self._state):
             self._status.update(label=label, state=STATES.get(call.state, "running"))
         if call.total and call.state == "running":
-            self._progress.progress(_share(call.done, call.total), plain(call.said))
+            self._progress.progress(_share(call.progress, call.total), plain(call.message))
         if call.state != self._state and call.state in STATES:
             self._draw_outcome(call)
         self._label, self._state = label, call.state
@@ -170,7 +162,7 @@ class CallView:
         if call.state == "failed":
             self._outcome.error(plain(call.error))
             return
-        self._outcome.caption("Result, cut at the limit" if call.is_cut else "Result")
+        self._outcome.caption("Result, cut at the limit" if call.truncated else "Result")
         _draw_value(self._outcome, call.result)
 
 
@@ -183,10 +175,11 @@ def _words(call: Call) -> str:
         case "queued":
             return "queued"
         case "running":
-            since = 0 if call.began is None else max(0, int(time.time() - call.began))
+            since = 0 if call.started is None else max(0, int(time.time() - call.started))
             return f"running, {since} s" if since else "running"
         case "done":
-            return "done" if call.took is None else f"done in {_duration(call.took)}"
+            took = call.duration_ms
+            return "done" if took is None else f"done in {_duration(took / 1000)}"
         case "failed":
             error = call.error if len(call.error) <= 100 else f"{call.error[:100]}…"
             return f"failed: {plain(error)}"
@@ -220,17 +213,3 @@ class StageView:
 
 def _share(done: float, total: float) -> float:
     return min(1.0, max(0.0, done / total)) if total > 0 else 0.0
-
-
-class HandoverView:
-    """Draws that another agent has taken over."""
-
-    def __init__(self, body: DeltaGenerator) -> None:
-        self._slot = body.empty()
-        self._is_drawn = False
-
-    def draw(self, part: Handover) -> None:
-        """Draw it, once."""
-        if not self._is_drawn:
-            self._slot.caption(f":material/arrow_forward: {plain(part.agent)} answers from here.")
-            self._is_drawn = True

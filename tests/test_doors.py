@@ -13,6 +13,9 @@ ROOT = Path(__file__).parents[1]
 NOT_CODE = {"docs", "data", "web", "node_modules", "build", "dist"}
 """Folders that hold no module of the service."""
 
+ROOM_OF_PACKAGE = {"parley_client": "clients"}
+"""Packages whose name is not that of the room they are in."""
+
 
 @cache
 def doors() -> dict[str, set[str] | None]:
@@ -50,10 +53,15 @@ def imported(module: Path) -> Iterator[tuple[int, str]]:
     tree = ast.parse((ROOT / module).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name.partition(".")[0]) for alias in node.names)
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}:{node.lineno} imports by a relative name"
-            yield node.lineno, (node.module or "").partition(".")[0]
+            names = [node.module or ""]
+        else:
+            continue
+        for name in names:
+            package = name.partition(".")[0]
+            yield node.lineno, ROOM_OF_PACKAGE.get(package, package)
 
 
 def test_the_table_can_be_read() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from parley_client import (
     ChatChunk,
     ChatComplete,
     ChatStart,
+    Event,
     ParleyClient,
     ParleyError,
     Reset,
@@ -224,6 +226,72 @@ async def test_cancel_ends_the_run_and_leave_only_the_following(transport: Any) 
             await left.text()
         upstream.gate.open()
         assert await client.follow(run_id).text() == "done"
+
+
+@both
+async def test_what_is_here_is_taken_together_and_waited_for_a_time_at_most(transport: Any) -> None:
+    async with (
+        scripted([paced(text("one", " two"))]) as (service, upstream),
+        client_of(service.url, transport=transport) as client,
+    ):
+        run = client.chat("Count.")
+        assert [type(event) for event in await run.take(DEADLINE)] == [ChatStart]
+        assert await run.take(0.05) == []
+        upstream.gate.open()
+        found: list[Event] = []
+        async with asyncio.timeout(DEADLINE):
+            while run.outcome is None:
+                found += await run.take(DEADLINE)
+            found += await run.take(0)
+        assert found == (await log_of(service, run))[1:]
+        assert await run.take(DEADLINE) == []
+        with pytest.raises(ParleyError, match="invalid_value"):
+            await client.chat("").take(DEADLINE)
+
+
+@both
+async def test_a_run_tells_that_its_connection_is_gone(transport: Any) -> None:
+    async with (
+        scripted([held(text("All ", "here."))]) as (service, upstream),
+        Proxy(service.url) as proxy,
+        client_of(proxy.url, transport=transport) as client,
+    ):
+        run = client.chat("Wait.")
+        await upstream.gate.reached()
+        assert not run.is_lost
+        await proxy.refuse()
+        async with asyncio.timeout(DEADLINE):
+            while not run.is_lost:
+                await run.take(0.01)
+            await proxy.listen()
+            while run.is_lost:
+                await run.take(0.01)
+        upstream.gate.open()
+        assert await run.text() == "All here."
+
+
+async def test_a_run_that_another_thread_drops_is_left_in_the_loops_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leave, threads = parley_client.course.Course.leave, []
+
+    def left(course: parley_client.course.Course) -> None:
+        threads.append(threading.current_thread())
+        leave(course)
+
+    monkeypatch.setattr(parley_client.course.Course, "leave", left)
+    async with (
+        scripted([held(text("never"))]) as (service, upstream),
+        client_of(service.url) as client,
+    ):
+        runs = [client.chat("Wait.")]
+        await upstream.gate.reached()
+        course = runs[0]._course
+        assert isinstance(await course.take(), ChatStart)
+        await asyncio.to_thread(runs.clear)
+        async with asyncio.timeout(DEADLINE):
+            assert await course.take() is None
+        assert threads == [threading.current_thread()]
 
 
 @both

@@ -6,7 +6,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from parley_client import ChatStart, Timings, UnknownEvent
+from parley_client import (
+    Answer,
+    ChatStart,
+    Conversation,
+    Reset,
+    Timings,
+    UnknownEvent,
+    exchanges,
+)
+from parley_client.answer import Call, Stage, Words
 from parley_client.course import Course
 from parley_client.errors import Lost, ParleyError, refusal_over_http
 from parley_client.events import decode_event
@@ -103,3 +112,81 @@ def test_a_gateway_that_has_lost_the_service_is_no_refusal() -> None:
     refused = refusal_over_http(409, problem, None)
     assert isinstance(refused, ParleyError)
     assert (refused.code, refused.status, refused.message) == ("conflict", 409, "No.")
+
+
+def test_stored_messages_become_answers_and_what_is_under_way_has_its_place() -> None:
+    def message(role: str, content: str, run_id: str, **more: Any) -> dict[str, Any]:
+        fixed = {"id": f"msg_{role}", "created_at": "2026-01-01T00:00:00Z"}
+        return {"role": role, "content": content, "run_id": run_id} | fixed | more
+
+    asked = [{"id": "c1", "name": "add", "arguments": '{"a": 1}'}, {"id": "c2", "name": "fail"}]
+    messages = [
+        message("assistant", "Cut off.", "run_0"),
+        message("user", "Add!", "run_1"),
+        message("assistant", "", "run_1", tool_calls=asked),
+        message("tool", "[3]", "run_1", tool_call_id="c1", is_error=False, duration_ms=5.0),
+        message("tool", "Error: no", "run_1", tool_call_id="c2", is_error=True),
+        message("assistant", "Three.", "run_1"),
+        message("user", "Again!", "run_2"),
+        message("assistant", "It comes from the log.", "run_2"),
+    ]
+    stored = {
+        "conversation_id": "conv_1",
+        "created_at": "2026-01-01T00:00:00Z",
+        "updated_at": "2026-01-01T00:00:00Z",
+        "active_run_id": "run_2",
+        "messages": messages,
+        "waiting": [{"run_id": "run_3", "message": "And again!"}, {"run_id": "run_4"}],
+    }
+    found = exchanges(msgspec.convert(stored, Conversation))
+    assert [(each.question, each.run_id, each.is_under_way) for each in found] == [
+        (None, "run_0", False),
+        ("Add!", "run_1", False),
+        ("Again!", "run_2", True),
+        ("And again!", "run_3", True),
+        (None, "run_4", True),
+    ]
+    assert [each.answer.parts for each in found] == [
+        [Words("Cut off.", message_id="msg_assistant")],
+        [
+            Call("c1", "add", {"a": 1}, "done", result=[3], duration_ms=5.0),
+            Call("c2", "fail", None, "failed", error="no"),
+            Words("Three.", message_id="msg_assistant"),
+        ],
+        [],
+        [],
+        [],
+    ]
+    # Another answer is being made, and the one before is still there.
+    stored |= {"active_run_id": "run_5", "messages": messages[1:6], "waiting": []}
+    first, second = exchanges(msgspec.convert(stored, Conversation))
+    assert (first.run_id, first.is_under_way) == ("run_1", False)
+    assert (second.question, second.run_id, second.is_under_way) == (None, "run_5", True)
+
+
+def test_an_answer_has_its_parts_in_order_and_begins_again_with_a_reset() -> None:
+    stage = {"event_type": "run_progress", "stage": "plan", "message": "-", "total": 2}
+    call = {"id": "c1", "name": "add", "arguments": {"a": 1}}
+    then = {"started_at": "2026-01-01T00:00:00Z"}
+    told: list[dict[str, Any]] = [
+        stage | {"done": 1},
+        {"event_type": "reasoning_chunk", "message_id": "m1", "content": "Hm."},
+        {"event_type": "chat_chunk", "message_id": "m1", "content": "Let "},
+        {"event_type": "chat_chunk", "message_id": "m1", "content": "me."},
+        {"event_type": "tool_call_queued", "message_id": "m1", "tool_call": call},
+        {"event_type": "tool_call_start", "message_id": "m1", "tool_call": call | then},
+        stage | {"done": 2},
+        {"event_type": "chat_chunk", "message_id": "m2", "content": "Done."},
+    ]
+    answer = Answer()
+    for event in told:
+        answer.add(decode_event(msgspec.json.encode(event)))
+    assert answer.parts == [
+        Stage("plan", "-", 2, 2, is_over=True),
+        Words("Hm.", is_reasoning=True, message_id="m1"),
+        Words("Let me.", message_id="m1"),
+        Call("c1", "add", {"a": 1}, "running", started=1767225600.0),
+        Words("Done.", message_id="m2"),
+    ]
+    answer.add(Reset(epoch=2, reason="epoch_changed"))
+    assert (answer.parts, answer.resets) == ([], 1)

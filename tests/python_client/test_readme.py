@@ -10,7 +10,7 @@ from tests.service import DEADLINE, running
 
 CLIENT = Path(__file__).parents[2] / "clients" / "python"
 EXAMPLES = re.findall(r"```python\n(.*?)```", (CLIENT / "README.md").read_text(), re.DOTALL)
-EXPECTED = (["42"], ["[calculate", "147"], ["2", "4", "6"])
+EXPECTED = (["42"], ["[calculate", "147"], ["2", "4", "6"], ["chat_start", "42"])
 
 
 async def said(code: str) -> str:

@@ -7,6 +7,7 @@
 It imports nothing of the service.
 """
 
+from parley_client.answer import Answer
 from parley_client.client import ParleyClient, Status
 from parley_client.errors import ParleyError
 from parley_client.events import (
@@ -33,6 +34,7 @@ from parley_client.events import (
     UnknownEvent,
     Usage,
 )
+from parley_client.history import Exchange, exchanges
 from parley_client.pace import Timings
 from parley_client.run import Run
 from parley_client.views import (
@@ -49,6 +51,7 @@ from parley_client.views import (
 __all__ = [
     "Agent",
     "AgentUpdated",
+    "Answer",
     "ChatChunk",
     "ChatComplete",
     "ChatStart",
@@ -56,6 +59,7 @@ __all__ = [
     "Conversation",
     "ConversationPage",
     "Event",
+    "Exchange",
     "FailedCall",
     "Health",
     "Message",
@@ -82,4 +86,5 @@ __all__ = [
     "UnknownEvent",
     "Usage",
     "Waiting",
+    "exchanges",
 ]

@@ -11,6 +11,7 @@ import secrets
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 from urllib.parse import quote
@@ -99,7 +100,12 @@ class ParleyClient:
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=timings.connect_within, sock_read=timings.silence
         )
-        self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
+        self._loop = asyncio.get_running_loop()
+        self._session = aiohttp.ClientSession(
+            headers=self._headers,
+            timeout=timeout,
+            connector=aiohttp.TCPConnector(limit=0),  # each run may need one
+        )
         self._http = Http(self.base_url, self._session, timings, self._pauses)
         self._streams = Streams(self._http, timings, self._pauses, self._spawn, self._say_of("sse"))
         self._link = Link(
@@ -145,7 +151,7 @@ class ParleyClient:
         return self._start("chat", "/chat/stream", place, data, place)
 
     def regenerate(self, conversation_id: str, *, agent: str | None = None, **options: Any) -> Run:
-        """Have the last message of a conversation answered anew."""
+        """Have the last message of a conversation answered again."""
         path = f"{_conversation(conversation_id)}/regenerate/stream"
         return self._start(
             "regenerate", path, conversation_id, {"agent": agent, **options}, conversation_id
@@ -169,7 +175,7 @@ class ParleyClient:
         return self._start("edit", path, conversation_id, data, None)
 
     def follow(self, run_id: str, after: int | str = 0) -> Run:
-        """Follow a run, from its beginning or behind a `seq` or a cursor.
+        """Follow a run, from its beginning or after a `seq` or a cursor.
 
         Raises:
             ValueError: `after` is the cursor of another run.
@@ -199,13 +205,20 @@ class ParleyClient:
         return run
 
     def _abandon(self, course: Course) -> None:
-        """Leave a run that nobody holds any more: its buffer would fill for nothing."""
+        """Leave a run that nobody holds any more: its buffer would fill for nothing.
+
+        A `Run` may be collected in any thread.
+        """
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._leave, course)
+
+    def _leave(self, course: Course) -> None:
         if not course.is_over:
             course.leave()
             self._drops(course)
 
     async def _join(self, course: Course) -> None:
-        """Follow a run that may have ended: only over HTTP one hears that nothing is behind it."""
+        """Follow a run that may have ended: only over HTTP one hears that nothing follows."""
         try:
             path = f"/runs/{quote(course.run_id or '', safe='')}"
             run = await self._http.ask("GET", path, _RunState)
@@ -323,7 +336,7 @@ class ParleyClient:
         return (await self._http.ask("GET", "/search", SearchResult, params=params)).hits
 
     async def agents(self) -> tuple[Agent, ...]:
-        """List all agents, by name; behind them those that cannot be configured."""
+        """List all agents, by name; after them those that cannot be configured."""
         listed = await self._http.ask("GET", "/agents", AgentList)
         fixed = (Agent(agent_name=name, name=name, built_in=True) for name in listed.fixed)
         return (*listed.agents, *fixed)

@@ -3,7 +3,7 @@
 Whichever transport carries a run puts its events here, and whoever iterates takes them out.
 
 * An event at or before `seq` was here already and is dropped; so however often a run is
-  subscribed to anew, each event comes out once, in order. Only a `reset` begins again.
+  subscribed to, each event comes out once, in order. Only a `reset` begins again.
 * The buffer is bounded, in events and in bytes. A transport does not put more into a full one:
   it stops reading the run, and goes on from the cursor when `has_room` tells it to. The service
   keeps the log, so nothing is lost but time.
@@ -46,9 +46,10 @@ class Course:
         start: how it begins; None for a run that is only followed.
         run_id: None until the service has accepted it.
         epoch: of the last event; None before the first one.
-        seq: of the last event that came; behind it the run is read on.
+        seq: of the last event that came; after it the run is read on.
         has_room: is called when a buffer that was full has room again.
         refusals: how often the service has asked to come back later, in a row.
+        is_lost: nothing comes at present, because the connection is gone.
     """
 
     start: Start | None
@@ -60,6 +61,7 @@ class Course:
     outcome: ChatComplete | RunError | None = None
     failure: ParleyError | None = None
     refusals: int = 0
+    is_lost: bool = False
     _ended: bool = False
     _left: bool = False
     _is_full: bool = False
@@ -78,6 +80,11 @@ class Course:
     def is_over(self) -> bool:
         """Whether nothing more of it is to be fetched."""
         return self._ended or self._left or self.failure is not None
+
+    @property
+    def has_events(self) -> bool:
+        """Whether `take` returns one at once."""
+        return bool(self._buffer)
 
     @property
     def is_full(self) -> bool:
@@ -115,13 +122,13 @@ class Course:
         self._wake()
 
     def fail(self, error: ParleyError) -> None:
-        """End it: whoever waits gets the error, behind what came before."""
+        """End it: whoever waits gets the error, after what came before."""
         if not self.is_over:
             self.failure = error
             self._wake()
 
     def end(self) -> None:
-        """End it: there is nothing behind the cursor."""
+        """End it: there is nothing after the cursor."""
         self._ended = True
         self._wake()
 
@@ -182,7 +189,7 @@ def _epoch_of(cursor: str | None, before: int | None) -> int | None:
 
 
 def followed(run_id: str, after: int | str, has_room: Callable[[Course], None]) -> Course:
-    """Return the course of a run that is there, from behind a `seq` or a whole cursor.
+    """Return the course of a run that is there, from after a `seq` or a whole cursor.
 
     Raises:
         ValueError: `after` is the cursor of something else.

@@ -50,26 +50,24 @@ class Refusal(msgspec.Struct, frozen=True):
     message: str
     retryable: bool = False
     retry_after: float | None = None
-    errors: tuple[dict[str, Any], ...] = ()
+    errors: tuple[dict[str, Any], ...] | None = None
 
-    def error(self) -> ParleyError:
+    def error(self, status: int | None = None, retry_after: float | None = None) -> ParleyError:
         """Return it as an exception."""
         return ParleyError(
             self.message,
             code=self.code,
+            status=status,
             retryable=self.retryable,
-            retry_after=self.retry_after,
-            errors=self.errors,
+            retry_after=self.retry_after if retry_after is None else retry_after,
+            errors=self.errors or (),
         )
 
 
-class Problem(msgspec.Struct, frozen=True):
+class Problem(Refusal, frozen=True, kw_only=True):
     """A refusal over HTTP (RFC 9457)."""
 
-    detail: str
-    code: str
-    retryable: bool = False
-    errors: tuple[dict[str, Any], ...] | None = None
+    message: str = msgspec.field(name="detail")
 
 
 class Lost(Exception):
@@ -104,16 +102,9 @@ def refusal_over_http(status: int, body: bytes, retry_after: str | None) -> Parl
             code="http_error",
             status=status,
         )
-    return ParleyError(
-        problem.detail,
-        code=problem.code,
-        status=status,
-        retryable=problem.retryable,
-        retry_after=seconds,
-        errors=problem.errors or (),
-    )
+    return problem.error(status, seconds)
 
 
 def closed() -> ParleyError:
-    """Return what is raised behind the end of `async with`."""
+    """Return what is raised after `async with`."""
     return ParleyError("The client is closed.", code="client_closed")

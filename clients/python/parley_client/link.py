@@ -116,6 +116,8 @@ class Link:
                     raise Blocked
             seconds = self._timings.delay(attempt)
             attempt += 1
+            for course in self._courses:
+                course.is_lost = True
             self._say(False, seconds)
             await self._pauses.wait(seconds)
 
@@ -141,6 +143,8 @@ class Link:
 
     async def _serve(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         """Use a connection until it is lost."""
+        for course in self._courses:
+            course.is_lost = False
         self._say(True, 0.0)
         self._todo = dict(self._courses)
         self._awake.set()

@@ -1,6 +1,8 @@
 """What a user of the client holds of a run."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Self
 from urllib.parse import quote
 
@@ -15,7 +17,7 @@ Cancel = Callable[[str], Awaitable[None]]
 class Run:
     """A run: iterate over it for its events, each once and in order.
 
-    Lost connections do not show. The iteration ends behind `ChatComplete` or `RunError`, which are
+    Lost connections do not show. The iteration ends after `ChatComplete` or `RunError`, which are
     events and not exceptions, and when the run is left. It is one iteration however often it is
     begun; what is not taken waits in a bounded buffer, and beyond that in the service.
 
@@ -51,6 +53,11 @@ class Run:
         """The last event, as soon as it is here."""
         return self._course.outcome
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether its connection is gone at present; another attempt follows."""
+        return self._course.is_lost
+
     def __aiter__(self) -> Self:
         return self
 
@@ -59,6 +66,19 @@ class Run:
         if event is None:
             raise StopAsyncIteration
         return event
+
+    async def take(self, within: float) -> list[Event]:
+        """Return all events that are here; wait so many seconds for the first one at most.
+
+        Raises:
+            ParleyError: as iterating does.
+        """
+        found: list[Event] = []
+        with suppress(TimeoutError, StopAsyncIteration):
+            async with asyncio.timeout(within):
+                while not found or self._course.has_events:
+                    found.append(await anext(self))
+        return found
 
     async def started(self) -> str:
         """Wait until the service has accepted the run, and return its id.

@@ -80,6 +80,7 @@ class Streams:
                 return
             attempt = 0 if course.seq != before else attempt + 1
             seconds = max(at_least, self._timings.delay(attempt))
+            course.is_lost = True
             self._say(False, seconds)
             await self._pauses.wait(seconds)
 
@@ -98,6 +99,7 @@ class Streams:
                 body = await response.read()
                 retry_after = response.headers.get("Retry-After")
                 raise refusal_over_http(response.status, body, retry_after)
+            course.is_lost = False
             self._say(True, 0.0)
             if (run_id := response.headers.get("X-Run-Id")) is not None:
                 course.adopt(run_id)

@@ -18,10 +18,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parley_client import Conversation, Health, ParleyClient, ParleyError, Run, RunError, Status
-from parley_client.terminal.answer import Answer, Part
-from parley_client.terminal.clean import one_line
-from parley_client.terminal.history import parts_of
+from parley_client import (
+    Answer,
+    Conversation,
+    Health,
+    ParleyClient,
+    ParleyError,
+    Run,
+    RunError,
+    Status,
+)
+from parley_client.history import exchanges
+from parley_client.terminal.answer import parts_of
+from parley_client.terminal.clean import clean, one_line
 from parley_client.terminal.keyboard import (
     Leave,
     Lines,
@@ -251,15 +260,13 @@ class Chat:
         self._agent = there.agent or self._agent
         if there.has_more:
             self._say("… earlier messages are left out", "dim")
-        for question, parts in parts_of(there):
-            if question:
-                self._echo(question)
-            self._print(parts)
-        if there.active_run_id is not None:
-            await self._play(self._client.follow(there.active_run_id))
-        for waiting in there.waiting:
-            self._echo(waiting.message or "")
-            await self._play(self._client.follow(waiting.run_id))
+        for each in exchanges(there):
+            if each.question is not None:
+                self._echo(each.question)
+            if each.is_under_way and each.run_id is not None:
+                await self._play(self._client.follow(each.run_id))
+            else:
+                self._print(each.answer)
 
     async def _choose(self, name: str) -> None:
         if not name:
@@ -320,15 +327,14 @@ class Chat:
 
     def _echo(self, question: str) -> None:
         self._console.print()
-        lines = "\n  ".join(one_line(line) for line in question.splitlines())
+        lines = "\n  ".join(one_line(line) for line in clean(question).splitlines())
         self._console.print(Text.assemble(("❯ ", "bold cyan"), lines))
 
-    def _print(self, parts: list[Part]) -> None:
+    def _print(self, answer: Answer) -> None:
         if self._is_live:
-            printed(self._console, parts)
-            return
-        screen = PlainScreen(self._console.file, Answer(parts=parts))
-        screen.show()
+            printed(self._console, parts_of(answer))
+        else:
+            PlainScreen(self._console.file, answer).show()
 
 
 async def _draw(screen: Screen) -> None:

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TypeAlias
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import WordCompleter
@@ -17,18 +17,6 @@ from prompt_toolkit.styles import Style
 
 class Leave(Exception):
     """The person wants to leave."""
-
-
-class Prompt(Protocol):
-    """Where lines come from."""
-
-    async def line(self) -> str:
-        """Return the next one, which may be empty.
-
-        Raises:
-            Leave: there is none.
-        """
-        ...
 
 
 class TerminalPrompt:
@@ -97,7 +85,7 @@ class Lines:
         """Return the next line.
 
         Raises:
-            Leave: behind the last one.
+            Leave: after the last one.
         """
         if self._reader is None:
             self._reader = threading.Thread(target=self._read, daemon=True)
@@ -117,6 +105,10 @@ class Lines:
 
     def _put(self, line: str | None) -> None:
         asyncio.run_coroutine_threadsafe(self._lines.put(line), self._loop).result()
+
+
+Prompt: TypeAlias = TerminalPrompt | Lines
+"""Where lines come from."""
 
 
 @contextmanager

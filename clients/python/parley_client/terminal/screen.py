@@ -1,42 +1,24 @@
 """Where an answer is shown: live on a terminal, or as plain lines where there is none.
 
-On a terminal what is settled is printed once, into the scrollback; only the rest is drawn anew,
+On a terminal what is settled is printed once, into the scrollback; only the rest is drawn again,
 and never more of it than fits, because a line that has scrolled away cannot be taken back.
 """
 
 from collections.abc import Callable
-from typing import IO, Protocol
+from typing import IO, TypeAlias
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from parley_client.answer import Answer, Call, Words
 from parley_client.events import Event
-from parley_client.terminal.answer import Answer, Call, Note, Part, Words
+from parley_client.terminal.answer import Note, Shown, is_settled, note_of, parts_of
+from parley_client.terminal.clean import arguments_shown, clean, one_line
 from parley_client.terminal.view import Tail, duration, finished_length, view
 
 INTERVAL = 1 / 15
 """Seconds between two drawings."""
-
-
-class Screen(Protocol):
-    """What shows an answer."""
-
-    def begin(self) -> None:
-        """Show that something is under way."""
-        ...
-
-    def add(self, event: Event) -> None:
-        """Take an event."""
-        ...
-
-    def draw(self) -> None:
-        """Show the present state; called every `INTERVAL`."""
-        ...
-
-    def end(self) -> None:
-        """Show the rest, for good."""
-        ...
 
 
 class LiveScreen:
@@ -50,10 +32,10 @@ class LiveScreen:
         self._console = console
         self._status = status
         self._answer = answer
-        self._told = answer.told
+        self._resets = answer.resets
         self._next = 0  # the first part that is not printed as a whole,
         self._offset = 0  # and how much of it is
-        self._last: Part | None = None
+        self._last: Shown | None = None
         self._live = Live(
             console=console,
             auto_refresh=False,
@@ -86,15 +68,15 @@ class LiveScreen:
             self._print(part)
 
     def _print_settled(self) -> None:
-        if self._answer.told != self._told:
-            self._told, self._next, self._offset = self._answer.told, 0, 0
-        parts = self._answer.parts
+        if self._answer.resets != self._resets:
+            self._resets, self._next, self._offset = self._answer.resets, 0, 0
+        parts = parts_of(self._answer)
         while self._next < len(parts):
             part = parts[self._next]
-            if isinstance(part, Words) and not self._answer.is_settled(part):
+            if isinstance(part, Words) and not is_settled(self._answer, part):
                 self._print_blocks(part)
                 return
-            if not self._answer.is_settled(part):
+            if not is_settled(self._answer, part):
                 return
             for unprinted in self._unprinted()[:1]:
                 self._print(unprinted)
@@ -102,17 +84,17 @@ class LiveScreen:
 
     def _print_blocks(self, part: Words) -> None:
         """Print the blocks of a growing text that will stay as they are."""
-        text = part.text[self._offset :]
+        text = clean(part.text)[self._offset :]
         length = 0 if part.is_reasoning else finished_length(text)
         if length:
             self._print(Words(text[:length]))
             self._offset += length
 
-    def _unprinted(self) -> list[Part]:
+    def _unprinted(self) -> list[Shown]:
         """Return the parts that are not printed, the first one without what is printed of it."""
-        rest = self._answer.parts[self._next :]
+        rest = parts_of(self._answer)[self._next :]
         if rest and isinstance(first := rest[0], Words):
-            text = first.text[self._offset :]
+            text = clean(first.text)[self._offset :]
             head = [Words(text, first.is_reasoning)] if text.strip() else []
             return [*head, *rest[1:]]
         return rest
@@ -127,12 +109,12 @@ class LiveScreen:
             last = part
         return shown
 
-    def _print(self, part: Part) -> None:
+    def _print(self, part: Shown) -> None:
         _print(self._console, self._last, part)
         self._last = part
 
 
-def _is_apart(last: Part | None, part: Part) -> bool:
+def _is_apart(last: Shown | None, part: Shown) -> bool:
     """Tell whether an empty line comes before a part: calls stand together, and notes."""
     return not (
         (isinstance(last, Call) and isinstance(part, Call))
@@ -149,7 +131,7 @@ class PlainScreen:
         self._written: dict[int, int] = {}
         self._said: dict[int, str] = {}
         self._is_inside = False
-        self._told = answer.told
+        self._resets = answer.resets
 
     def begin(self) -> None:
         """Nothing is under way that a file could show."""
@@ -161,11 +143,11 @@ class PlainScreen:
 
     def show(self) -> None:
         """Write what is new."""
-        if self._answer.told != self._told:
-            self._told = self._answer.told
+        if self._answer.resets != self._resets:
+            self._resets = self._answer.resets
             self._written.clear()
             self._said.clear()
-        for number, part in enumerate(self._answer.parts):
+        for number, part in enumerate(parts_of(self._answer)):
             self._write(number, part)
         self._file.flush()
 
@@ -177,9 +159,9 @@ class PlainScreen:
         self._end_line()
         self._file.flush()
 
-    def _write(self, number: int, part: Part) -> None:
+    def _write(self, number: int, part: Shown) -> None:
         if isinstance(part, Words):
-            new = part.text[self._written.get(number, 0) :]
+            new = clean(part.text[self._written.get(number, 0) :])
             if number not in self._written and new:
                 self._end_line()
             self._written[number] = len(part.text)
@@ -199,34 +181,36 @@ class PlainScreen:
             self._is_inside = False
 
 
-def plain(part: Part) -> str:
+Screen: TypeAlias = LiveScreen | PlainScreen
+
+
+def plain(part: Shown) -> str:
     """Return what is said of a part in one line; text is none."""
     match part:
-        case Call(state="queued"):
-            return f"[{part.name}] queued: {part.arguments}"
-        case Call(state="running"):
-            so_far = f" {part.progress:g}/{part.total:g} {part.note}" if part.total else ""
-            return f"[{part.name}] running: {part.arguments}{so_far}".rstrip()
+        case Call(state="queued" | "running"):
+            so_far = f" {part.progress:g}/{part.total:g} {note_of(part)}" if part.total else ""
+            said = f"{part.state}: {arguments_shown(part.arguments)}{so_far}"
+            return f"[{one_line(part.name)}] {said}".rstrip()
         case Call():
             took = "" if part.duration_ms is None else f" in {duration(part.duration_ms / 1000)}"
-            return f"[{part.name}] {part.state}{took}: {part.note}"
+            return f"[{one_line(part.name)}] {part.state}{took}: {note_of(part)}"
         case Words():
             return ""
         case Note():
             return f"[{part.text}]"
         case _:
-            return f"[{part.name}] {part.message} {part.done}/{part.total}"
+            return f"[{one_line(part.name)}] {one_line(part.message)} {part.done}/{part.total}"
 
 
-def printed(console: Console, parts: list[Part]) -> None:
+def printed(console: Console, parts: list[Shown]) -> None:
     """Print parts that are settled."""
-    last: Part | None = None
+    last: Shown | None = None
     for part in parts:
         _print(console, last, part)
         last = part
 
 
-def _print(console: Console, last: Part | None, part: Part) -> None:
+def _print(console: Console, last: Shown | None, part: Shown) -> None:
     if _is_apart(last, part):
         console.print()
     console.print(view(part))

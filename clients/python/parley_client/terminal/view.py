@@ -12,8 +12,9 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from parley_client.terminal.answer import Call, Note, Part, Stage, Words
-from parley_client.terminal.clean import Safe
+from parley_client.answer import Call, Stage, Words
+from parley_client.terminal.answer import Note, Shown, note_of
+from parley_client.terminal.clean import Safe, arguments_shown, clean, one_line
 
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _NOTES = {"info": ("", "dim"), "warning": ("■ ", "yellow"), "failure": ("✗ ", "red")}
@@ -48,11 +49,11 @@ def finished_length(text: str) -> int:
     return sum(len(line) for line in lines[: starts[-1]])
 
 
-def view(part: Part) -> RenderableType:
+def view(part: Shown) -> RenderableType:
     """Return a part as it looks now."""
     match part:
         case Words():
-            inner = words(part.text, is_reasoning=part.is_reasoning)
+            inner = words(clean(part.text), is_reasoning=part.is_reasoning)
         case Call():
             inner = _call(part)
         case Stage():
@@ -111,16 +112,17 @@ def _call(call: Call) -> RenderableType:
     head.add_column(width=1)
     head.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     head.add_column(justify="right", no_wrap=True)
-    title = Text.assemble((call.name, "bold" if call.state != "queued" else "dim"))
+    title = Text(one_line(call.name), style="bold" if call.state != "queued" else "dim")
     if call.arguments:
-        title.append(f"  {call.arguments}", style="dim")
+        title.append(f"  {arguments_shown(call.arguments)}", style="dim")
     head.add_row(Text(mark, style=style), title, Text(_time_of(call), style=style))
     rows: list[RenderableType] = [head]
+    said = note_of(call)
     if call.state == "running" and call.total:
-        rows.append(_bar(call.progress, call.total, call.note))
-    elif call.note and call.state != "queued":
+        rows.append(_bar(call.progress, call.total, said))
+    elif said and call.state != "queued":
         color = "red" if call.state == "failed" else "dim"
-        note = Text(f"  ↳ {call.note}", style=color, no_wrap=True, overflow="ellipsis")
+        note = Text(f"  ↳ {said}", style=color, no_wrap=True, overflow="ellipsis")
         rows.append(note)
     return Narrow(Group(*rows))
 
@@ -129,15 +131,17 @@ def _time_of(call: Call) -> str:
     if call.state == "queued":
         return "queued"
     if call.state == "running":
-        return f"running {time.monotonic() - call.since:.1f} s"
+        return f"running {max(0.0, time.time() - (call.started or time.time())):.1f} s"
     if call.duration_ms is None:
-        return "not executed"
+        return "not executed" if call.state == "failed" else ""
     return duration(call.duration_ms / 1000)
 
 
 def _stage(stage: Stage) -> RenderableType:
     mark = Text("✓", style="green") if stage.is_over else Text(spinner(), style="cyan")
-    head = Text.assemble(mark, " ", (stage.name, "bold"), ("  " + stage.message, "dim"))
+    head = Text.assemble(
+        mark, " ", (one_line(stage.name), "bold"), (f"  {one_line(stage.message)}", "dim")
+    )
     head.no_wrap, head.overflow = True, "ellipsis"
     if stage.is_over or not stage.total:
         return Narrow(head)
