@@ -34,10 +34,10 @@ from api.native import agents, chat, conversations, health, memories, page, rese
 from api.native.socket import SocketLimits
 from api.openai import catalog, completions, embeddings, responses
 from api.openai.errors import as_openai
+from demo import DemoProvider
 from hub.memory import MemoryHub
 from llm import Provider
 from llm.anthropic import AnthropicProvider
-from llm.demo import DemoProvider
 from llm.openai import OpenAIProvider
 from llm.router import Router
 from memory import Embedder
