@@ -39,9 +39,9 @@ _YOU |= {"myself": "yourself", "mine": "yours", "my": "your"}
 _FIRST_PERSON = re.compile(rf"(?i)\b(?:{'|'.join(_YOU)})\b")
 
 _QUESTION = re.compile(
-    r"(?i)\b(?:what(?:'s)?|where|who|(?:and|or)(?= my)|do you (?:know|remember)|remind me|tell me)"
-    r"[^?]{0,60}?\b(?:my (?P<about>[\w' -]{1,60}?)\W*(?:$|\?|\band\b)"
-    r"|(?:do|am|did) i(?: say i)?(?: (?:like|love|enjoy|hate|live|come|from|work|do)\b|\W*$))"
+    r"(?i)\b(?:what(?:'s| is| are| was)?|do you (?:know|remember)|remind me of|tell me|and|or) my "
+    r"(?P<about>[\w' -]{1,60}?)(?: is)?\W*(?:$|\?|\band\b)|\b(?:what|where|who)\b[^?]{0,60}?\b"
+    r"(?:do|am|did) i(?: say i)?(?: (?:like|love|enjoy|hate|live|come|from|work|do)\b|\W*$)"
 )
 _ALL = re.compile(r"(?i)\bwhat .{0,9}(?:you (?:know|remember) (?:about|of) me|i (?:tell|told) you)")
 _FIRST = re.compile(r"(?i)\bmy first (?:message|question)|\bdid i (?:say|ask|write).{0,20} first\b")
@@ -89,7 +89,7 @@ def recall(messages: Sequence[Message]) -> str | None:
 def _about_user(text: str, facts: list[str]) -> str | None:
     if _ALL.search(text):
         told = "\n".join(f"- {fact}" for fact in facts[-_MAX_FACTS:])
-        nothing = "You haven't told me anything about yourself yet."
+        nothing = "You haven't told me anything of yourself, as far back as I see."
         return f"This is what you told me:\n\n{told}" if told else nothing
     question = _QUESTION.search(text)
     if question is None:
@@ -98,7 +98,7 @@ def _about_user(text: str, facts: list[str]) -> str | None:
     shared = [len(topics & _topics(fact)) for fact in facts]
     found = [fact for fact, n in zip(facts, shared, strict=True) if 0 < n == max(shared)]
     about = f"your {question['about']}" if question["about"] else "that"
-    return " ".join(found[-_MAX_FACTS:]) or f"You haven't told me {about} yet."
+    return " ".join(found[-_MAX_FACTS:]) or f"You haven't told me {about}, as far back as I see."
 
 
 def _topics(text: str) -> set[str]:

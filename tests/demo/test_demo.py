@@ -182,6 +182,39 @@ async def test_a_result_becomes_a_sentence(tool: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("tool", "result", "expected"),
+    [
+        ("search_web", SearchResults("x", "e", ()), "The search for “x” found nothing."),
+        (
+            "get_stock_price",
+            StockPrice("X", None, 5.0, "USD", None, 5.0, 0.0, 0.0, ""),
+            "**X** is at 5.00 USD, +0.00% since the previous close.",
+        ),
+        (
+            "get_stock_price",
+            StockPrice("X", None, 5.0, None, None, None, None, None, ""),
+            "**X** is at 5.00.",
+        ),
+        (
+            "calculate",
+            Calculation("2^100", "1267650600228229401496703205376"),
+            "2^100 = **1267650600228229401496703205376**",
+        ),
+        (
+            "get_time",
+            LocalTime("UTC", "", "+00:00", "Monday", "Monday, 09:00 UTC"),
+            "In **UTC** it is Monday, 09:00 UTC.",
+        ),
+    ],
+)
+async def test_a_result_that_lacks_something_says_what_is_known(
+    tool: str, result: object, expected: str
+) -> None:
+    content = msgspec.json.encode(result).decode()
+    assert await answer("x", ToolMessage("1", tool, content)) == expected
+
+
 @pytest.mark.parametrize("tool", FIVE)
 @pytest.mark.parametrize("content", ["{}", '{"city": 5}', "[]", "null", "", "[" * 100_000, '"x"'])
 async def test_a_result_of_an_unknown_shape_is_shown_as_it_is(tool: str, content: str) -> None:
@@ -244,7 +277,7 @@ SARAH = (
         ("what do I like?", "You love Italian food. Your favourite team is Brann."),
         ("where do I live?", "You live in Oslo."),
         ("what's my favorite team", "Your favourite team is Brann."),
-        ("what's my shoe size?", "You haven't told me your shoe size yet."),
+        ("what's my shoe size?", "You haven't told me your shoe size, as far back as I see."),
         (
             "what did I say first?",
             "The first thing you said, as far back as I can see: "
@@ -266,11 +299,14 @@ async def test_a_question_about_the_conversation_is_answered_from_it(
 @pytest.mark.parametrize(
     ("question", "expected"),
     [
-        ("what's my name?", "You haven't told me your name yet."),
-        ("what do I do for work?", "You haven't told me that yet."),
-        ("what do I like?", "You haven't told me that yet."),
-        ("where do I live?", "You haven't told me that yet."),
-        ("what do you know about me?", "You haven't told me anything about yourself yet."),
+        ("what's my name?", "You haven't told me your name, as far back as I see."),
+        ("what do I do for work?", "You haven't told me that, as far back as I see."),
+        ("what do I like?", "You haven't told me that, as far back as I see."),
+        ("where do I live?", "You haven't told me that, as far back as I see."),
+        (
+            "what do you know about me?",
+            "You haven't told me anything of yourself, as far back as I see.",
+        ),
         ("what did I say first?", "This is your first message as far as I can see."),
         ("repeat that", "I have not said anything yet."),
     ],
@@ -290,17 +326,27 @@ async def test_all_that_was_said_is_told_back() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "text", ["What can I do with my code?", "Give me some tips for my field", "I'm bored"]
+)
+async def test_what_is_no_question_about_the_user_is_not_taken_for_one(text: str) -> None:
+    assert "as far back" not in await answer(*SARAH, text)
+
+
 async def test_the_newest_name_counts() -> None:
     assert await answer("I'm Tom", "Call me Al", "what's my name?") == "Your name is Al."
 
 
 async def test_a_nationality_is_not_a_name() -> None:
-    assert await answer("I'm German", "what's my name?") == "You haven't told me your name yet."
+    assert (
+        await answer("I'm German", "what's my name?")
+        == "You haven't told me your name, as far back as I see."
+    )
 
 
 async def test_a_question_is_not_a_statement() -> None:
     text = await answer("My name is Bob?", "what's my name?")
-    assert text == "You haven't told me your name yet."
+    assert text == "You haven't told me your name, as far back as I see."
 
 
 async def test_long_term_memories_count_as_said() -> None:
@@ -372,6 +418,10 @@ async def test_the_long_answer_is_long_enough_to_stop_and_resume() -> None:
 
 async def test_examples_are_only_for_tools_that_the_agent_has() -> None:
     assert "weather" not in (await answer("help", tools=["calculate"])).replace("12 * 12", "")
+
+
+async def test_a_greeting_in_a_conversation_is_not_the_first_one() -> None:
+    assert (await answer("hi", AssistantMessage("Hello!"), "hi")).startswith("Hello again!")
 
 
 async def test_the_fallback_varies_through_a_conversation() -> None:

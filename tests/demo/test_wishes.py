@@ -163,6 +163,7 @@ ARITHMETIC = {
     "what is 7!": ["factorial(7)"],
     "ten to the power of minus two": ["10 ** -2"],
     "(3+4)*5": ["(3 + 4) * 5"],
+    "I ask (what is 3+4), please": ["3 + 4"],
     "10 - (3 - 2)": ["10 - (3 - 2)"],
     "10 divided by 4": ["10 / 4"],
     "3.5 x 2": ["3.5 * 2"],
