@@ -33,9 +33,9 @@ from api.native import agents, chat, conversations, health, memories, page, rese
 from api.native.socket import SocketLimits
 from api.openai import catalog, completions, embeddings, responses
 from api.openai.errors import as_openai
+from demo import DemoProvider
 from hub.memory import MemoryHub
 from llm import Provider
-from llm.demo import DemoProvider
 from llm.providers import PROVIDERS, ProviderRow, configured, make_router
 from llm.router import Router
 from memory import Embedder

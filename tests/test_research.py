@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 import research
+from demo import DemoProvider
 from errors import ToolError, UpstreamError
 from events import ChatChunk, ChatComplete, RunProgress, ToolCallComplete, ToolCallError
 from hub import LogFull
-from llm.demo import DemoProvider
 from messages import (
     AssistantMessage,
     ModelRequest,

@@ -1,13 +1,11 @@
 """The demo: answers without a model, a key or a network.
 
-It stands in until a real model is connected, and says so. It understands a part of plain
-English by rules (`understanding`), calls the agent's tools, phrases their results, and answers
-from the conversation. What it says is a function of the request alone (`reply`); this module
-streams it as a model would: in pieces like tokens, at a steady pace.
+It stands in until a real model is connected, and says so. It understands a part of plain English by
+patterns and leaves the rest to the tools that it calls. What it says is a function of the request
+alone (`reply`); this module streams it as a model would, in pieces like tokens.
 
-The pace is a schedule on a monotonic clock, piece `i` at `i / tokens_per_second`: sleeping a
-little too long is made up for, so that it does not drift. Pieces that are due together form one
-batch. There is no tokenizer, so there is no usage to report.
+The pace is a schedule on a monotonic clock, piece `i` at `i / tokens_per_second`, so that it does
+not drift. Pieces that are due together form one batch. There is no usage to report.
 """
 
 import asyncio
@@ -15,7 +13,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-from llm.demo.reply import reply_to
+from demo.reply import reply_to
 from messages import EndPart, ModelRequest, ReplyPart, TextPart, ToolCallPart
 
 _PIECE = re.compile(r"\s*\S{1,16}|\s+")
@@ -49,10 +47,10 @@ class DemoProvider:
     async def stream(self, request: ModelRequest) -> AsyncGenerator[list[ReplyPart], None]:
         """Yield the demo's answer; see `llm.Provider`. Never raises of its own."""
         reply = reply_to(request)
-        if reply.calls:
-            yield [*map(ToolCallPart, reply.calls), EndPart("tool_calls")]
+        if not isinstance(reply, str):
+            yield [*map(ToolCallPart, reply), EndPart("tool_calls")]
             return
-        pieces = _PIECE.findall(reply.text)
+        pieces = _PIECE.findall(reply)
         shown = pieces[: request.options.max_tokens]
         began, done = self._clock(), 0
         while done < len(shown):
