@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caller import Caller
+from memory import rows
 from memory.embedder import WordllamaEmbedder
 from memory.local import LocalRecords
 from memory.long_term import key_of, open_local
-from memory.records import Draft
 from messages import UserMessage
 
 MINE = 10_000
@@ -50,12 +50,12 @@ async def fill(folder: Path, embedder: WordllamaEmbedder) -> None:
     for number in range(OTHERS + 1):
         owner = key_of(Caller("bench", f"user{number}"))
         drafts = [
-            Draft(str(uuid.uuid4()), _payload(text), v)
+            rows.Draft(str(uuid.uuid4()), _payload(text), v)
             for text, v in zip(texts, vectors, strict=True)
         ]
         for start in range(0, MINE, 5_000):
-            await asyncio.to_thread(records.keep, owner, drafts[start : start + 5_000])
-    records.close()
+            await records.write(owner, rows.add, embedder.name, drafts[start : start + 5_000])
+    await records.close()
 
 
 def _payload(text: str) -> dict[str, str]:

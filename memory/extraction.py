@@ -1,9 +1,11 @@
 """mem0, as this service runs it. Importing this module imports mem0: a second, in a thread.
 
-mem0 is one object for all users, with a vector store, an embedder, a model and a history database
-of its own. Here one call has one object, which costs nothing: it is bound to one owner, whose rows
-are all that its vector store shows, and what it inserts is collected as drafts, so that the
-service can keep them together, once, or not at all.
+mem0 says what is worth to be remembered of an exchange: it words what a model is asked, reads the
+answer and makes the payloads. mem0 is one object for all users, with a vector store, an embedder,
+a model and a history database of its own. Here one call has one object, which costs nothing: its
+vector store shows the memories of one owner and collects what is inserted as drafts, so that the
+service can keep them together, once, or not at all. mem0 calls from a thread; where that has to
+wait for the event loop, the functions that it is given do so.
 
 What mem0 does besides is turned off: telemetry and notices (`MEM0_TELEMETRY`), its folder in the
 user's home (`MEM0_DIR`), the download of a spaCy model where spaCy happens to be installed (its
@@ -22,10 +24,9 @@ import mem0.exceptions
 import msgspec
 from mem0.configs.base import MemoryConfig
 from mem0.utils import spacy_models
-from mem0.vector_stores.base import VectorStoreBase
 
-from memory import MemoryUnavailable
-from memory.records import Draft, Found, Records
+from memory import Memory, MemoryUnavailable
+from memory.rows import Draft
 from messages import Message, OutputSchema, SystemMessage, UserMessage, clean_text
 
 MAX_FACTS = 32
@@ -61,27 +62,38 @@ FACTS = OutputSchema(
 """The form of a model's answer, as mem0's prompt describes it."""
 
 Embed = Callable[[Sequence[str]], list[list[float]]]
+Nearest = Callable[[Sequence[float], int], Sequence[Memory]]
 Ask = Callable[[Sequence[Message], OutputSchema], str]
 
 logging.getLogger("mem0").setLevel(logging.CRITICAL)
 spacy_models._load_failed_full = spacy_models._load_failed_lemma = True
 _CONFIG = MemoryConfig()
 
+_LEMMAS = "text_lemmatized"
+"""What mem0 puts beside a text for a search by words, which is not done here: without spaCy it is
+the text once more."""
+
 
 class OwnMemory(mem0.Memory):  # type: ignore[misc] # mem0 has no types
     """mem0 for one owner and one call.
 
     Args:
-        records: where everybody's rows are.
-        owner: whose rows it sees.
+        owner: whose memories it makes.
         embed: makes vectors.
-        ask: asks the model; None where nothing is to be inferred.
+        nearest: finds the memories that the owner has, where something is to be inferred.
+        ask: asks the model, where something is to be inferred.
     """
 
-    def __init__(self, records: Records, owner: str, embed: Embed, ask: Ask | None = None) -> None:
+    def __init__(
+        self,
+        owner: str,
+        embed: Embed,
+        nearest: Nearest | None = None,
+        ask: Ask | None = None,
+    ) -> None:
         self.config = _CONFIG
         self.embedding_model = _Embeddings(embed)
-        self.vector_store = _Rows(records, owner)
+        self.vector_store = _Drafts(nearest)
         self.llm = _Model(ask)
         self.db = _NoHistory()
         self.collection_name = "memories"
@@ -114,27 +126,19 @@ class OwnMemory(mem0.Memory):  # type: ignore[misc] # mem0 has no types
         drafts: list[Draft] = self.vector_store.drafts
         return drafts
 
-    def nearest(self, query: str, limit: int, threshold: float) -> list[dict[str, Any]]:
-        """Return memories near to a query, best first, as mem0 words them."""
-        answer = self.search(
-            query, top_k=limit, filters={"user_id": self._owner}, threshold=threshold
-        )
-        results: list[dict[str, Any]] = answer["results"]
-        return results
 
-    def newest(self, limit: int) -> list[dict[str, Any]]:
-        """Return the newest memories, newest first, as mem0 words them."""
-        answer = self.get_all(filters={"user_id": self._owner}, top_k=limit)
-        results: list[dict[str, Any]] = answer["results"]
-        return results
+class _Found(msgspec.Struct, frozen=True):
+    """A memory as mem0 wants it of a vector store."""
+
+    id: str
+    payload: dict[str, str]
 
 
-class _Rows(VectorStoreBase):  # type: ignore[misc] # mem0 has no types
-    """One owner's rows as a vector store of mem0, whatever filters it is given."""
+class _Drafts:
+    """What mem0 needs of a vector store to add something."""
 
-    def __init__(self, records: Records, owner: str) -> None:
-        self._records = records
-        self._owner = owner
+    def __init__(self, nearest: Nearest | None) -> None:
+        self._nearest = nearest
         self.drafts: list[Draft] = []
 
     def insert(
@@ -143,39 +147,17 @@ class _Rows(VectorStoreBase):  # type: ignore[misc] # mem0 has no types
         payloads: Sequence[dict[str, Any]],
         ids: Sequence[str],
     ) -> None:
-        self.drafts += map(Draft, ids, payloads, vectors)
+        for memory_id, payload, vector in zip(ids, payloads, vectors, strict=True):
+            kept = {name: value for name, value in payload.items() if name != _LEMMAS}
+            self.drafts.append(Draft(memory_id, kept, vector))
 
     def search(
         self, query: str, vectors: Sequence[float], top_k: int = 5, filters: object = None
-    ) -> list[Found]:
-        return self._records.nearest(self._owner, vectors, top_k)
-
-    def get(self, vector_id: str) -> Found | None:
-        return self._records.get(self._owner, vector_id)
-
-    def list(self, filters: object = None, top_k: int = 100) -> list[list[Found]]:
-        return [self._records.newest(self._owner, top_k)]
-
-    def update(self, vector_id: str, vector: Sequence[float], payload: dict[str, Any]) -> None:
-        self._records.change(self._owner, Draft(vector_id, payload, vector))
-
-    def delete(self, vector_id: str) -> None:
-        self._records.remove(self._owner, vector_id)
-
-    def create_col(self, name: str, vector_size: int, distance: str) -> None:
-        raise NotImplementedError
-
-    def list_cols(self) -> Any:
-        raise NotImplementedError
-
-    def delete_col(self) -> None:
-        raise NotImplementedError
-
-    def col_info(self) -> Any:
-        raise NotImplementedError
-
-    def reset(self) -> None:
-        raise NotImplementedError
+    ) -> list[_Found]:
+        assert self._nearest is not None  # noqa: S101 - mem0 looks only where it is to infer
+        return [
+            _Found(memory.id, {"data": memory.text}) for memory in self._nearest(vectors, top_k)
+        ]
 
 
 class _Embeddings:
