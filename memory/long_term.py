@@ -263,9 +263,9 @@ class Mem0Memories:
             raise MemoryUnavailable("The service is closing.")
 
 
-def key_of(owner: Caller) -> str:
-    """Return an owner as one word, which no other owner has."""
-    return f"{quote(owner.tenant, safe='')}/{quote(owner.user, safe='')}"
+def key_of(caller: Caller) -> str:
+    """Return a user as one word, which no other user has."""
+    return f"{quote(caller.tenant, safe='')}/{quote(caller.user, safe='')}"
 
 
 def told(messages: Sequence[Message]) -> list[dict[str, str]]:
