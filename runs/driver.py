@@ -23,7 +23,7 @@ from errors import Conflict, ParleyError, RunTimeout, Unavailable
 from events import ChatComplete, RunError, TerminalEvent, stamped
 from hub import Hub, Log
 from loop.state import INTERRUPTED, Journal, Turns, to_its_end
-from memory.learning import LESSON_CHARS, LongTermMemory
+from memory.learning import LEARNED_CHARS, LongTermMemory
 from messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
 from models import ChatRequest, Completion, RunRequest
 from runs.context import title_of, window
@@ -315,8 +315,8 @@ def _lesson(work: Work, terminal: TerminalEvent) -> tuple[Message, ...]:
         return ()
     if terminal.finish_reason in ("cancelled", "tool_calls"):  # the rest of it comes with another
         return ()
-    answer = AssistantMessage(terminal.final_response[:LESSON_CHARS])
-    return UserMessage(said[:LESSON_CHARS]), answer
+    answer = AssistantMessage(terminal.final_response[:LEARNED_CHARS])
+    return UserMessage(said[:LEARNED_CHARS]), answer
 
 
 def up_to_user(messages: list[Message]) -> list[Message]:

@@ -186,7 +186,7 @@ async def health(connection: HTTPConnection, registry: Registry) -> dict[str, An
 async def _listed(
     memory: LongTermMemory, owner: Caller, query: str | None, limit: int
 ) -> MemoryList:
-    await memory.settle(owner)
+    await memory.wait_until_learned(owner)
     found = (
         await memory.memories.search(owner, query, limit)
         if query and query.strip()
