@@ -21,8 +21,9 @@ from uuid import uuid4
 
 from caller import Caller
 from memory import Memories, Memory, MemoryUnavailable
+from memory.extraction import for_mem0
 from memory.library import load
-from memory.long_term import for_mem0, key_of, spoken
+from memory.long_term import key_of, spoken
 from messages import Message, clean_text
 
 TIMEOUT: Final = 10.0

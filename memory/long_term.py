@@ -1,30 +1,22 @@
-"""Memories in this process, made by mem0, kept in a folder or in PostgreSQL.
+"""Memories in this process, in the words of a model, kept in a folder or in PostgreSQL.
 
-mem0 works in threads. Exchanges that a model reads wait for it on `_READERS` threads of their own,
-so that nothing else waits behind a model; where mem0 needs a vector, a row or the model, its
-thread waits for the event loop, on which all of these are used.
-
-Without a model an exchange is kept as the user worded it: what he said, not what he asked, and
-not the assistant's words. Greetings and the like are no use and are left out.
+A model is asked what is worth remembering of an exchange (`extraction`). Without one an exchange is
+kept as the user worded it: what he said, not what he asked, and not the assistant's words.
+Greetings and the like are no use and are left out.
 """
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import CancelledError as Cancelled
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Final
 from urllib.parse import quote
 
 from caller import Caller
-from memory import Embedder, Memories, Memory, MemoryUnavailable, rows
+from errors import ParleyError
+from memory import Embedder, Memories, Memory, MemoryUnavailable, extraction, rows
 from memory.records import PostgresRecords, Records
 from messages import AssistantMessage, Message, OutputSchema, UserMessage, clean_text
-
-if TYPE_CHECKING:
-    from memory.extraction import OwnMemory
 
 NEAR: Final = 0.2
 """The score from which a memory helps. With wordllama, of questions about a user's life and ten
@@ -37,13 +29,12 @@ ASK_TIMEOUT: Final = 120.0
 MAX_SAID: Final = 1_000
 """Characters of a message that is kept as it was said; what is longer is cut."""
 
-MAX_READ: Final = 20_000
-"""Characters of a message that a model reads; what is longer is cut."""
+KNOWN: Final = 10
+"""How many memories a model that reads an exchange is told."""
 
-_READERS: Final = 4
 _BATCH: Final = 512
 
-_T = TypeVar("_T")
+_Spoken = UserMessage | AssistantMessage
 
 AskModel = Callable[[Sequence[Message], OutputSchema | None], Awaitable[str]]
 
@@ -62,7 +53,7 @@ def open_local(folder: Path, embedder: Embedder, ask: AskModel | None) -> Memori
 
         return LocalRecords(folder, embedder.name, embedder.dimensions)
 
-    return Mem0Memories(records, embedder, ask)
+    return DatabaseMemories(records, embedder, ask)
 
 
 def open_postgres(url: str, embedder: Embedder, ask: AskModel | None) -> Memories:
@@ -73,12 +64,11 @@ def open_postgres(url: str, embedder: Embedder, ask: AskModel | None) -> Memorie
         embedder: makes vectors.
         ask: asks a model, raising `errors.ParleyError`; None keeps what was said as it is.
     """
+    return DatabaseMemories(lambda: PostgresRecords(url, embedder.name), embedder, ask)
 
-    return Mem0Memories(lambda: PostgresRecords(url, embedder.name), embedder, ask)
 
-
-class Mem0Memories:
-    """Memories that mem0 makes in this process.
+class DatabaseMemories:
+    """Memories in a database.
 
     Args:
         make_records: returns where they are kept; called in a thread.
@@ -93,28 +83,28 @@ class Mem0Memories:
         self._embedder = embedder
         self._ask = ask
         self._records: Records | None = None
-        self._mem0: type[OwnMemory]
         self._loading = asyncio.Lock()
-        self._readers = ThreadPoolExecutor(_READERS, "memory-reader")
-        self._waited_for: set[Future[Any]] = set()
+        self._waits: set[asyncio.Timeout] = set()
         self._is_closing = False
 
     async def warm(self) -> None:
-        """Import mem0, load the embedder, and open what the memories are kept in.
+        """Load the embedder and what a model is asked, and open what the memories are kept in.
 
         Raises:
             MemoryUnavailable: one of these cannot be done now.
         """
         records = await self._loaded()
         await self._embedder.embed(["ready"])
+        if self._ask is not None:
+            await extraction.prompts()
         await records.open()
 
     async def aclose(self) -> None:
         """Give up what waits for a model, let the rest end, and close what is open."""
         self._is_closing = True
-        for waited_for in tuple(self._waited_for):
-            waited_for.cancel()
-        await asyncio.to_thread(self._readers.shutdown)
+        for wait in self._waits:
+            if not wait.expired():
+                wait.reschedule(asyncio.get_running_loop().time())
         if self._records is not None:
             await self._records.close()
 
@@ -129,7 +119,7 @@ class Mem0Memories:
         if not asked or limit < 1:
             return []
         records, owner = await self._loaded(), key_of(caller)
-        vector = (await self._embedder.embed([asked]))[0]
+        [vector] = await self._embedder.embed([asked])
         await self._adopt(records, owner)
         return await records.nearest(owner, vector, limit)
 
@@ -145,15 +135,16 @@ class Mem0Memories:
 
     async def add(self, caller: Caller, text: str) -> Memory:
         """Remember a text as it is."""
-        records, owner = await self._loaded(), key_of(caller)
-        [draft] = await self._as_said(owner, [text], {})
-        await records.write(owner, rows.add, records.embedder, [draft])
+        records, said = await self._loaded(), clean_text(text)
+        [vector] = await self._embedder.embed([said])
+        draft = rows.draft(said, vector, None)
+        await records.write(key_of(caller), rows.add, records.embedder, [draft])
         return draft.memory
 
     async def change(self, caller: Caller, memory_id: str, text: str) -> Memory | None:
         """Put another text in the place of a memory's."""
         records, said = await self._loaded(), clean_text(text)
-        vector = (await self._embedder.embed([said]))[0]
+        [vector] = await self._embedder.embed([said])
         what = (records.embedder, memory_id, said, vector)
         return await records.write(key_of(caller), rows.change, *what)
 
@@ -169,67 +160,46 @@ class Mem0Memories:
 
     async def learn(self, caller: Caller, messages: Sequence[Message], run_id: str) -> int:
         """Remember what is worth it of an exchange, once; see `Memories`."""
-        said = told(messages) if self._ask is None else [*map(for_mem0, spoken(messages))]
+        said = told(messages) if self._ask is None else spoken(messages)
         if not said:
             return 0
         records, owner = await self._loaded(), key_of(caller)
         clearings = await records.read(rows.clearings_unless_learned, owner, run_id)
         if clearings is None:
             return 0
-        metadata = {"learned_from": run_id}
         if self._ask is None:
-            drafts = await self._as_said(owner, [each["content"] for each in said], metadata)
+            facts = [extraction.Fact(clean_text(each.content.strip()[:MAX_SAID])) for each in said]
         else:
-            await self._adopt(records, owner)
-            drafts = await self._inferred(records, owner, said, metadata, self._ask)
+            facts = await self._extracted(records, owner, said, self._ask)
+        vectors = await self._embedder.embed([fact.text for fact in facts]) if facts else []
+        drafts = [
+            rows.draft(fact.text, vector, run_id, fact.attributed_to)
+            for fact, vector in zip(facts, vectors, strict=True)
+        ]
         what = (records.embedder, drafts, run_id, clearings)
         return len((await records.write(owner, rows.learn, *what)).rows)
 
-    async def _as_said(
-        self, owner: str, texts: Sequence[str], metadata: dict[str, Any]
-    ) -> list[rows.Draft]:
-        said = [clean_text(text) for text in texts]
-        vectors = dict(zip(said, await self._embedder.embed(said), strict=True))
-        own = self._mem0(owner, lambda wanted: [vectors[text] for text in wanted])
-        messages = [{"role": "user", "content": text} for text in said]
-        return await asyncio.to_thread(own.drafts, messages, False, metadata)
-
-    async def _inferred(
-        self,
-        records: Records,
-        owner: str,
-        messages: list[dict[str, str]],
-        metadata: dict[str, Any],
-        ask: AskModel,
-    ) -> list[rows.Draft]:
-        """Return what a model makes of messages. The thread waits for the loop, which asks it."""
-        loop = asyncio.get_running_loop()
-
-        async def answer(asked: Sequence[Message], output: OutputSchema) -> str:
-            async with asyncio.timeout(ASK_TIMEOUT):
-                return await ask(asked, output)
-
-        def wait_for(work: Coroutine[Any, Any, _T]) -> _T:
-            waited_for = asyncio.run_coroutine_threadsafe(work, loop)
-            self._waited_for.add(waited_for)
-            if self._is_closing:  # looked at after the addition: `aclose` may have passed by
-                waited_for.cancel()
-            try:
-                return waited_for.result()
-            except Cancelled:
-                raise MemoryUnavailable("The service is closing.") from None
-            finally:
-                self._waited_for.discard(waited_for)
-
-        own = self._mem0(
-            owner,
-            lambda texts: wait_for(self._embedder.embed(texts)),
-            lambda vector, limit: wait_for(records.nearest(owner, vector, limit)),
-            lambda asked, output: wait_for(answer(asked, output)),
-        )
+    async def _extracted(
+        self, records: Records, owner: str, said: Sequence[_Spoken], ask: AskModel
+    ) -> list[extraction.Fact]:
+        """Return what a model finds worth remembering of what was said."""
+        exchange = extraction.as_text(said)
+        [vector] = await self._embedder.embed([exchange])
+        await self._adopt(records, owner)
+        known = await records.nearest(owner, vector, KNOWN)
+        question = await extraction.question(exchange, known)
         self._raise_if_closing()
-        reading = partial(own.drafts, messages, True, metadata)
-        return await loop.run_in_executor(self._readers, reading)
+        wait = asyncio.timeout(ASK_TIMEOUT)
+        self._waits.add(wait)
+        try:
+            async with wait:
+                return extraction.facts_in(await ask(question, extraction.FACTS))
+        except (ParleyError, TimeoutError) as error:
+            self._raise_if_closing()
+            text = "The model that reads an exchange for what to remember did not answer."
+            raise MemoryUnavailable(text, retry_after=1) from error
+        finally:
+            self._waits.discard(wait)
 
     async def _adopt(self, records: Records, owner: str) -> None:
         """Compute vectors again that another embedder made."""
@@ -246,17 +216,12 @@ class Mem0Memories:
         self._raise_if_closing()
         async with self._loading:
             if self._records is None:
-                self._records = await asyncio.to_thread(self._load)
+                try:
+                    self._records = await asyncio.to_thread(self._make_records)
+                except ImportError as error:
+                    text = f"Memory is not installed ({error.name})."
+                    raise MemoryUnavailable(text) from error
             return self._records
-
-    def _load(self) -> Records:
-        from memory.library import load
-
-        self._mem0 = load("memory.extraction").OwnMemory
-        try:
-            return self._make_records()
-        except ImportError as error:
-            raise MemoryUnavailable(f"Memory is not installed ({error.name}).") from error
 
     def _raise_if_closing(self) -> None:
         if self._is_closing:
@@ -268,11 +233,10 @@ def key_of(caller: Caller) -> str:
     return f"{quote(caller.tenant, safe='')}/{quote(caller.user, safe='')}"
 
 
-def told(messages: Sequence[Message]) -> list[dict[str, str]]:
+def told(messages: Sequence[Message]) -> list[UserMessage]:
     """Return what the user said of himself or his world: no questions, no greetings."""
-    texts = [message.content.strip() for message in messages if isinstance(message, UserMessage)]
-    kept = [text[:MAX_SAID] for text in texts if _is_telling(text[:MAX_SAID])]
-    return [{"role": "user", "content": text} for text in kept]
+    said = [message for message in messages if isinstance(message, UserMessage)]
+    return [message for message in said if _is_telling(message.content.strip()[:MAX_SAID])]
 
 
 _SENTENCE = re.compile(r"[^.!?。！？\n]+[.!?。！？]*")
@@ -292,17 +256,9 @@ def _is_telling(text: str) -> bool:
     )
 
 
-def spoken(messages: Sequence[Message]) -> list[UserMessage | AssistantMessage]:
+def spoken(messages: Sequence[Message]) -> list[_Spoken]:
     """Return what the two said to each other; nothing, where the user said nothing."""
     spoken = [
-        message
-        for message in messages
-        if isinstance(message, UserMessage | AssistantMessage) and message.content.strip()
+        message for message in messages if isinstance(message, _Spoken) and message.content.strip()
     ]
     return spoken if any(isinstance(message, UserMessage) for message in spoken) else []
-
-
-def for_mem0(message: UserMessage | AssistantMessage) -> dict[str, str]:
-    """Return a message as mem0 wants it."""
-    role = "user" if isinstance(message, UserMessage) else "assistant"
-    return {"role": role, "content": clean_text(message.content[:MAX_READ])}

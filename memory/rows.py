@@ -1,6 +1,6 @@
 """Memories as rows. Each function is part of one transaction; SQLite and PostgreSQL have the same.
 
-A row has its owner (`long_term.key_of` a caller), the payload that mem0 gave it, its vector, and
+A row has its owner (`long_term.key_of` a caller), a payload, its vector, and
 the name of the embedder that made this. Vectors of different embedders cannot be compared, so a
 search looks at those of the present one only; `foreign` finds the others, whose vectors are then
 computed again (`adopt`). So a changed configuration costs a user's next call some time, and never
@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import md5
 from typing import Any, Final, NamedTuple
+from uuid import uuid4
 
 import msgspec
 from sqlalchemy import (
@@ -52,17 +53,37 @@ MAX_LEARNED: Final = 10_000
 """Marks of one user that say which exchanges were read; the oldest ones go first."""
 
 
-class Draft(msgspec.Struct, frozen=True):
-    """A row to be kept. `payload`: as mem0 makes it, with `data` (the text) and its `hash`."""
+class Payload(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a row says, as JSON, with the names that mem0 uses. Times are UTC.
+
+    `hash`: of `data`, the text. `learned_from`: a run's id. `attributed_to`: who said it.
+    """
+
+    data: str
+    hash: str
+    created_at: datetime
+    updated_at: datetime | None = None
+    learned_from: str | None = None
+    attributed_to: str | None = None
+
+
+class Draft(NamedTuple):
+    """A row to be kept."""
 
     id: str
-    payload: dict[str, Any]
+    payload: Payload
     vector: Sequence[float]
 
     @property
     def memory(self) -> Memory:
         """The row as a memory."""
-        return _memory(self.id, msgspec.convert(self.payload, _Payload))
+        return _memory(self.id, self.payload)
+
+
+def draft(text: str, vector: Sequence[float], learned_from: str | None, by: str = "user") -> Draft:
+    """Return a row for a text that somebody has said now."""
+    now = datetime.now(UTC)
+    return Draft(str(uuid4()), Payload(text, _hash(text), now, now, learned_from, by), vector)
 
 
 class Added(NamedTuple):
@@ -70,12 +91,6 @@ class Added(NamedTuple):
 
     rows: list[tuple[int, Sequence[float]]]
     has_trimmed: bool
-
-
-class _Payload(msgspec.Struct):
-    data: str
-    created_at: datetime
-    updated_at: datetime | None = None
 
 
 class _PgVector(UserDefinedType[Any]):
@@ -95,17 +110,15 @@ class Vector(TypeDecorator[Any]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Return the database's own type."""
-        return dialect.type_descriptor(_PgVector() if _is_postgres(dialect) else LargeBinary())
+        return dialect.type_descriptor(
+            _PgVector() if dialect.name == "postgresql" else self.impl_instance
+        )
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | bytes:
         """Return numbers as the database takes them."""
-        if _is_postgres(dialect):
+        if dialect.name == "postgresql":
             return "[" + ",".join(map(repr, value)) + "]"
         return array("f", value).tobytes()
-
-
-def _is_postgres(dialect: Dialect) -> bool:
-    return dialect.name == "postgresql"
 
 
 _Serial = BigInteger().with_variant(Integer(), "sqlite")
@@ -192,14 +205,7 @@ def add(db: Connection, owner: str, embedder: str, drafts: Sequence[Draft]) -> A
     if not drafts:
         return Added([], False)
     rows = [
-        {
-            "id": draft.id,
-            "owner": owner,
-            "hash": draft.payload["hash"],
-            "payload": msgspec.json.encode(draft.payload).decode(),
-            "embedder": embedder,
-            "vector": draft.vector,
-        }
+        {"id": draft.id, "owner": owner, **_columns(draft.payload, embedder, draft.vector)}
         for draft in drafts
     ]
     statement = insert(memories).returning(_m.position, sort_by_parameter_order=True)
@@ -242,7 +248,7 @@ def learn(
     _trim(db, learned, owner, MAX_LEARNED)
     if not is_same:
         return Added([], False)
-    by_hash = {draft.payload["hash"]: draft for draft in drafts}
+    by_hash = {draft.payload.hash: draft for draft in drafts}
     query = select(_m.hash).where(_m.owner == owner, _m.hash.in_(by_hash))
     known = set(db.execute(query).scalars())
     return add(db, owner, embedder, [by_hash[each] for each in by_hash if each not in known])
@@ -256,17 +262,10 @@ def change(
     encoded = db.execute(select(_m.payload).where(*row)).scalar()
     if encoded is None:
         return None
-    payload = msgspec.json.decode(encoded, type=dict[str, Any])
-    payload.pop("text_lemmatized", None)  # mem0's copy of the text that was, in older rows
-    payload |= {"data": text, "hash": _hash(text), "updated_at": datetime.now(UTC).isoformat()}
-    values = {
-        "hash": payload["hash"],
-        "payload": msgspec.json.encode(payload).decode(),
-        "embedder": embedder,
-        "vector": vector,
-    }
-    db.execute(update(memories).where(*row).values(values))
-    return find(db, owner, memory_id)
+    said = {"data": text, "hash": _hash(text), "updated_at": datetime.now(UTC)}
+    payload = msgspec.structs.replace(_payload(encoded), **said)
+    db.execute(update(memories).where(*row).values(_columns(payload, embedder, vector)))
+    return _memory(memory_id, payload)
 
 
 def remove(db: Connection, owner: str, memory_id: str) -> bool:
@@ -300,14 +299,19 @@ def adopt(
         db.execute(update(memories).where(*row).values(embedder=embedder, vector=vector))
 
 
-_payload = msgspec.json.Decoder(_Payload).decode
+_payload = msgspec.json.Decoder(Payload).decode
+
+
+def _columns(payload: Payload, embedder: str, vector: Sequence[float]) -> dict[str, Any]:
+    encoded = msgspec.json.encode(payload).decode()
+    return {"hash": payload.hash, "payload": encoded, "embedder": embedder, "vector": vector}
 
 
 def _memory_in(row: Row[*tuple[Any, ...]], score: float | None = None) -> Memory:
     return _memory(row.id, _payload(row.payload), score)
 
 
-def _memory(memory_id: str, payload: _Payload, score: float | None = None) -> Memory:
+def _memory(memory_id: str, payload: Payload, score: float | None = None) -> Memory:
     return Memory(
         id=memory_id,
         text=payload.data,
@@ -318,7 +322,7 @@ def _memory(memory_id: str, payload: _Payload, score: float | None = None) -> Me
 
 
 def _hash(text: str) -> str:
-    """Return the hash that mem0 gives a text."""
+    """Return the hash that mem0 gives a text, too."""
     return md5(text.encode(), usedforsecurity=False).hexdigest()
 
 

@@ -399,8 +399,11 @@ from caller import Caller
 
 async def main():
     embedder = memory.embedder.WordllamaEmbedder()
-    memories = memory.long_term.open_local(pathlib.Path(sys.argv[1]) / "m", embedder, None)
+    async def ask(messages, output):
+        return '{"memory": [{"text": "Loves Italian food"}]}'
+    memories = memory.long_term.open_local(pathlib.Path(sys.argv[1]) / "m", embedder, ask)
     await memories.warm()
+    assert "mem0" in sys.modules
     caller = Caller("open", "default")
     assert await memories.learn(caller, [UserMessage("I love Italian food")], "r") == 1
     assert await memories.recall(caller, "Which food do I love?", 3)
