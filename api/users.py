@@ -212,7 +212,7 @@ async def _memory(registry: AgentRegistry, is_enabled: bool) -> Component:
     if not is_enabled:
         return Component(status="healthy", details={"enabled": False})
     try:
-        waiting = await registry.store.lessons()
+        waiting = await registry.store.count_extraction_jobs()
     except Unavailable as error:
         return Component(status="unavailable", details={"enabled": True, "error": error.message})
     return Component(status="healthy", details={"enabled": True, "lessons_waiting": waiting})

@@ -10,15 +10,14 @@ import itertools
 import statistics
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from caller import Caller
+from memory import rows
 from memory.embedder import WordllamaEmbedder
 from memory.local import LocalRecords
 from memory.long_term import key_of, open_local
-from memory.records import Draft
 from messages import UserMessage
 
 MINE = 10_000
@@ -49,18 +48,10 @@ async def fill(folder: Path, embedder: WordllamaEmbedder) -> None:
     records = LocalRecords(folder, embedder.name, embedder.dimensions)
     for number in range(OTHERS + 1):
         owner = key_of(Caller("bench", f"user{number}"))
-        drafts = [
-            Draft(str(uuid.uuid4()), _payload(text), v)
-            for text, v in zip(texts, vectors, strict=True)
-        ]
+        drafts = [rows.draft(t, v, None) for t, v in zip(texts, vectors, strict=True)]
         for start in range(0, MINE, 5_000):
-            await asyncio.to_thread(records.keep, owner, drafts[start : start + 5_000])
-    records.close()
-
-
-def _payload(text: str) -> dict[str, str]:
-    now = "2026-01-01T00:00:00+00:00"
-    return {"data": text, "hash": text, "created_at": now, "updated_at": now}
+            await records.write(owner, rows.add, embedder.name, drafts[start : start + 5_000])
+    await records.close()
 
 
 class Probe:

@@ -2,13 +2,13 @@
 
 Rules:
 
-* Every call names its owner, and reaches nothing of another one's.
+* Every call names whose memories it is about, and reaches nothing of anybody else's.
 * What is remembered is the user's words or a model's reading of them: data, never instructions
   (`prompt` makes the block for a system prompt).
 * Whatever is wrong with a store, a key or a model's answer is `MemoryUnavailable`. The next call
   tries again: nothing has to be restarted.
-* An import of this package is cheap. mem0, the embedder's weights and a database are loaded at
-  `warm()` or else at first use, in threads.
+* An import of this package is cheap. mem0, numpy, the embedder's weights and a database are loaded
+  at `warm()` or else at first use, in threads.
 
 Three ways to keep memories, behind one interface: a folder of this process
 (`long_term.open_local`), PostgreSQL with pgvector, which several processes share
@@ -48,39 +48,39 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 class Memories(Protocol):
     """The memories of all users. Every method raises `MemoryUnavailable`."""
 
-    async def recall(self, owner: Caller, query: str, limit: int) -> list[Memory]:
+    async def recall(self, caller: Caller, query: str, limit: int) -> list[Memory]:
         """Return at most `limit` memories that are near enough to `query` to help, best first."""
         ...
 
-    async def search(self, owner: Caller, query: str, limit: int) -> list[Memory]:
+    async def search(self, caller: Caller, query: str, limit: int) -> list[Memory]:
         """Return at most `limit` memories, best first, however far from `query` they are."""
         ...
 
-    async def page(self, owner: Caller, limit: int) -> list[Memory]:
+    async def page(self, caller: Caller, limit: int) -> list[Memory]:
         """Return the newest memories, newest first."""
         ...
 
-    async def find(self, owner: Caller, memory_id: str) -> Memory | None:
+    async def find(self, caller: Caller, memory_id: str) -> Memory | None:
         """Return a memory."""
         ...
 
-    async def add(self, owner: Caller, text: str) -> Memory:
+    async def add(self, caller: Caller, text: str) -> Memory:
         """Remember a text as it is."""
         ...
 
-    async def change(self, owner: Caller, memory_id: str, text: str) -> Memory | None:
+    async def change(self, caller: Caller, memory_id: str, text: str) -> Memory | None:
         """Put another text in the place of a memory's, and return it."""
         ...
 
-    async def remove(self, owner: Caller, memory_id: str) -> bool:
+    async def remove(self, caller: Caller, memory_id: str) -> bool:
         """Forget a memory; tell whether there was one."""
         ...
 
-    async def clear(self, owner: Caller) -> int:
+    async def clear(self, caller: Caller) -> int:
         """Forget all of a user's memories, in every store; return how many there were."""
         ...
 
-    async def learn(self, owner: Caller, messages: Sequence[Message], run_id: str) -> int:
+    async def learn(self, caller: Caller, messages: Sequence[Message], run_id: str) -> int:
         """Remember what is worth it of an exchange, and return how many memories that made.
 
         The same `run_id` again adds nothing: what was not sure to have happened may be repeated.

@@ -1,38 +1,35 @@
-"""mem0, as this service runs it. Importing this module imports mem0: a second, in a thread.
+"""What a model is asked about an exchange, and what it says: facts that are worth remembering.
 
-mem0 is one object for all users, with a vector store, an embedder, a model and a history database
-of its own. Here one call has one object, which costs nothing: it is bound to one owner, whose rows
-are all that its vector store shows, and what it inserts is collected as drafts, so that the
-service can keep them together, once, or not at all.
-
-What mem0 does besides is turned off: telemetry and notices (`MEM0_TELEMETRY`), its folder in the
-user's home (`MEM0_DIR`), the download of a spaCy model where spaCy happens to be installed (its
-entities and lemmas), its log of everybody's words, and its history, which would keep what was
-deleted.
-
-mem0 2.2 is written for; its own constructor is not called.
+The question is mem0's (2.2, `ADDITIVE_EXTRACTION_PROMPT`). mem0's own object is not used: it is
+made for one vector store, model and history database of all users, works in threads, and keeps at
+once what a model says. Here an exchange has to be kept as a whole, once, or not at all.
 """
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import asyncio
+from collections.abc import Sequence
+from types import ModuleType
 
-import mem0
-import mem0.exceptions
 import msgspec
-from mem0.configs.base import MemoryConfig
-from mem0.utils import spacy_models
-from mem0.vector_stores.base import VectorStoreBase
 
-from memory import MemoryUnavailable
-from memory.records import Draft, Found, Records
-from messages import Message, OutputSchema, SystemMessage, UserMessage, clean_text
+from memory import Memory
+from memory.library import load
+from messages import (
+    AssistantMessage,
+    Message,
+    OutputSchema,
+    SystemMessage,
+    UserMessage,
+    clean_text,
+)
 
 MAX_FACTS = 32
 """Memories that one exchange may make."""
 
 MAX_FACT_CHARS = 1_000
 """Characters of a memory that a model words; what is longer is cut."""
+
+MAX_READ = 20_000
+"""Characters of a message that a model reads; what is longer is cut."""
 
 FACTS = OutputSchema(
     "memories",
@@ -60,167 +57,58 @@ FACTS = OutputSchema(
 )
 """The form of a model's answer, as mem0's prompt describes it."""
 
-Embed = Callable[[Sequence[str]], list[list[float]]]
-Ask = Callable[[Sequence[Message], OutputSchema], str]
 
-logging.getLogger("mem0").setLevel(logging.CRITICAL)
-spacy_models._load_failed_full = spacy_models._load_failed_lemma = True
-_CONFIG = MemoryConfig()
+class Fact(msgspec.Struct, frozen=True):
+    """Something that is worth remembering, and who said it."""
 
-
-class OwnMemory(mem0.Memory):  # type: ignore[misc] # mem0 has no types
-    """mem0 for one owner and one call.
-
-    Args:
-        records: where everybody's rows are.
-        owner: whose rows it sees.
-        embed: makes vectors.
-        ask: asks the model; None where nothing is to be inferred.
-    """
-
-    def __init__(self, records: Records, owner: str, embed: Embed, ask: Ask | None = None) -> None:
-        self.config = _CONFIG
-        self.embedding_model = _Embeddings(embed)
-        self.vector_store = _Rows(records, owner)
-        self.llm = _Model(ask)
-        self.db = _NoHistory()
-        self.collection_name = "memories"
-        self.api_version = _CONFIG.version
-        self.custom_instructions = None
-        self.reranker = None
-        self._entity_store = None
-        self._owner = owner
-
-    def drafts(
-        self, messages: list[dict[str, str]], infer: bool, metadata: dict[str, Any]
-    ) -> list[Draft]:
-        """Return what mem0 would keep of messages.
-
-        Args:
-            messages: `{"role": …, "content": …}` each.
-            infer: False keeps each as it is.
-            metadata: goes into each payload.
-
-        Raises:
-            MemoryUnavailable: the model, the embedder or the database failed.
-        """
-        try:
-            self.add(messages, user_id=self._owner, metadata=metadata, infer=infer)
-        except mem0.exceptions.LLMError as error:
-            text = "The model that reads an exchange for what to remember did not answer."
-            raise MemoryUnavailable(text, retry_after=1) from error
-        if self.embedding_model.failure is not None:
-            raise self.embedding_model.failure
-        drafts: list[Draft] = self.vector_store.drafts
-        return drafts
-
-    def nearest(self, query: str, limit: int, threshold: float) -> list[dict[str, Any]]:
-        """Return memories near to a query, best first, as mem0 words them."""
-        answer = self.search(
-            query, top_k=limit, filters={"user_id": self._owner}, threshold=threshold
-        )
-        results: list[dict[str, Any]] = answer["results"]
-        return results
-
-    def newest(self, limit: int) -> list[dict[str, Any]]:
-        """Return the newest memories, newest first, as mem0 words them."""
-        answer = self.get_all(filters={"user_id": self._owner}, top_k=limit)
-        results: list[dict[str, Any]] = answer["results"]
-        return results
-
-
-class _Rows(VectorStoreBase):  # type: ignore[misc] # mem0 has no types
-    """One owner's rows as a vector store of mem0, whatever filters it is given."""
-
-    def __init__(self, records: Records, owner: str) -> None:
-        self._records = records
-        self._owner = owner
-        self.drafts: list[Draft] = []
-
-    def insert(
-        self,
-        vectors: Sequence[Sequence[float]],
-        payloads: Sequence[dict[str, Any]],
-        ids: Sequence[str],
-    ) -> None:
-        self.drafts += map(Draft, ids, payloads, vectors)
-
-    def search(
-        self, query: str, vectors: Sequence[float], top_k: int = 5, filters: object = None
-    ) -> list[Found]:
-        return self._records.nearest(self._owner, vectors, top_k)
-
-    def get(self, vector_id: str) -> Found | None:
-        return self._records.get(self._owner, vector_id)
-
-    def list(self, filters: object = None, top_k: int = 100) -> list[list[Found]]:
-        return [self._records.newest(self._owner, top_k)]
-
-    def update(self, vector_id: str, vector: Sequence[float], payload: dict[str, Any]) -> None:
-        self._records.change(self._owner, Draft(vector_id, payload, vector))
-
-    def delete(self, vector_id: str) -> None:
-        self._records.remove(self._owner, vector_id)
-
-    def create_col(self, name: str, vector_size: int, distance: str) -> None:
-        raise NotImplementedError
-
-    def list_cols(self) -> Any:
-        raise NotImplementedError
-
-    def delete_col(self) -> None:
-        raise NotImplementedError
-
-    def col_info(self) -> Any:
-        raise NotImplementedError
-
-    def reset(self) -> None:
-        raise NotImplementedError
-
-
-class _Embeddings:
-    """An embedder as mem0 calls it, which passes over its failures and goes on without a text."""
-
-    def __init__(self, embed: Embed) -> None:
-        self._embed = embed
-        self.failure: MemoryUnavailable | None = None
-
-    def embed(self, text: str, memory_action: str | None = None) -> list[float]:
-        return self.embed_batch([text])[0]
-
-    def embed_batch(self, texts: Sequence[str], memory_action: str = "add") -> list[list[float]]:
-        try:
-            return self._embed(texts)
-        except MemoryUnavailable as error:
-            self.failure = error
-            raise
-
-
-class _Model:
-    """A model as mem0 calls it. Its answer comes clean, because mem0 stumbles over any other."""
-
-    def __init__(self, ask: Ask | None) -> None:
-        self._ask = ask
-
-    def generate_response(
-        self, messages: Sequence[Mapping[str, str]], response_format: object = None
-    ) -> str:
-        assert self._ask is not None  # noqa: S101 - mem0 asks only where it is to infer
-        kinds = {"system": SystemMessage, "user": UserMessage}
-        asked = [kinds[message["role"]](message["content"]) for message in messages]
-        return msgspec.json.encode({"memory": facts_in(self._ask(asked, FACTS))}).decode()
-
-
-class _Fact(msgspec.Struct):
     text: str
     attributed_to: str = "user"
 
 
 class _Facts(msgspec.Struct):
-    memory: list[_Fact]
+    memory: list[Fact]
 
 
-def facts_in(answer: str) -> list[dict[str, str]]:
+async def prompts() -> ModuleType:
+    """Return mem0's prompts.
+
+    Raises:
+        MemoryUnavailable: mem0 is not installed.
+    """
+    return await asyncio.to_thread(load, "mem0.configs.prompts")
+
+
+def for_mem0(message: UserMessage | AssistantMessage) -> dict[str, str]:
+    """Return a message as mem0 wants it."""
+    role = "user" if isinstance(message, UserMessage) else "assistant"
+    return {"role": role, "content": clean_text(message.content[:MAX_READ])}
+
+
+def as_text(messages: Sequence[UserMessage | AssistantMessage]) -> str:
+    """Return an exchange as one text, in the form that mem0's prompt expects."""
+    return "".join("{role}: {content}\n".format(**for_mem0(message)) for message in messages)
+
+
+async def question(exchange: str, known: Sequence[Memory]) -> list[Message]:
+    """Return what to ask a model about an exchange, whose answer has the form `FACTS`.
+
+    Args:
+        exchange: as `as_text` makes it.
+        known: memories that are near to it, so that the model does not repeat them.
+
+    Raises:
+        MemoryUnavailable: mem0 is not installed.
+    """
+    mem0 = await prompts()
+    # Short ids, because a model makes mistakes when it copies long ones.
+    numbered = [{"id": str(n), "text": memory.text} for n, memory in enumerate(known)]
+    asked = mem0.generate_additive_extraction_prompt(
+        existing_memories=numbered, new_messages=exchange, last_k_messages=[]
+    )
+    return [SystemMessage(mem0.ADDITIVE_EXTRACTION_PROMPT), UserMessage(asked)]
+
+
+def facts_in(answer: str) -> list[Fact]:
     """Return the facts of a model's answer, with or without a fence around its JSON.
 
     An answer that has another form holds none: to ask again would most likely give the same.
@@ -230,24 +118,6 @@ def facts_in(answer: str) -> list[dict[str, str]]:
         facts = msgspec.json.decode(answer[start : end + 1], type=_Facts).memory
     except (msgspec.MsgspecError, UnicodeEncodeError):
         return []
-    texts = [(clean_text(fact.text).strip()[:MAX_FACT_CHARS], fact.attributed_to) for fact in facts]
-    return [{"text": text, "attributed_to": by} for text, by in texts if text][:MAX_FACTS]
-
-
-class _NoHistory:
-    """In the place of mem0's history database: what was said before is the caller's to pass."""
-
-    def get_last_messages(self, session_scope: str, limit: int = 10) -> list[dict[str, Any]]:
-        return []
-
-    def save_messages(self, messages: object, session_scope: str) -> None:
-        pass
-
-    def add_history(self, *change: object, **details: object) -> None:
-        pass
-
-    def batch_add_history(self, records: object) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+    cleaned = (clean_text(fact.text).strip()[:MAX_FACT_CHARS] for fact in facts)
+    kept = [Fact(text, fact.attributed_to) for text, fact in zip(cleaned, facts, strict=True)]
+    return [fact for fact in kept if fact.text][:MAX_FACTS]

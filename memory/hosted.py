@@ -6,7 +6,7 @@ does later). The client asks the service who it is with a blocking request when 
 is made in a thread, and again at the next call where that failed.
 
 A user is named by its key, tenant and name (`long_term.key_of`). The service finds a memory by its
-id alone, so every memory that comes is checked for its owner.
+id alone, so every memory that comes is checked for its user.
 
 An exchange carries its run's id as metadata: where the service has memories of it, it is not sent
 again. One that the service found nothing in leaves no trace there, and would be read once more.
@@ -14,14 +14,16 @@ again. One that the service found nothing in leaves no trace there, and would be
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
 from uuid import uuid4
 
 from caller import Caller
 from memory import Memories, Memory, MemoryUnavailable
+from memory.extraction import for_mem0
 from memory.library import load
-from memory.long_term import for_mem0, key_of, memory_of, spoken
+from memory.long_term import key_of, spoken
 from messages import Message, clean_text
 
 TIMEOUT: Final = 10.0
@@ -71,85 +73,85 @@ class HostedMemories:
         if self._client is not None:
             await self._client.async_client.aclose()
 
-    async def recall(self, owner: Caller, query: str, limit: int) -> list[Memory]:
+    async def recall(self, caller: Caller, query: str, limit: int) -> list[Memory]:
         """Return memories near to `query`, best first; see `Memories`."""
-        return await self._ranked(owner, query, limit, NEAR)
+        return await self._ranked(caller, query, limit, NEAR)
 
-    async def search(self, owner: Caller, query: str, limit: int) -> list[Memory]:
+    async def search(self, caller: Caller, query: str, limit: int) -> list[Memory]:
         """Return memories, those nearest to `query` first."""
-        return await self._ranked(owner, query, limit, 0.0)
+        return await self._ranked(caller, query, limit, 0.0)
 
-    async def _ranked(self, owner: Caller, query: str, limit: int, least: float) -> list[Memory]:
-        asked, wanted = clean_text(query).strip(), _of(owner)
+    async def _ranked(self, caller: Caller, query: str, limit: int, least: float) -> list[Memory]:
+        asked, wanted = clean_text(query).strip(), _of(caller)
         if not asked or limit < 1:
             return []
         answer = await self._asked(
             lambda client: client.search(asked, filters=wanted, top_k=limit, threshold=least)
         )
-        return _memories(answer, owner)[:limit]
+        return _memories(answer, caller)[:limit]
 
-    async def page(self, owner: Caller, limit: int) -> list[Memory]:
+    async def page(self, caller: Caller, limit: int) -> list[Memory]:
         """Return the newest memories, newest first."""
         newest: list[Memory] = []
-        wanted, number = _of(owner), 1
+        wanted, number = _of(caller), 1
         while len(newest) < limit:
             answer = await self._asked(_page(wanted, number))
-            newest += _memories(answer, owner)
+            newest += _memories(answer, caller)
             number += 1
             if not answer.get("next"):
                 break
         return newest[: max(0, limit)]
 
-    async def find(self, owner: Caller, memory_id: str) -> Memory | None:
+    async def find(self, caller: Caller, memory_id: str) -> Memory | None:
         """Return a memory."""
         answer = await self._asked(lambda client: client.get(memory_id), missing=None)
-        found = _memories({"results": [answer]} if answer else {}, owner)
+        found = _memories({"results": [answer]} if answer else {}, caller)
         return found[0] if found else None
 
-    async def add(self, owner: Caller, text: str) -> Memory:
+    async def add(self, caller: Caller, text: str) -> Memory:
         """Remember a text as it is."""
         said = [{"role": "user", "content": clean_text(text)}]
         token = uuid4().hex
-        await self._added(owner, said, False, {"added_as": token})
-        for memory in await self._marked(owner, "added_as", token):
+        await self._added(caller, said, False, {"added_as": token})
+        for memory in await self._marked(caller, "added_as", token):
             return memory
         raise MemoryUnavailable("The memory service did not say what it kept.")
 
-    async def change(self, owner: Caller, memory_id: str, text: str) -> Memory | None:
+    async def change(self, caller: Caller, memory_id: str, text: str) -> Memory | None:
         """Put another text in the place of a memory's."""
-        if await self.find(owner, memory_id) is None:
+        if await self.find(caller, memory_id) is None:
             return None
         said = clean_text(text)
         await self._asked(lambda client: client.update(memory_id, text=said), missing=None)
-        return await self.find(owner, memory_id)
+        return await self.find(caller, memory_id)
 
-    async def remove(self, owner: Caller, memory_id: str) -> bool:
+    async def remove(self, caller: Caller, memory_id: str) -> bool:
         """Forget a memory; tell whether there was one."""
-        if await self.find(owner, memory_id) is None:
+        if await self.find(caller, memory_id) is None:
             return False
         await self._asked(lambda client: client.delete(memory_id), missing=None)
         return True
 
-    async def clear(self, owner: Caller) -> int:
+    async def clear(self, caller: Caller) -> int:
         """Forget all of a user's memories."""
-        key = key_of(owner)
-        answer = await self._asked(_page(_of(owner), 1))
+        key = key_of(caller)
+        answer = await self._asked(_page(_of(caller), 1))
         await self._asked(lambda client: client.delete_all(user_id=key), missing=None)
         return int(answer.get("count", len(answer.get("results", []))))
 
-    async def learn(self, owner: Caller, messages: Sequence[Message], run_id: str) -> int:
+    async def learn(self, caller: Caller, messages: Sequence[Message], run_id: str) -> int:
         """Let the service remember what is worth it of an exchange; see `Memories`."""
         said = [*map(for_mem0, spoken(messages))]
-        if not said or await self._marked(owner, "learned_from", run_id):
+        if not said or await self._marked(caller, "learned_from", run_id):
             return 0
-        await self._added(owner, said, True, {"learned_from": run_id})
-        return len(await self._marked(owner, "learned_from", run_id))
+        await self._added(caller, said, True, {"learned_from": run_id})
+        return len(await self._marked(caller, "learned_from", run_id))
 
     async def _added(
-        self, owner: Caller, said: list[dict[str, str]], infer: bool, metadata: dict[str, Any]
+        self, caller: Caller, said: list[dict[str, str]], infer: bool, metadata: dict[str, Any]
     ) -> None:
         """Add messages, and wait until the service has done it."""
-        key = key_of(owner)
+        key = key_of(caller)
         answer = await self._asked(
             lambda client: client.add(said, user_id=key, infer=infer, metadata=metadata)
         )
@@ -173,16 +175,16 @@ class HostedMemories:
                 raise MemoryUnavailable("The memory service failed to keep this.", retry_after=10)
             await asyncio.sleep(next(pauses, _PAUSES[-1]))
 
-    async def _marked(self, owner: Caller, name: str, value: str) -> list[Memory]:
+    async def _marked(self, caller: Caller, name: str, value: str) -> list[Memory]:
         """Return the memories that carry a mark."""
-        wanted = {"AND": [_of(owner), {"metadata": {name: value}}]}
+        wanted = {"AND": [_of(caller), {"metadata": {name: value}}]}
         answer = await self._asked(_page(wanted, 1))
         marked = [
             item
             for item in answer.get("results", [])
             if (item.get("metadata") or {}).get(name) == value
         ]
-        return _memories({"results": marked}, owner)
+        return _memories({"results": marked}, caller)
 
     async def _connected(self) -> Any:
         async with self._loading:
@@ -242,11 +244,24 @@ def _page(filters: dict[str, Any], number: int) -> Callable[[Any], Awaitable[dic
     return get
 
 
-def _of(owner: Caller) -> dict[str, Any]:
-    return {"user_id": key_of(owner)}
+def _of(caller: Caller) -> dict[str, Any]:
+    return {"user_id": key_of(caller)}
 
 
-def _memories(answer: dict[str, Any], owner: Caller) -> list[Memory]:
-    """Return the memories of an answer that are the owner's."""
-    key = key_of(owner)
-    return [memory_of(item) for item in answer.get("results", []) if item.get("user_id") == key]
+def _memories(answer: dict[str, Any], caller: Caller) -> list[Memory]:
+    """Return the memories of an answer that are the caller's."""
+    key = key_of(caller)
+    return [_memory_of(item) for item in answer.get("results", []) if item.get("user_id") == key]
+
+
+def _memory_of(found: dict[str, Any]) -> Memory:
+    """Return a memory as mem0 words it."""
+    created_at = datetime.fromisoformat(found["created_at"])
+    updated_at = datetime.fromisoformat(found["updated_at"] or found["created_at"])
+    return Memory(
+        id=found["id"],
+        text=found["memory"],
+        created_at=created_at,
+        updated_at=updated_at,
+        score=found.get("score"),
+    )

@@ -1,11 +1,11 @@
 """What is remembered of a user: recalled before an answer, learned from it afterwards.
 
 An answer never waits for memory longer than a fixed time, and a stream never waits for learning.
-What is to be learned from an exchange (a *lesson*) is stored in the transaction that ends its run,
-so that it survives a restart; a task of this process then takes one after the other. On PostgreSQL
-each lesson is taken by one process.
+What is to be learned from an exchange (an *extraction job*) is stored in the transaction that ends
+its run, so that it survives a restart; a task of this process then takes one after the other. On
+PostgreSQL each job is taken by one process.
 
-A lesson that cannot be learned now is tried again later; one that fails `ATTEMPTS` times, or for
+A job that cannot be done now is tried again later; one that fails `ATTEMPTS` times, or for
 which there is no room, is dropped, and the log says so.
 """
 
@@ -23,22 +23,22 @@ from llm import Provider
 from memory import Memories, Memory, MemoryUnavailable
 from memory.prompt import as_data
 from messages import Message, ModelOptions, ModelRequest, OutputSchema, TextPart
-from storage import Lesson, StorageUnavailable
+from storage import ExtractionJob, StorageUnavailable
 from storage.store import Store
 
 ATTEMPTS = 5
 """How often it is tried to learn from an exchange."""
 
 PAUSE = 5.0
-"""Seconds between two looks at the lessons that wait, and after one that could not be learned."""
+"""Seconds between two looks at the jobs that wait, and after one that could not be done."""
 
-SETTLING = 3.0
+LEARNING_WAIT = 3.0
 """Seconds that a listing of memories waits for what is still to be learned."""
 
-PATIENCE = 10.0
-"""Seconds that a clearing waits for a lesson of the same user."""
+CLEARING_WAIT = 10.0
+"""Seconds that a clearing waits for a job of the same user."""
 
-MAX_CHARS = 20_000
+LEARNED_CHARS = 20_000
 """Characters of a message that are learned from; what is longer is cut."""
 
 ANSWER_TOKENS = 8_000
@@ -100,7 +100,7 @@ class LongTermMemory:
     capacity: int
     may_hold: Callable[[], bool] = lambda: True
     _due: asyncio.Event = field(default_factory=asyncio.Event)
-    _learning: Lesson | None = None
+    _learning: ExtractionJob | None = None
     _learned: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: "set[asyncio.Task[object]]" = field(default_factory=set)
 
@@ -122,25 +122,25 @@ class LongTermMemory:
             task.cancel()
         await self.memories.aclose()
 
-    def recall(self, owner: Caller, text: str) -> Recall:
+    def recall(self, caller: Caller, text: str) -> Recall:
         """Begin to look for what helps to answer a text."""
-        task = asyncio.create_task(self._found(owner, text))
+        task = asyncio.create_task(self._found(caller, text))
         self._tasks.add(task)
         task.add_done_callback(self._recalled)
         return Recall(task, asyncio.get_running_loop().time() + self.timeout)
 
-    async def _found(self, owner: Caller, text: str) -> list[Memory]:
+    async def _found(self, caller: Caller, text: str) -> list[Memory]:
         """Return what is near to a text, and as far as there is room the newest besides.
 
         "What do you know about me?" is near to nothing.
         """
         if not self.may_hold():
             return []
-        near = await self.memories.recall(owner, text, self.limit)
+        near = await self.memories.recall(caller, text, self.limit)
         if len(near) == self.limit:
             return near
         known = {memory.id for memory in near}
-        newest = await self.memories.page(owner, self.limit)
+        newest = await self.memories.page(caller, self.limit)
         return [*near, *(memory for memory in newest if memory.id not in known)][: self.limit]
 
     def _recalled(self, task: "asyncio.Task[object]") -> None:
@@ -148,23 +148,23 @@ class LongTermMemory:
         if not task.cancelled():
             task.exception()  # whoever waited for it has said so; nobody may have
 
-    async def settle(self, owner: Caller) -> None:
+    async def wait_until_learned(self, caller: Caller) -> None:
         """Wait until what a user has said is learned, for a while; who lists memories expects it.
 
         Raises:
             storage.StorageUnavailable: nobody can tell now.
         """
         with suppress(TimeoutError):
-            async with asyncio.timeout(SETTLING):
+            async with asyncio.timeout(LEARNING_WAIT):
                 # Another process may be the one that learns it, so there is nothing to wait on.
-                while await self.store.lessons(owner):  # noqa: ASYNC110
+                while await self.store.count_extraction_jobs(caller):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
 
     def wake(self) -> None:
-        """Look at the lessons: there is a new one."""
+        """Look at the jobs: there is a new one."""
         self._due.set()
 
-    async def clear(self, owner: Caller) -> int:
+    async def clear(self, caller: Caller) -> int:
         """Forget all of a user's memories, and what is still to be learned of him.
 
         Returns:
@@ -173,12 +173,12 @@ class LongTermMemory:
         Raises:
             MemoryUnavailable, storage.StorageUnavailable: it is not done, or not wholly.
         """
-        await self.store.forget_lessons(owner)
-        if self._learning is not None and self._learning.owner == owner:
+        await self.store.forget_extraction_jobs(caller)
+        if self._learning is not None and self._learning.owner == caller:
             with suppress(TimeoutError):
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(CLEARING_WAIT):
                     await self._learned.wait()
-        return await self.memories.clear(owner)
+        return await self.memories.clear(caller)
 
     async def _work(self) -> None:
         """Learn, one exchange after the other, for as long as the service runs."""
@@ -198,34 +198,34 @@ class LongTermMemory:
                     await self._due.wait()
 
     async def _learn_all(self) -> None:
-        while lesson := await self._next_lesson():
-            self._learning, self._learned = lesson, asyncio.Event()
+        while job := await self._next_job():
+            self._learning, self._learned = job, asyncio.Event()
             try:
-                if not await self._learn(lesson):
+                if not await self._learn(job):
                     return
             finally:
                 self._learning = None
                 self._learned.set()
 
-    async def _next_lesson(self) -> Lesson | None:
-        dropped = await self.store.trim_lessons(self.capacity)
+    async def _next_job(self) -> ExtractionJob | None:
+        dropped = await self.store.trim_extraction_jobs(self.capacity)
         if dropped:
             logger.warning("%d exchanges were not learned from: the queue was full", dropped)
-        return await self.store.take_lesson()
+        return await self.store.take_extraction_job()
 
-    async def _learn(self, lesson: Lesson) -> bool:
+    async def _learn(self, job: ExtractionJob) -> bool:
         """Learn from an exchange; tell whether it is worth it to go on with the next one now."""
         try:
-            await self.memories.learn(lesson.owner, lesson.messages, lesson.run_id)
+            await self.memories.learn(job.owner, job.messages, job.run_id)
         except MemoryUnavailable as error:
-            if lesson.attempts < ATTEMPTS:
+            if job.attempts < ATTEMPTS:
                 logger.warning("An exchange is learned from later: %s", error.message)
-                await self.store.return_lesson(lesson)
+                await self.store.return_extraction_job(job)
                 return False
-            logger.warning("Nothing is learned from run %s: %s", lesson.run_id, error.message)
+            logger.warning("Nothing is learned from run %s: %s", job.run_id, error.message)
         except Exception:  # the same exchange would fail again
-            logger.exception("Nothing is learned from run %s", lesson.run_id)
-        await self.store.drop_lesson(lesson)
+            logger.exception("Nothing is learned from run %s", job.run_id)
+        await self.store.drop_extraction_job(job)
         return True
 
 

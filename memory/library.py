@@ -9,6 +9,7 @@ import importlib
 import os
 import tempfile
 import threading
+from functools import cache
 from types import ModuleType
 
 from memory import MemoryUnavailable
@@ -16,8 +17,9 @@ from memory import MemoryUnavailable
 _loading = threading.Lock()
 
 
+@cache
 def load(module: str) -> ModuleType:
-    """Import a module that imports mem0; takes about a second, once.
+    """Import a module of mem0; takes about a second, once.
 
     Raises:
         MemoryUnavailable: mem0 is not installed, or not the one that is expected.

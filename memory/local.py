@@ -5,68 +5,46 @@ and multiplied: 10,000 of 256 numbers take about a millisecond, exactly, and the
 is free meanwhile. A user has a matrix of his own, so what others remember costs him nothing. The
 matrices that were used last are kept, up to `CACHE_BYTES`.
 
+One at a time writes or loads a matrix, and whoever writes brings the matrix to the state of the
+rows before the next: so no row is missed, also when the caller of a write is cancelled.
+
 What is deleted is gone from the file, too: SQLite overwrites it (`secure_delete`), and the
 write-ahead log, which has old pages, is emptied before a deletion is reported.
-
-The folder's lock is the operating system's: it ends with the process, however that ends.
 """
 
-import fcntl
-import threading
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, Final, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import (
-    URL,
-    Connection,
-    Dialect,
-    Engine,
-    LargeBinary,
-    Result,
-    create_engine,
-    event,
-    select,
-)
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy import Connection
 
-from memory import MemoryUnavailable
-from memory.records import Found, Records, Tables, found
+from memory import Memory, MemoryUnavailable, rows
+from memory.records import TIMEOUT, Records
+from storage.engine import Begun, connect
+from storage.sole import sole_user
+from storage.sqlite import driver_of
 
 CACHE_BYTES: Final = 128 * 1024 * 1024
 """Vectors in memory; the one that is searched is there in any case."""
 
-TIMEOUT: Final = 5.0
-"""Seconds to wait for the file's lock."""
+_PAGE: Final = 512
+"""Rows that are loaded at once: between two pages the event loop gets on."""
 
-_STEP: Final = 256
-
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-class _Floats(TypeDecorator[Any]):
-    """A vector as the bytes of its 32 bit numbers."""
+class Matrix:
+    """One user's vectors. A search sees a state; rows that come are written after it."""
 
-    impl = LargeBinary
-    cache_ok = True
-
-    def process_bind_param(self, value: Any, dialect: Dialect) -> bytes:
-        return np.asarray(value, np.float32).tobytes()
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        return value
-
-
-class Partition:
-    """One user's vectors. A search sees a state; rows that come are written behind it."""
-
-    def __init__(self, positions: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        self._positions = positions
-        self._vectors = vectors
+    def __init__(self, positions: Sequence[int], vectors: bytearray, dimensions: int) -> None:
+        self._positions = np.array(positions, np.int64)
+        self._vectors = np.frombuffer(vectors, np.float32).reshape(-1, dimensions)
         self._length = len(positions)
 
     @property
@@ -90,8 +68,21 @@ class Partition:
         return self._positions[: self._length], self._vectors[: self._length]
 
 
+def _nearest(
+    positions: NDArray[np.int64],
+    vectors: NDArray[np.float32],
+    vector: Sequence[float],
+    limit: int,
+) -> dict[int, float]:
+    """Return the scores of the best rows by their positions."""
+    scores = vectors @ np.asarray(vector, np.float32)
+    is_all = limit >= len(scores)
+    best = range(len(scores)) if is_all else np.argpartition(-scores, limit)[:limit]
+    return {int(positions[index]): float(scores[index]) for index in best}
+
+
 class LocalRecords(Records):
-    """Rows in a folder.
+    """Memories in a folder.
 
     Args:
         folder: made where it is not there.
@@ -100,129 +91,117 @@ class LocalRecords(Records):
     """
 
     def __init__(self, folder: Path, embedder: str, dimensions: int) -> None:
-        super().__init__(Tables(_Floats(), None), embedder)
         self._folder = folder
+        self._url = f"sqlite:///{folder / 'memories.db'}"
+        super().__init__(connect(self._url, TIMEOUT), embedder)
         self._dimensions = dimensions
-        self._lock: IO[str] | None = None
-        self._cache: OrderedDict[str, Partition] = OrderedDict()
-        self._caching = threading.Lock()
-        self._writing = threading.RLock()
+        self._held = ExitStack()
+        self._matrices: OrderedDict[str, Matrix] = OrderedDict()
+        self._alone = asyncio.Lock()
+        self._begun = Begun()
 
-    def nearest(self, owner: str, vector: Sequence[float], limit: int) -> list[Found]:
-        """Return the rows whose vectors are nearest; see `Records`."""
-        with self._caching:
-            partition = self._cache.get(owner)
-            if partition is not None:
-                self._cache.move_to_end(owner)
-                state = partition.state()
-        if partition is None:
-            state = self._load(owner)
-        positions, vectors = state
-        scores = vectors @ np.asarray(vector, np.float32)
-        best = (
-            np.argpartition(-scores, limit)[:limit] if limit < len(scores) else range(len(scores))
-        )
-        near = {int(positions[index]): float(scores[index]) for index in best}
-        rows = self._read(lambda db: self._rows(db, near))
-        return sorted(rows, key=lambda row: row.score or 0.0, reverse=True)
+    async def close(self) -> None:
+        """Close the file once all writes are done, and let another process have it."""
+        await self._begun.end()
+        await super().close()
 
-    def _rows(self, db: Connection, near: dict[int, float]) -> list[Found]:
-        m = self._t.memories
-        query = select(m.c.position, m.c.id, m.c.payload).where(m.c.position.in_(near))
-        return [found(row, min(1.0, max(0.0, near[row.position]))) for row in db.execute(query)]
+    async def nearest(self, owner: str, vector: Sequence[float], limit: int) -> list[Memory]:
+        """Return the memories whose vectors are nearest, best first."""
+        matrix = self._matrices.get(owner)
+        if matrix is None:
+            matrix = await self._load(owner)
+        else:
+            self._matrices.move_to_end(owner)
+        scores = await asyncio.to_thread(_nearest, *matrix.state(), vector, limit)
+        return await self.read(rows.at, scores)
 
-    def _load(self, owner: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Bring a user's vectors into memory. Nothing is written meanwhile, so none is missed."""
-        m = self._t.memories
-        query = select(m.c.position, m.c.vector).order_by(m.c.position)
-        query = query.where(m.c.owner == owner, m.c.embedder == self._embedder)
-        with self._writing:
-            partition = self._read(lambda db: self._partition(db.execute(query)))
-            with self._caching:
-                self._cache[owner] = partition
+    async def write(
+        self,
+        owner: str,
+        unit: Callable[Concatenate[Connection, str, _P], _T],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> _T:
+        """Do a unit that changes rows of an owner; what it deletes is gone from the file."""
+        return await self._begun.do(self._write(owner, unit, *args, **kwargs))
+
+    async def _write(self, owner: str, unit: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+        async with self._alone:
+            try:
+                result = await super().write(owner, _overwriting(unit), *args, **kwargs)
+            except MemoryUnavailable:  # whether it was committed is not known
+                self._matrices.pop(owner, None)
+                raise
+            if isinstance(result, rows.Added):
+                self._append(owner, result)
+            else:
+                self._matrices.pop(owner, None)
+                await self._erase()
+            return result
+
+    def _append(self, owner: str, added: rows.Added) -> None:
+        matrix = self._matrices.get(owner)
+        if added.has_trimmed:
+            self._matrices.pop(owner, None)
+        elif matrix is not None:
+            for position, vector in added.rows:
+                matrix.append(position, vector)
+            self._shrink()
+
+    async def _erase(self) -> None:
+        """Empty the write-ahead log."""
+        if await self.read(_checkpoint):
+            text = "What was deleted is not yet gone from the file."
+            raise MemoryUnavailable(text, retry_after=1)
+
+    async def _load(self, owner: str) -> Matrix:
+        """Bring a user's vectors into memory."""
+        async with self._alone:
+            matrix = self._matrices.get(owner)
+            if matrix is None:
+                self._matrices[owner] = matrix = await self._read_matrix(owner)
                 self._shrink()
-                return partition.state()
+            return matrix
 
-    def _partition(self, result: Result[int, bytes]) -> Partition:
-        """Return rows as a partition. In small steps, between which the event loop gets on."""
+    async def _read_matrix(self, owner: str) -> Matrix:
         size = self._dimensions * 4
         positions: list[int] = []
         vectors = bytearray()
-        for rows in result.partitions(_STEP):
-            whole = [row for row in rows if len(row[1]) == size]
-            positions += [row[0] for row in whole]
-            vectors += b"".join([row[1] for row in whole])
-        matrix = np.frombuffer(vectors, np.float32).reshape(-1, self._dimensions)
-        return Partition(np.array(positions, np.int64), matrix)
+        last = 0
+        while page := await self.read(rows.vectors, owner, self.embedder, last, _PAGE):
+            whole = [row for row in page if len(row[1]) == size]
+            positions += [position for position, _ in whole]
+            vectors += b"".join([vector for _, vector in whole])
+            last = page[-1][0]
+        return Matrix(positions, vectors, self._dimensions)
 
     def _shrink(self) -> None:
         """Let go of the vectors that were not used for longest."""
-        size = sum(partition.nbytes for partition in self._cache.values())
-        while size > CACHE_BYTES and len(self._cache) > 1:
-            size -= self._cache.popitem(last=False)[1].nbytes
+        size = sum(matrix.nbytes for matrix in self._matrices.values())
+        while size > CACHE_BYTES and len(self._matrices) > 1:
+            size -= self._matrices.popitem(last=False)[1].nbytes
 
-    def _kept(self, owner: str, rows: Sequence[tuple[int, Sequence[float]]]) -> None:
-        with self._caching:
-            partition = self._cache.get(owner)
-            if partition is not None:
-                for position, vector in rows:
-                    partition.append(position, vector)
-                self._shrink()
+    async def _open(self) -> None:
+        with ExitStack() as held:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            held.enter_context(sole_user(self._url))
+            await super()._open()
+            self._held = held.pop_all()
 
-    def _trimmed(self, owner: str) -> None:
-        with self._caching:
-            self._cache.pop(owner, None)
-
-    def _changed(self, owner: str) -> None:
-        self._trimmed(owner)
-        connection = self._connected().raw_connection()
-        try:
-            is_busy = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        finally:
-            connection.close()
-        if is_busy:
-            raise MemoryUnavailable(
-                "What was deleted is not yet gone from the file.", retry_after=1
-            )
-
-    def _commit(self, unit: Callable[[Connection], _T], after: Callable[[_T], None]) -> _T:
-        with self._writing:
-            return super()._commit(unit, after)
-
-    def _open(self) -> Engine:
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = (self._folder / "lock").open("a")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return self._prepared()
-        except BaseException:
-            self._closed()
-            raise
-
-    def _prepared(self) -> Engine:
-        engine = create_engine(
-            URL.create("sqlite+pysqlite", database=str(self._folder / "memories.db")),
-            hide_parameters=True,  # they are what users said
-            connect_args={"isolation_level": None, "timeout": TIMEOUT, "check_same_thread": False},
-        )
-        event.listen(engine, "connect", _prepare)
-        event.listen(engine, "begin", lambda db: db.exec_driver_sql("BEGIN"))
-        try:
-            self._t.metadata.create_all(engine)
-        except BaseException:
-            engine.dispose()
-            raise
-        return engine
-
-    def _closed(self) -> None:
-        with self._caching:
-            self._cache.clear()
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            with suppress(OSError):
-                lock.close()
+    async def _reset(self) -> None:
+        await super()._reset()
+        self._matrices.clear()
+        self._held.close()
 
 
-def _prepare(connection: Any, _record: object) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
-        connection.execute(f"PRAGMA {pragma}").close()
+def _overwriting(unit: Callable[..., _T]) -> Callable[..., _T]:
+    def overwriting(db: Connection, *args: Any, **kwargs: Any) -> _T:
+        driver_of(db).ahead("PRAGMA secure_delete=ON")
+        return unit(db, *args, **kwargs)
+
+    return overwriting
+
+
+def _checkpoint(db: Connection) -> bool:
+    """Put all of the write-ahead log into the file and empty it; True: somebody prevents it."""
+    return bool(db.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar_one())

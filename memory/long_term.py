@@ -1,31 +1,22 @@
-"""Memories by mem0 in this process, kept in a folder or in PostgreSQL.
+"""Memories in this process, in the words of a model, kept in a folder or in PostgreSQL.
 
-A call computes its vectors on the event loop's side and then works in a thread. There are two
-groups of threads: exchanges that a model reads wait for it on `_READERS` threads of their own,
-and everything else has `_WORKERS`, so that no recall waits behind a model.
-
-Without a model an exchange is kept as the user worded it: what he said, not what he asked, and
-not the assistant's words. Greetings and the like are no use and are left out.
+A model is asked what is worth remembering of an exchange (`extraction`). Without one an exchange is
+kept as the user worded it: what he said, not what he asked, and not the assistant's words.
+Greetings and the like are no use and are left out.
 """
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import CancelledError as Cancelled
-from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime
-from functools import partial
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Final
 from urllib.parse import quote
 
 from caller import Caller
-from memory import Embedder, Memories, Memory, MemoryUnavailable
+from errors import ParleyError
+from memory import Embedder, Memories, Memory, MemoryUnavailable, extraction, rows
+from memory.records import PostgresRecords, Records
 from messages import AssistantMessage, Message, OutputSchema, UserMessage, clean_text
-
-if TYPE_CHECKING:
-    from memory.extraction import OwnMemory
-    from memory.records import Draft, Records
 
 NEAR: Final = 0.2
 """The score from which a memory helps. With wordllama, of questions about a user's life and ten
@@ -38,14 +29,12 @@ ASK_TIMEOUT: Final = 120.0
 MAX_SAID: Final = 1_000
 """Characters of a message that is kept as it was said; what is longer is cut."""
 
-MAX_READ: Final = 20_000
-"""Characters of a message that a model reads; what is longer is cut."""
+KNOWN: Final = 10
+"""How many memories a model that reads an exchange is told."""
 
-_WORKERS: Final = 4
-_READERS: Final = 4
 _BATCH: Final = 512
 
-_T = TypeVar("_T")
+_Spoken = UserMessage | AssistantMessage
 
 AskModel = Callable[[Sequence[Message], OutputSchema | None], Awaitable[str]]
 
@@ -59,12 +48,12 @@ def open_local(folder: Path, embedder: Embedder, ask: AskModel | None) -> Memori
         ask: asks a model, raising `errors.ParleyError`; None keeps what was said as it is.
     """
 
-    def records() -> "Records":
-        from memory.local import LocalRecords
+    def records() -> Records:
+        from memory.local import LocalRecords  # and numpy
 
         return LocalRecords(folder, embedder.name, embedder.dimensions)
 
-    return Mem0Memories(records, embedder, ask)
+    return DatabaseMemories(records, embedder, ask)
 
 
 def open_postgres(url: str, embedder: Embedder, ask: AskModel | None) -> Memories:
@@ -75,17 +64,11 @@ def open_postgres(url: str, embedder: Embedder, ask: AskModel | None) -> Memorie
         embedder: makes vectors.
         ask: asks a model, raising `errors.ParleyError`; None keeps what was said as it is.
     """
-
-    def records() -> "Records":
-        from memory.postgres import PostgresRecords
-
-        return PostgresRecords(url, embedder.name)
-
-    return Mem0Memories(records, embedder, ask)
+    return DatabaseMemories(lambda: PostgresRecords(url, embedder.name), embedder, ask)
 
 
-class Mem0Memories:
-    """Memories that mem0 makes and finds in this process.
+class DatabaseMemories:
+    """Memories in a database.
 
     Args:
         make_records: returns where they are kept; called in a thread.
@@ -94,238 +77,166 @@ class Mem0Memories:
     """
 
     def __init__(
-        self, make_records: "Callable[[], Records]", embedder: Embedder, ask: AskModel | None
+        self, make_records: Callable[[], Records], embedder: Embedder, ask: AskModel | None
     ) -> None:
         self._make_records = make_records
         self._embedder = embedder
         self._ask = ask
         self._records: Records | None = None
-        self._mem0: type[OwnMemory]
         self._loading = asyncio.Lock()
-        self._workers = ThreadPoolExecutor(_WORKERS, "memory")
-        self._readers = ThreadPoolExecutor(_READERS, "memory-reader")
-        self._waited_for: set[Future[Any]] = set()
+        self._waits: set[asyncio.Timeout] = set()
         self._is_closing = False
 
     async def warm(self) -> None:
-        """Import mem0, load the embedder, and open what the memories are kept in.
+        """Load the embedder and what a model is asked, and open what the memories are kept in.
 
         Raises:
             MemoryUnavailable: one of these cannot be done now.
         """
         records = await self._loaded()
         await self._embedder.embed(["ready"])
-        await self._in_thread(records.open)
+        if self._ask is not None:
+            await extraction.prompts()
+        await records.open()
 
     async def aclose(self) -> None:
         """Give up what waits for a model, let the rest end, and close what is open."""
         self._is_closing = True
-        for waited_for in tuple(self._waited_for):
-            waited_for.cancel()
-        await asyncio.to_thread(self._readers.shutdown)
-        await asyncio.to_thread(self._workers.shutdown)
+        for wait in self._waits:
+            if not wait.expired():
+                wait.reschedule(asyncio.get_running_loop().time())
         if self._records is not None:
-            await asyncio.to_thread(self._records.close)
+            await self._records.close()
 
-    async def recall(self, owner: Caller, query: str, limit: int) -> list[Memory]:
+    async def recall(self, caller: Caller, query: str, limit: int) -> list[Memory]:
         """Return memories near to `query`, best first; see `Memories`."""
-        return await self._ranked(owner, query, limit, NEAR)
+        found = await self.search(caller, query, limit)
+        return [memory for memory in found if (memory.score or 0.0) >= NEAR]
 
-    async def search(self, owner: Caller, query: str, limit: int) -> list[Memory]:
+    async def search(self, caller: Caller, query: str, limit: int) -> list[Memory]:
         """Return memories, those nearest to `query` first."""
-        return await self._ranked(owner, query, limit, 0.0)
-
-    async def _ranked(self, owner: Caller, query: str, limit: int, least: float) -> list[Memory]:
         asked = clean_text(query).strip()
         if not asked or limit < 1:
             return []
-        records, key = await self._loaded(), key_of(owner)
-        vector = (await self._embedder.embed([asked]))[0]
-        await self._adopt(records, key)
+        records, owner = await self._loaded(), key_of(caller)
+        [vector] = await self._embedder.embed([asked])
+        await self._adopt(records, owner)
+        return await records.nearest(owner, vector, limit)
 
-        def search() -> list[Memory]:
-            own = self._mem0(records, key, lambda _: [vector])
-            return [memory_of(found) for found in own.nearest(asked, limit, least)]
-
-        return await self._in_thread(search)
-
-    async def page(self, owner: Caller, limit: int) -> list[Memory]:
+    async def page(self, caller: Caller, limit: int) -> list[Memory]:
         """Return the newest memories, newest first."""
-        records, key = await self._loaded(), key_of(owner)
-        newest = self._mem0(records, key, _no_vectors).newest
-        found = await self._in_thread(lambda: newest(max(1, limit)))
-        return [memory_of(item) for item in found[: max(0, limit)]]
+        records = await self._loaded()
+        return await records.read(rows.newest, key_of(caller), max(0, limit))
 
-    async def find(self, owner: Caller, memory_id: str) -> Memory | None:
+    async def find(self, caller: Caller, memory_id: str) -> Memory | None:
         """Return a memory."""
-        records, key = await self._loaded(), key_of(owner)
-        found = await self._in_thread(self._mem0(records, key, _no_vectors).get, memory_id)
-        return None if found is None else memory_of(found)
+        records = await self._loaded()
+        return await records.read(rows.find, key_of(caller), memory_id)
 
-    async def add(self, owner: Caller, text: str) -> Memory:
+    async def add(self, caller: Caller, text: str) -> Memory:
         """Remember a text as it is."""
-        records, key = await self._loaded(), key_of(owner)
-        drafts = await self._as_said(records, key, [text], {})
-        await self._in_thread(records.keep, key, drafts)
-        return _memory(drafts[0])
+        records, said = await self._loaded(), clean_text(text)
+        [vector] = await self._embedder.embed([said])
+        draft = rows.draft(said, vector, None)
+        await records.write(key_of(caller), rows.add, records.embedder, [draft])
+        return draft.memory
 
-    async def change(self, owner: Caller, memory_id: str, text: str) -> Memory | None:
+    async def change(self, caller: Caller, memory_id: str, text: str) -> Memory | None:
         """Put another text in the place of a memory's."""
-        records, key = await self._loaded(), key_of(owner)
-        said = clean_text(text)
-        vectors = await self._embedder.embed([said])
-        own = self._mem0(records, key, lambda _: vectors)
+        records, said = await self._loaded(), clean_text(text)
+        [vector] = await self._embedder.embed([said])
+        what = (records.embedder, memory_id, said, vector)
+        return await records.write(key_of(caller), rows.change, *what)
 
-        def update() -> Memory | None:
-            try:
-                own.update(memory_id, text=said)
-            except ValueError:  # mem0's word for a memory that is not there
-                return None
-            changed = own.get(memory_id)
-            return None if changed is None else memory_of(changed)
-
-        return await self._in_thread(update)
-
-    async def remove(self, owner: Caller, memory_id: str) -> bool:
+    async def remove(self, caller: Caller, memory_id: str) -> bool:
         """Forget a memory; tell whether there was one."""
-        records, key = await self._loaded(), key_of(owner)
-        own = self._mem0(records, key, _no_vectors)
+        records = await self._loaded()
+        return await records.write(key_of(caller), rows.remove, memory_id)
 
-        def delete() -> bool:
-            try:
-                own.delete(memory_id)
-            except ValueError:  # mem0's word for a memory that is not there
-                return False
-            return True
-
-        return await self._in_thread(delete)
-
-    async def clear(self, owner: Caller) -> int:
+    async def clear(self, caller: Caller) -> int:
         """Forget all of a user's memories."""
         records = await self._loaded()
-        return await self._in_thread(records.clear, key_of(owner))
+        return await records.write(key_of(caller), rows.clear)
 
-    async def learn(self, owner: Caller, messages: Sequence[Message], run_id: str) -> int:
+    async def learn(self, caller: Caller, messages: Sequence[Message], run_id: str) -> int:
         """Remember what is worth it of an exchange, once; see `Memories`."""
-        said = told(messages) if self._ask is None else [*map(for_mem0, spoken(messages))]
+        said = told(messages) if self._ask is None else spoken(messages)
         if not said:
             return 0
-        records, key = await self._loaded(), key_of(owner)
-        if await self._in_thread(records.is_learned, key, run_id):
+        records, owner = await self._loaded(), key_of(caller)
+        clearings = await records.read(rows.clearings_unless_learned, owner, run_id)
+        if clearings is None:
             return 0
-        clearings = await self._in_thread(records.clearings, key)
-        metadata = {"learned_from": run_id}
         if self._ask is None:
-            texts = [message["content"] for message in said]
-            drafts = await self._as_said(records, key, texts, metadata)
+            facts = [extraction.Fact(clean_text(each.content.strip()[:MAX_SAID])) for each in said]
         else:
-            await self._adopt(records, key)
-            drafts = await self._inferred(records, key, said, metadata, self._ask)
-        return await self._in_thread(records.learn, key, drafts, run_id, clearings)
+            facts = await self._extracted(records, owner, said, self._ask)
+        vectors = await self._embedder.embed([fact.text for fact in facts]) if facts else []
+        drafts = [
+            rows.draft(fact.text, vector, run_id, fact.attributed_to)
+            for fact, vector in zip(facts, vectors, strict=True)
+        ]
+        what = (records.embedder, drafts, run_id, clearings)
+        return len((await records.write(owner, rows.learn, *what)).rows)
 
-    async def _as_said(
-        self, records: "Records", key: str, texts: Sequence[str], metadata: dict[str, Any]
-    ) -> "list[Draft]":
-        said = [clean_text(text) for text in texts]
-        vectors = dict(zip(said, await self._embedder.embed(said), strict=True))
-        own = self._mem0(records, key, lambda wanted: [vectors[text] for text in wanted])
-        messages = [{"role": "user", "content": text} for text in said]
-        return await self._in_thread(own.drafts, messages, False, metadata)
+    async def _extracted(
+        self, records: Records, owner: str, said: Sequence[_Spoken], ask: AskModel
+    ) -> list[extraction.Fact]:
+        """Return what a model finds worth remembering of what was said."""
+        exchange = extraction.as_text(said)
+        [vector] = await self._embedder.embed([exchange])
+        await self._adopt(records, owner)
+        known = await records.nearest(owner, vector, KNOWN)
+        question = await extraction.question(exchange, known)
+        self._raise_if_closing()
+        wait = asyncio.timeout(ASK_TIMEOUT)
+        self._waits.add(wait)
+        try:
+            async with wait:
+                return extraction.facts_in(await ask(question, extraction.FACTS))
+        except (ParleyError, TimeoutError) as error:
+            self._raise_if_closing()
+            text = "The model that reads an exchange for what to remember did not answer."
+            raise MemoryUnavailable(text, retry_after=1) from error
+        finally:
+            self._waits.discard(wait)
 
-    async def _inferred(
-        self,
-        records: "Records",
-        key: str,
-        messages: list[dict[str, str]],
-        metadata: dict[str, Any],
-        ask: AskModel,
-    ) -> "list[Draft]":
-        """Return what a model makes of messages. The thread waits for the loop, which asks it."""
-        loop = asyncio.get_running_loop()
+    async def _adopt(self, records: Records, owner: str) -> None:
+        """Compute vectors again that another embedder made."""
+        name = records.embedder
+        while foreign := await records.read(rows.foreign, owner, name, _BATCH):
+            vectors = await self._embedder.embed([text for _, _, text in foreign])
+            made = [
+                (memory_id, made_of, vector)
+                for (memory_id, made_of, _), vector in zip(foreign, vectors, strict=True)
+            ]
+            await records.write(owner, rows.adopt, name, made)
 
-        async def answer(asked: Sequence[Message], output: OutputSchema) -> str:
-            async with asyncio.timeout(ASK_TIMEOUT):
-                return await ask(asked, output)
-
-        def wait_for(work: Coroutine[Any, Any, _T]) -> _T:
-            waited_for = asyncio.run_coroutine_threadsafe(work, loop)
-            self._waited_for.add(waited_for)
-            if self._is_closing:  # looked at behind the addition: `aclose` may have passed by
-                waited_for.cancel()
-            try:
-                return waited_for.result()
-            except Cancelled:
-                raise MemoryUnavailable("The service is closing.") from None
-            finally:
-                self._waited_for.discard(waited_for)
-
-        if self._is_closing:
-            raise MemoryUnavailable("The service is closing.")
-        own = self._mem0(
-            records,
-            key,
-            lambda texts: wait_for(self._embedder.embed(texts)),
-            lambda asked, output: wait_for(answer(asked, output)),
-        )
-        reading = partial(own.drafts, messages, True, metadata)
-        return await loop.run_in_executor(self._readers, reading)
-
-    async def _adopt(self, records: "Records", key: str) -> None:
-        """Make vectors anew that another embedder made."""
-        while foreign := await self._in_thread(records.foreign, key, _BATCH):
-            texts = [str(found.payload["data"]) for found in foreign]
-            vectors = await self._embedder.embed(texts)
-            made = {
-                found.id: (str(found.payload["hash"]), vector)
-                for found, vector in zip(foreign, vectors, strict=True)
-            }
-            await self._in_thread(records.adopt, key, made)
-
-    async def _loaded(self) -> "Records":
+    async def _loaded(self) -> Records:
+        self._raise_if_closing()
         async with self._loading:
             if self._records is None:
-                self._records = await self._in_thread(self._load)
+                try:
+                    self._records = await asyncio.to_thread(self._make_records)
+                except ImportError as error:
+                    text = f"Memory is not installed ({error.name})."
+                    raise MemoryUnavailable(text) from error
             return self._records
 
-    def _load(self) -> "Records":
-        from memory.library import load
-
-        self._mem0 = load("memory.extraction").OwnMemory
-        try:
-            return self._make_records()
-        except ImportError as error:
-            raise MemoryUnavailable(f"Memory is not installed ({error.name}).") from error
-
-    async def _in_thread(self, function: Callable[..., _T], *args: Any) -> _T:
+    def _raise_if_closing(self) -> None:
         if self._is_closing:
             raise MemoryUnavailable("The service is closing.")
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._workers, partial(function, *args))
 
 
-def key_of(owner: Caller) -> str:
-    """Return an owner as one word, which no other owner has."""
-    return f"{quote(owner.tenant, safe='')}/{quote(owner.user, safe='')}"
+def key_of(caller: Caller) -> str:
+    """Return a user as one word, which no other user has."""
+    return f"{quote(caller.tenant, safe='')}/{quote(caller.user, safe='')}"
 
 
-def memory_of(found: dict[str, Any]) -> Memory:
-    """Return a memory as mem0 words it."""
-    created_at = datetime.fromisoformat(found["created_at"])
-    updated_at = datetime.fromisoformat(found["updated_at"] or found["created_at"])
-    return Memory(
-        id=found["id"],
-        text=found["memory"],
-        created_at=created_at,
-        updated_at=updated_at,
-        score=found.get("score"),
-    )
-
-
-def told(messages: Sequence[Message]) -> list[dict[str, str]]:
+def told(messages: Sequence[Message]) -> list[UserMessage]:
     """Return what the user said of himself or his world: no questions, no greetings."""
-    texts = [message.content.strip() for message in messages if isinstance(message, UserMessage)]
-    kept = [text[:MAX_SAID] for text in texts if _is_telling(text[:MAX_SAID])]
-    return [{"role": "user", "content": text} for text in kept]
+    said = [message for message in messages if isinstance(message, UserMessage)]
+    return [message for message in said if _is_telling(message.content.strip()[:MAX_SAID])]
 
 
 _SENTENCE = re.compile(r"[^.!?。！？\n]+[.!?。！？]*")
@@ -345,25 +256,9 @@ def _is_telling(text: str) -> bool:
     )
 
 
-def spoken(messages: Sequence[Message]) -> list[UserMessage | AssistantMessage]:
+def spoken(messages: Sequence[Message]) -> list[_Spoken]:
     """Return what the two said to each other; nothing, where the user said nothing."""
     spoken = [
-        message
-        for message in messages
-        if isinstance(message, UserMessage | AssistantMessage) and message.content.strip()
+        message for message in messages if isinstance(message, _Spoken) and message.content.strip()
     ]
     return spoken if any(isinstance(message, UserMessage) for message in spoken) else []
-
-
-def for_mem0(message: UserMessage | AssistantMessage) -> dict[str, str]:
-    """Return a message as mem0 wants it."""
-    role = "user" if isinstance(message, UserMessage) else "assistant"
-    return {"role": role, "content": clean_text(message.content[:MAX_READ])}
-
-
-def _memory(draft: "Draft") -> Memory:
-    return memory_of({"id": draft.id, "memory": draft.text, **draft.payload})
-
-
-def _no_vectors(_texts: Sequence[str]) -> list[list[float]]:
-    raise RuntimeError("this call of mem0 was expected to need no vectors")

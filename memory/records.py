@@ -1,374 +1,144 @@
-"""Memories as rows: what a folder of SQLite and PostgreSQL have in common.
+"""Where memories are kept: a database of the service's own kind (`storage.engine`), with pgvector.
 
-A row has its owner, the payload that mem0 gave it, its vector, and the name of the embedder that
-made this. Vectors of different embedders cannot be compared, so a search looks at those of the
-present one only; `foreign` finds the others, whose vectors are then made anew (`adopt`). So a
-changed configuration costs a user's next call some time, and never a wrong answer.
-
-`learn` keeps all of an exchange in one transaction, with a mark that it is done: a crash leaves
-nothing half, and a repetition finds the mark. `clear` counts up `cleared`: an exchange that was
-being read while its user's memories were cleared finds another number than at its beginning, and
-is not kept. Both hold no text.
-
-Methods block, and may be called from any thread.
+The tables stand in a schema of their own, next to the service's. There is no index over all
+vectors: such an index is searched first and its result sorted out by owner afterwards, so that a
+user among many finds few of his own memories, or none. The index by owner finds a user's rows,
+and these are compared one by one, which is exact.
 """
 
-import threading
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Concatenate, Final, ParamSpec, TypeVar
 
-import msgspec
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Engine,
-    Index,
-    Integer,
-    MetaData,
-    Table,
-    Text,
-    UniqueConstraint,
-    delete,
-    insert,
-    or_,
-    select,
-    update,
-)
-from sqlalchemy.dialects.postgresql import insert as upsert  # SQLite's is the same
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.sql.dml import ReturningInsert
-from sqlalchemy.types import TypeEngine
 
-from memory import MemoryUnavailable
+from memory import Memory, MemoryUnavailable, rows
+from storage import StorageUnavailable
+from storage.engine import Database, Unit, connect
 
-MAX_MEMORIES: Final = 20_000
-"""Memories of one user; the oldest ones go first."""
+TIMEOUT: Final = 5.0
+"""Seconds to wait for a lock, a connection or an answer."""
 
-MAX_LEARNED: Final = 10_000
-"""Marks of one user that say which exchanges were read; the oldest ones go first."""
+SCHEMA: Final = "parley_memory"
 
+_LOCK: Final = 7_236_411
+"""The number of the lock under which the tables are made."""
+
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-class Found(msgspec.Struct, frozen=True):
-    """A row as mem0 wants it. `score`: 1 for the same direction, 0 for an unrelated one."""
-
-    id: str
-    payload: dict[str, Any]
-    score: float | None = None
-
-
-class Draft(msgspec.Struct, frozen=True):
-    """A row to be kept."""
-
-    id: str
-    payload: dict[str, Any]
-    vector: Sequence[float]
-
-    @property
-    def text(self) -> str:
-        """What is remembered."""
-        return str(self.payload["data"])
-
-
-class Tables:
-    """The tables, with a column type for vectors.
-
-    Args:
-        vector: the type of a column for vectors.
-        schema: where the tables are; the database's own place where it is None.
-    """
-
-    def __init__(self, vector: TypeEngine[Any], schema: str | None) -> None:
-        self.metadata = MetaData(schema=schema)
-        number = BigInteger().with_variant(Integer(), "sqlite")
-        self.memories = Table(
-            "memories",
-            self.metadata,
-            Column("position", number, primary_key=True, autoincrement=True),
-            Column("id", Text, nullable=False, unique=True),
-            Column("owner", Text, nullable=False),
-            Column("hash", Text, nullable=False),
-            Column("payload", Text, nullable=False),
-            Column("embedder", Text, nullable=False),
-            Column("vector", vector, nullable=False),
-            Index("memories_of_owner", "owner", "position"),
-            Index("memories_by_hash", "owner", "hash"),
-            Index("memories_by_embedder", "owner", "embedder"),
-        )
-        self.learned = Table(
-            "learned",
-            self.metadata,
-            Column("position", number, primary_key=True, autoincrement=True),
-            Column("owner", Text, nullable=False),
-            Column("run_id", Text, nullable=False),
-            UniqueConstraint("owner", "run_id"),
-        )
-        self.cleared = Table(
-            "cleared",
-            self.metadata,
-            Column("owner", Text, primary_key=True),
-            Column("times", Integer, nullable=False),
-        )
-
-
-_Row: TypeAlias = tuple[int, Sequence[float]]
-"""A row's position and vector."""
-
-
-class _Added(NamedTuple):
-    """Rows that were added, and whether others had to go for them."""
-
-    rows: list[_Row]
-    has_trimmed: bool
-
-
-_NOTHING = _Added([], False)
-
-
 class Records(ABC):
-    """Rows in a database.
+    """Does units of work (`memory.rows`) in a database. Every method raises `MemoryUnavailable`.
 
     Args:
-        tables: the tables.
+        database: opened at the first unit, and again after an error that is not its own.
         embedder: the name of the embedder that makes vectors now.
     """
 
-    def __init__(self, tables: Tables, embedder: str) -> None:
-        self._t = tables
-        self._embedder = embedder
-        self._engine: Engine | None = None
-        self._opening = threading.Lock()
+    def __init__(self, database: Database, embedder: str) -> None:
+        self.embedder = embedder
+        self._database = database
+        self._opening = asyncio.Lock()
+        self._is_open = False
 
     @abstractmethod
-    def _open(self) -> Engine:
+    async def nearest(self, owner: str, vector: Sequence[float], limit: int) -> list[Memory]:
+        """Return the memories whose vectors are nearest, best first."""
+
+    async def open(self) -> None:
         """Connect, and make the tables where there are none."""
+        async with self._trouble():
+            await self._opened()
 
-    @abstractmethod
-    def nearest(self, owner: str, vector: Sequence[float], limit: int) -> list[Found]:
-        """Return the rows whose vectors are nearest, best first."""
+    async def close(self) -> None:
+        """Close every connection; the next unit opens the database again."""
+        await self._reset()
 
-    def _closed(self) -> None:  # noqa: B027 - may do nothing
-        """Let go of what belongs to an open database."""
+    async def read(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Do a unit that changes nothing."""
+        async with self._trouble():
+            await self._opened()
+            return await self._database.read(self._unit(unit), *args, **kwargs)
 
-    def _kept(  # noqa: B027 - may do nothing
-        self, owner: str, rows: Sequence[tuple[int, Sequence[float]]]
-    ) -> None:
-        """Take note of rows that were added, after the commit: positions and vectors."""
+    async def write(
+        self,
+        owner: str,
+        unit: Callable[Concatenate[Connection, str, _P], _T],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> _T:
+        """Do a unit that changes rows of an owner, who is its first argument."""
+        async with self._trouble():
+            await self._opened()
+            return await self._database.write(self._unit(unit), owner, *args, **kwargs)
 
-    def _trimmed(self, owner: str) -> None:  # noqa: B027 - may do nothing
-        """Take note that an owner's oldest rows had to go for new ones, after the commit."""
+    def _unit(self, unit: Unit[_P, _T]) -> Unit[_P, _T]:
+        """Return a unit as this kind of database wants it done."""
+        return unit
 
-    def _changed(self, owner: str) -> None:  # noqa: B027 - may do nothing
-        """Take note that rows of an owner were changed or removed, after the commit."""
+    def _create(self, db: Connection) -> None:
+        rows.metadata.create_all(db)
 
-    def open(self) -> None:
-        """Connect, if that has not happened.
+    async def _open(self) -> None:
+        await self._database.migrate(self._unit(self._create))
 
-        Raises:
-            MemoryUnavailable: there is no connection.
+    async def _opened(self) -> None:
+        async with self._opening:
+            if not self._is_open:
+                await self._open()
+                self._is_open = True
+
+    async def _reset(self) -> None:
+        self._is_open = False
+        await self._database.aclose()
+
+    @asynccontextmanager
+    async def _trouble(self) -> AsyncIterator[None]:
+        """Turn the database's trouble into `MemoryUnavailable`.
+
+        The engine replaces a connection that failed. An error that it does not expect, such as a
+        damaged file or a lost table, may be mended from outside, so that all begins anew.
         """
-        with self._trouble():
-            self._connected()
-
-    def close(self) -> None:
-        """Close every connection; the next call opens one again."""
-        with self._opening:
-            engine, self._engine = self._engine, None
-            if engine is not None:
-                engine.dispose()
-            self._closed()
-
-    def newest(self, owner: str, limit: int) -> list[Found]:
-        """Return the newest rows, newest first."""
-        m = self._t.memories
-        query = select(m.c.id, m.c.payload).where(m.c.owner == owner)
-        query = query.order_by(m.c.position.desc()).limit(limit)
-        return self._read(lambda db: [found(row) for row in db.execute(query)])
-
-    def get(self, owner: str, memory_id: str) -> Found | None:
-        """Return a row."""
-        m = self._t.memories
-        query = select(m.c.id, m.c.payload).where(m.c.owner == owner, m.c.id == memory_id)
-        row = self._read(lambda db: db.execute(query).first())
-        return None if row is None else found(row)
-
-    def keep(self, owner: str, drafts: Sequence[Draft]) -> None:
-        """Add rows."""
-        self._added(owner, lambda db: self._insert(db, owner, drafts))
-
-    def clearings(self, owner: str) -> int:
-        """Return how often the owner's memories were cleared."""
-        return self._read(lambda db: self._clearings(db, owner))
-
-    def is_learned(self, owner: str, run_id: str) -> bool:
-        """Tell whether an exchange was read before."""
-        c = self._t.learned.c
-        query = select(c.position).where(c.owner == owner, c.run_id == run_id)
-        return self._read(lambda db: db.execute(query).first() is not None)
-
-    def learn(self, owner: str, drafts: Sequence[Draft], run_id: str, clearings: int) -> int:
-        """Add the rows of an exchange whose texts are new, once; return how many these are.
-
-        Args:
-            owner: whose rows they are.
-            drafts: the rows.
-            run_id: the exchange.
-            clearings: what `clearings` said before the exchange was read.
-        """
-
-        def unit(db: Connection) -> _Added:
-            # Who reads the same exchange at the same time is waited for here.
-            learned = upsert(self._t.learned).values(owner=owner, run_id=run_id)
-            marked = learned.on_conflict_do_nothing().returning(self._t.learned.c.position)
-            if db.execute(marked).first() is None:
-                return _NOTHING
-            self._trim(db, self._t.learned, owner, MAX_LEARNED)
-            if self._clearings(db, owner) != clearings:
-                return _NOTHING
-            return self._insert(db, owner, self._unknown(db, owner, drafts))
-
-        return len(self._added(owner, unit))
-
-    def change(self, owner: str, draft: Draft) -> None:
-        """Put another payload and vector into a row."""
-        m = self._t.memories
-        statement = update(m).where(m.c.owner == owner, m.c.id == draft.id)
-        self._write(owner, lambda db: db.execute(statement.values(**self._columns(owner, draft))))
-
-    def remove(self, owner: str, memory_id: str) -> None:
-        """Delete a row."""
-        m = self._t.memories
-        statement = delete(m).where(m.c.owner == owner, m.c.id == memory_id)
-        self._write(owner, lambda db: db.execute(statement))
-
-    def clear(self, owner: str) -> int:
-        """Delete all rows of an owner, and return how many there were."""
-        m, c = self._t.memories, self._t.cleared
-
-        def unit(db: Connection) -> int:
-            counted = upsert(c).values(owner=owner, times=1)
-            again = {"times": c.c.times + 1}
-            db.execute(counted.on_conflict_do_update(index_elements=["owner"], set_=again))
-            return db.execute(delete(m).where(m.c.owner == owner)).rowcount
-
-        return self._write(owner, unit)
-
-    def foreign(self, owner: str, limit: int) -> list[Found]:
-        """Return rows whose vectors another embedder made."""
-        m = self._t.memories
-        query = select(m.c.id, m.c.payload).where(m.c.owner == owner)
-        # Not `!=`, for which no index serves: this is asked before every search.
-        others = or_(m.c.embedder < self._embedder, m.c.embedder > self._embedder)
-        query = query.where(others).limit(limit)
-        return self._read(lambda db: [found(row) for row in db.execute(query)])
-
-    def adopt(self, owner: str, vectors: Mapping[str, tuple[str, Sequence[float]]]) -> None:
-        """Give rows new vectors: for each id the hash of the text they were made of, and it.
-
-        A row whose text is another one by now stays as it is.
-        """
-        m = self._t.memories
-
-        def unit(db: Connection) -> None:
-            for memory_id, (made_of, vector) in vectors.items():
-                mine = (m.c.owner == owner, m.c.id == memory_id, m.c.hash == made_of)
-                db.execute(update(m).where(*mine).values(embedder=self._embedder, vector=vector))
-
-        self._write(owner, unit)
-
-    def _columns(self, owner: str, draft: Draft) -> dict[str, Any]:
-        return {
-            "id": draft.id,
-            "owner": owner,
-            "hash": str(draft.payload["hash"]),
-            "payload": msgspec.json.encode(draft.payload).decode(),
-            "embedder": self._embedder,
-            "vector": draft.vector,
-        }
-
-    def _insert(self, db: Connection, owner: str, drafts: Sequence[Draft]) -> "_Added":
-        rows = [
-            (db.execute(self._inserting(owner, draft)).scalar_one(), draft.vector)
-            for draft in drafts
-        ]
-        return _Added(rows, self._trim(db, self._t.memories, owner, MAX_MEMORIES))
-
-    def _inserting(self, owner: str, draft: Draft) -> ReturningInsert[int]:
-        m = self._t.memories
-        statement: ReturningInsert[int] = (
-            insert(m).values(**self._columns(owner, draft)).returning(m.c.position)
-        )
-        return statement
-
-    def _trim(self, db: Connection, table: Table, owner: str, limit: int) -> bool:
-        """Delete an owner's oldest rows beyond a limit, some at once; tell whether any went."""
-        c = table.c
-        newest = select(c.position).where(c.owner == owner).order_by(c.position.desc())
-        if db.execute(newest.offset(limit).limit(1)).scalar() is None:
-            return False
-        last = db.execute(newest.offset(limit - limit // 20).limit(1)).scalar()
-        db.execute(delete(table).where(c.owner == owner, c.position <= last))
-        return True
-
-    def _unknown(self, db: Connection, owner: str, drafts: Sequence[Draft]) -> list[Draft]:
-        """Return the drafts whose text the owner does not have yet."""
-        m = self._t.memories
-        hashes = {str(draft.payload["hash"]): draft for draft in drafts}
-        query = select(m.c.hash).where(m.c.owner == owner, m.c.hash.in_(hashes))
-        known = set(db.execute(query).scalars())
-        return [draft for key, draft in hashes.items() if key not in known]
-
-    def _clearings(self, db: Connection, owner: str) -> int:
-        c = self._t.cleared.c
-        times: int | None = db.execute(select(c.times).where(c.owner == owner)).scalar()
-        return times or 0
-
-    def _connected(self) -> Engine:
-        with self._opening:
-            if self._engine is None:
-                self._engine = self._open()
-            return self._engine
-
-    def _read(self, unit: Callable[[Connection], _T]) -> _T:
-        with self._trouble(), self._connected().connect() as db:
-            return unit(db)
-
-    def _added(self, owner: str, unit: "Callable[[Connection], _Added]") -> list[_Row]:
-        def after(added: _Added) -> None:
-            if added.has_trimmed:
-                self._trimmed(owner)
-            else:
-                self._kept(owner, added.rows)
-
-        return self._commit(unit, after).rows
-
-    def _write(self, owner: str, unit: Callable[[Connection], _T]) -> _T:
-        return self._commit(unit, lambda _: self._changed(owner))
-
-    def _commit(self, unit: Callable[[Connection], _T], after: Callable[[_T], None]) -> _T:
-        """Do a unit, commit it, and take note."""
-        with self._trouble():
-            with self._connected().begin() as db:
-                result = unit(db)
-            after(result)
-            return result
-
-    @contextmanager
-    def _trouble(self) -> Iterator[None]:
-        """Turn trouble into `MemoryUnavailable`, and begin with new connections after it."""
         try:
             yield
-        except (SQLAlchemyError, OSError, ImportError) as error:
-            self.close()
+        except StorageUnavailable as error:
+            text = f"Memories cannot be reached now: {error.message}"
+            raise MemoryUnavailable(text, retry_after=1) from error
+        except (SQLAlchemyError, OSError) as error:
+            await self._reset()
             cause = getattr(error, "orig", None) or error
             text = f"Memories cannot be reached now ({type(cause).__name__})."
             raise MemoryUnavailable(text, retry_after=1) from error
 
 
-def found(row: Any, score: float | None = None) -> Found:
-    """Return what a row of id and payload says."""
-    return Found(row.id, msgspec.json.decode(row.payload), score)
+class PostgresRecords(Records):
+    """Memories in PostgreSQL, which several processes share.
+
+    Args:
+        url: `postgresql://…`.
+        embedder: the name of the embedder that makes vectors now.
+    """
+
+    def __init__(self, url: str, embedder: str) -> None:
+        super().__init__(connect(url, TIMEOUT), embedder)
+
+    async def nearest(self, owner: str, vector: Sequence[float], limit: int) -> list[Memory]:
+        """Return the memories whose vectors are nearest, best first."""
+        return await self.read(rows.nearest, owner, self.embedder, vector, limit)
+
+    def _unit(self, unit: Unit[_P, _T]) -> Unit[_P, _T]:
+        def in_schema(db: Connection, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+            mapped = db.execution_options(schema_translate_map={None: SCHEMA})
+            return unit(mapped, *args, **kwargs)
+
+        return in_schema
+
+    def _create(self, db: Connection) -> None:
+        db.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+        db.execute(text("CREATE EXTENSION IF NOT EXISTS vector"))
+        db.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+        super()._create(db)

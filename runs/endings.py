@@ -9,7 +9,7 @@ from typing import NamedTuple
 from errors import ParleyError, Unavailable
 from events import ChatComplete, RunError, TerminalEvent
 from loop.state import INTERRUPTED, to_its_end
-from memory.learning import MAX_CHARS, LongTermMemory
+from memory.learning import LEARNED_CHARS, LongTermMemory
 from messages import AssistantMessage, Message, ToolMessage, UserMessage
 from runs.context import title_of
 from runs.request import last_said
@@ -136,7 +136,9 @@ def _exchange(run: Run, terminal: TerminalEvent) -> tuple[Message, ...]:
         return ()
     if terminal.finish_reason in ("cancelled", "tool_calls"):  # the rest of it comes with another
         return ()
-    return UserMessage(said[:MAX_CHARS]), AssistantMessage(terminal.final_response[:MAX_CHARS])
+    return UserMessage(said[:LEARNED_CHARS]), AssistantMessage(
+        terminal.final_response[:LEARNED_CHARS]
+    )
 
 
 def left_open(stored: StoredRun) -> list[Message]:

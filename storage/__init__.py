@@ -151,7 +151,7 @@ class ConversationRecord(msgspec.Struct, frozen=True, kw_only=True):
     agent: str | None
 
 
-class Lesson(msgspec.Struct, frozen=True, kw_only=True):
+class ExtractionJob(msgspec.Struct, frozen=True, kw_only=True):
     """An exchange from which something is to be learned about its user.
 
     `attempts`: how often it has been tried, this time included.

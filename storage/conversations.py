@@ -182,19 +182,23 @@ _BEGINNING = select(func.min(messages.c.seq)).where(
 
 
 def context(
-    db: Connection, owner: Caller, conversation_id: str, limit: int | None
+    db: Connection, caller: Caller, conversation_id: str, limit: int | None
 ) -> list[Message]:
     """Return the newest `limit` messages, or all, oldest first."""
-    values = _where(owner, conversation_id) | {"count": _ALL if limit is None else limit}
+    values = _where(caller, conversation_id) | {"count": _ALL if limit is None else limit}
     found = db.execute(_CONTEXT, values).scalars().all()
     return list(reversed(found))
 
 
 def page(
-    db: Connection, owner: Caller, limit: int, before: tuple[datetime, str] | None
+    db: Connection, caller: Caller, limit: int, before: tuple[datetime, str] | None
 ) -> tuple[list[ConversationRecord], str | None]:
     """Return a page of conversations, newest first, and the cursor of the next one."""
-    values: dict[str, Any] = {"of_tenant": owner.tenant, "of_user": owner.user, "count": limit + 1}
+    values: dict[str, Any] = {
+        "of_tenant": caller.tenant,
+        "of_user": caller.user,
+        "count": limit + 1,
+    }
     if before is None:
         rows = db.execute(_FIRST_PAGE, values).all()
     else:
@@ -203,17 +207,17 @@ def page(
     return records, _page_cursor(records[-1]) if len(rows) > limit else None
 
 
-def find(db: Connection, owner: Caller, conversation_id: str) -> ConversationRecord | None:
+def find(db: Connection, caller: Caller, conversation_id: str) -> ConversationRecord | None:
     """Return a conversation."""
-    row = db.execute(_RECORD, _where(owner, conversation_id)).one_or_none()
+    row = db.execute(_RECORD, _where(caller, conversation_id)).one_or_none()
     return None if row is None else _record(row)
 
 
 def said(
-    db: Connection, owner: Caller, conversation_id: str, limit: int | None, before: str | None
+    db: Connection, caller: Caller, conversation_id: str, limit: int | None, before: str | None
 ) -> list[StoredMessage]:
     """Return messages, oldest first: the newest `limit`, or those before one of them."""
-    values = _where(owner, conversation_id) | {"count": _ALL if limit is None else limit}
+    values = _where(caller, conversation_id) | {"count": _ALL if limit is None else limit}
     if before is None:
         rows = db.execute(_NEWEST, values).all()
     else:
@@ -223,34 +227,34 @@ def said(
 
 def change(
     db: Connection,
-    owner: Caller,
+    caller: Caller,
     conversation_id: str,
     title: str | None,
     metadata: dict[str, Any] | None,
 ) -> ConversationRecord | None:
     """Set title and metadata; None leaves as it is."""
     values = {"new_title": title, "new_metadata": metadata}
-    db.execute(_UPDATE, _where(owner, conversation_id) | values)
-    return find(db, owner, conversation_id)
+    db.execute(_UPDATE, _where(caller, conversation_id) | values)
+    return find(db, caller, conversation_id)
 
 
-def remove(db: Connection, owner: Caller, conversation_id: str) -> bool:
+def remove(db: Connection, caller: Caller, conversation_id: str) -> bool:
     """Delete a conversation with its messages and its finished runs; False: there is none."""
-    where = _where(owner, conversation_id)
+    where = _where(caller, conversation_id)
     if db.execute(_DELETE, where).rowcount == 0:
         return False
     db.execute(_DELETE_RUNS, where)
     return True
 
 
-def clear(db: Connection, owner: Caller, conversation_id: str) -> bool:
+def clear(db: Connection, caller: Caller, conversation_id: str) -> bool:
     """Forget what was said in a conversation; False: there is none."""
-    return forget(db, owner, conversation_id)
+    return forget(db, caller, conversation_id)
 
 
-def forget(db: Connection, owner: Caller, conversation_id: str) -> bool:
+def forget(db: Connection, caller: Caller, conversation_id: str) -> bool:
     """Delete a conversation's messages, title and finished runs; False: there is none."""
-    where = _where(owner, conversation_id)
+    where = _where(caller, conversation_id)
     if db.execute(_UNNAME, where | {"at": datetime.now(UTC)}).rowcount == 0:
         return False
     db.execute(_CLEAR, where)
@@ -260,7 +264,7 @@ def forget(db: Connection, owner: Caller, conversation_id: str) -> bool:
 
 def branch(
     db: Connection,
-    owner: Caller,
+    caller: Caller,
     conversation_id: str,
     message_id: str | None,
     new_id: str,
@@ -272,7 +276,7 @@ def branch(
     Metadata is copied, and the title where anything was said before. Without a message's id all
     messages are copied; but no more than the newest `BRANCH`, from a user's one on.
     """
-    where = _where(owner, conversation_id) | {"of_message": message_id}
+    where = _where(caller, conversation_id) | {"of_message": message_id}
     end = _END if message_id is None else db.execute(_IS_USERS, where).scalar_one_or_none()
     if end is None:
         return False
@@ -286,7 +290,7 @@ def branch(
     if db.execute(_SIZE, span).scalar_one() > BRANCH_CHARS:
         raise TooLong("What was said before is too long to be gone on with in a branch.")
     if db.execute(_COPY, span | {"new": new_id}).rowcount == 0:
-        db.execute(_NAMELESS, _where(owner, new_id))
+        db.execute(_NAMELESS, _where(caller, new_id))
     return True
 
 
@@ -310,10 +314,10 @@ def _page_cursor(record: ConversationRecord) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode((record.updated_at, record.id))).decode()
 
 
-def _where(owner: Caller, conversation_id: str) -> dict[str, Any]:
+def _where(caller: Caller, conversation_id: str) -> dict[str, Any]:
     return {
-        "of_tenant": owner.tenant,
-        "of_user": owner.user,
+        "of_tenant": caller.tenant,
+        "of_user": caller.user,
         "of_conversation": conversation_id,
     }
 

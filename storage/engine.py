@@ -106,7 +106,7 @@ def connect(url: str, timeout: float) -> Database:
             raise ValueError(f"There is no storage on {other!r}; use sqlite or postgresql.")
 
 
-class _Begun:
+class Begun:
     """Units that have begun, each in a task that its caller's cancellation does not reach."""
 
     def __init__(self) -> None:
@@ -145,7 +145,7 @@ class SqliteDatabase:
         self._reading = engine(pool_size=READERS, max_overflow=0, pool_timeout=timeout)
         self._writing = engine(poolclass=NullPool)
         self._writer = GroupWriter(self._writing, timeout)
-        self._begun = _Begun()
+        self._begun = Begun()
 
     async def read(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Do a unit that changes nothing."""
@@ -212,7 +212,7 @@ class PostgresDatabase:
             hide_parameters=True,
             connect_args={"timeout": timeout, "command_timeout": timeout},
         )
-        self._begun = _Begun()
+        self._begun = Begun()
 
     async def read(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Do a unit that changes nothing."""

@@ -188,17 +188,17 @@ def wanted_in(text: str) -> Wanted:
     return Wanted(tuple(words[:MAX_WORDS]), tuple(parts[:MAX_WORDS]))
 
 
-def find(db: Connection, owner: Caller, wanted: Wanted, limit: int) -> list[Row[Any]]:
+def find(db: Connection, caller: Caller, wanted: Wanted, limit: int) -> list[Row[Any]]:
     """Return the messages and titles in which all that is wanted occurs, newest first."""
     if not wanted.words and not wanted.parts:
         return []
     on_sqlite = db.dialect.name == "sqlite"
-    values: dict[str, Any] = {"of_tenant": owner.tenant, "of_user": owner.user, "count": limit}
+    values: dict[str, Any] = {"of_tenant": caller.tenant, "of_user": caller.user, "count": limit}
     if wanted.parts:
         values["scanned"] = SCANNED
     values |= {f"part_{at}": f"%{part}%" for at, part in enumerate(wanted.parts)}
     if wanted.words:
-        values["query"] = _fts_query(owner, wanted.words) if on_sqlite else _ts_query(wanted.words)
+        values["query"] = _fts_query(caller, wanted.words) if on_sqlite else _ts_query(wanted.words)
     in_messages, in_titles = _statements(on_sqlite, bool(wanted.words), len(wanted.parts))
     rows: list[Row[Any]] = [*db.execute(in_messages, values), *db.execute(in_titles, values)]
     rows.sort(key=lambda row: row.created_at, reverse=True)
@@ -259,9 +259,9 @@ def _like(
     return text.like(part) if on_sqlite else text.ilike(part)
 
 
-def _fts_query(owner: Caller, words: Sequence[str]) -> str:
+def _fts_query(caller: Caller, words: Sequence[str]) -> str:
     """Return a query of FTS5 (sqlite.org/fts5.html, 3: Full-text Query Syntax)."""
-    token = f"{owner.tenant.encode().hex()}x{owner.user.encode().hex()}"
+    token = f"{caller.tenant.encode().hex()}x{caller.user.encode().hex()}"
     terms = " AND ".join(f'"{word}"' for word in words)
     return f'owner : "{token}" AND words : ({terms} *)'
 

@@ -23,13 +23,13 @@ from storage import (
     Begin,
     ConversationRecord,
     Entry,
+    ExtractionJob,
     Hit,
-    Lesson,
     StoredMessage,
     StoredRun,
     agents,
     expiry,
-    lessons,
+    extraction_jobs,
     runs,
     search,
 )
@@ -129,7 +129,7 @@ class Store:
         terminal: TerminalEvent,
         title: str | None = None,
         begin: Begin | None = None,
-        lesson: Sequence[Message] = (),
+        learn_from: Sequence[Message] = (),
     ) -> bool:
         """Append messages of a run and end it; False: as for `begin`, its end stays.
 
@@ -137,9 +137,9 @@ class Store:
             run: what its `request` is now stays of it.
             title: for the conversation, where it has none.
             begin: what a run that never had the floor does first.
-            lesson: the exchange from which something is to be learned about the user.
+            learn_from: the exchange from which something is to be learned about the user.
         """
-        return await self._held(_finish, run, messages, terminal, title, begin, lesson)
+        return await self._held(_finish, run, messages, terminal, title, begin, learn_from)
 
     async def run(self, caller: Caller, run_id: str) -> StoredRun | None:
         """Return a run of the caller's tenant, whoever of its users it belongs to."""
@@ -215,13 +215,13 @@ class Store:
     # Conversations
 
     async def context(
-        self, owner: Caller, conversation_id: str, limit: int | None
+        self, caller: Caller, conversation_id: str, limit: int | None
     ) -> list[Message]:
         """Return the newest `limit` messages of a conversation, or all of them, oldest first."""
-        return await self._db.read(rows.context, owner, conversation_id, limit)
+        return await self._db.read(rows.context, caller, conversation_id, limit)
 
     async def conversations(
-        self, owner: Caller, *, limit: int, before: str | None = None
+        self, caller: Caller, *, limit: int, before: str | None = None
     ) -> tuple[list[ConversationRecord], str | None]:
         """Return an owner's conversations, newest first, and the cursor of the next page.
 
@@ -232,15 +232,15 @@ class Store:
             InvalidPage: `before` is no cursor.
         """
         place = None if before is None else rows.parse_page(before)
-        return await self._db.read(rows.page, owner, limit, place)
+        return await self._db.read(rows.page, caller, limit, place)
 
-    async def conversation(self, owner: Caller, conversation_id: str) -> ConversationRecord | None:
+    async def conversation(self, caller: Caller, conversation_id: str) -> ConversationRecord | None:
         """Return a conversation."""
-        return await self._db.read(rows.find, owner, conversation_id)
+        return await self._db.read(rows.find, caller, conversation_id)
 
     async def messages(
         self,
-        owner: Caller,
+        caller: Caller,
         conversation_id: str,
         *,
         limit: int | None = None,
@@ -251,62 +251,62 @@ class Store:
         Args:
             before: a message's id; one that is not there has nothing before it.
         """
-        return await self._db.read(rows.said, owner, conversation_id, limit, before)
+        return await self._db.read(rows.said, caller, conversation_id, limit, before)
 
     async def update(
         self,
-        owner: Caller,
+        caller: Caller,
         conversation_id: str,
         *,
         title: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> ConversationRecord | None:
         """Set title and metadata of a conversation; None leaves as it is."""
-        return await self._db.write(rows.change, owner, conversation_id, title, metadata)
+        return await self._db.write(rows.change, caller, conversation_id, title, metadata)
 
-    async def delete(self, owner: Caller, conversation_id: str) -> bool:
+    async def delete(self, caller: Caller, conversation_id: str) -> bool:
         """Delete a conversation, its messages and its finished runs; False: there is none."""
-        return await self._db.write(rows.remove, owner, conversation_id)
+        return await self._db.write(rows.remove, caller, conversation_id)
 
-    async def clear(self, owner: Caller, conversation_id: str) -> bool:
+    async def clear(self, caller: Caller, conversation_id: str) -> bool:
         """Delete a conversation's messages, title and finished runs; False: there is none."""
-        return await self._db.write(rows.clear, owner, conversation_id)
+        return await self._db.write(rows.clear, caller, conversation_id)
 
-    async def search(self, owner: Caller, text: str, *, limit: int) -> list[Hit]:
+    async def search(self, caller: Caller, text: str, *, limit: int) -> list[Hit]:
         """Find words in titles and in what user and assistant said, newest first.
 
         Args:
             text: words, all of which must occur, the last one also as the begin of a word.
         """
         wanted = search.wanted_in(text)
-        rows = await self._db.read(search.find, owner, wanted, limit)
+        rows = await self._db.read(search.find, caller, wanted, limit)
         return await asyncio.to_thread(search.hits, rows, wanted)
 
     # What is to be learned
 
-    async def take_lesson(self) -> Lesson | None:
-        """Take the oldest lesson that nobody holds; it is this store's for some minutes."""
-        return await self._db.write(lessons.take, self.instance, not self._db.shared)
+    async def take_extraction_job(self) -> ExtractionJob | None:
+        """Take the oldest job that nobody holds; it is this store's for some minutes."""
+        return await self._db.write(extraction_jobs.take, self.instance, not self._db.shared)
 
-    async def return_lesson(self, lesson: Lesson) -> None:
-        """Let a lesson that could not be learned be taken again, after a pause."""
-        await self._db.write(lessons.give_back, lesson, self.instance)
+    async def return_extraction_job(self, job: ExtractionJob) -> None:
+        """Let a job that could not be done be taken again, after a pause."""
+        await self._db.write(extraction_jobs.give_back, job, self.instance)
 
-    async def drop_lesson(self, lesson: Lesson) -> None:
-        """Delete a lesson that was learned, or never will be."""
-        await self._db.write(lessons.drop, lesson, self.instance)
+    async def drop_extraction_job(self, job: ExtractionJob) -> None:
+        """Delete a job that is done, or never will be."""
+        await self._db.write(extraction_jobs.drop, job, self.instance)
 
-    async def trim_lessons(self, capacity: int) -> int:
-        """Delete the oldest lessons beyond so many; return how many were deleted."""
-        return await self._db.write(lessons.trim, capacity)
+    async def trim_extraction_jobs(self, capacity: int) -> int:
+        """Delete the oldest jobs beyond so many; return how many were deleted."""
+        return await self._db.write(extraction_jobs.trim, capacity)
 
-    async def forget_lessons(self, owner: Caller) -> None:
-        """Delete all lessons of a user."""
-        await self._db.write(lessons.forget, owner)
+    async def forget_extraction_jobs(self, caller: Caller) -> None:
+        """Delete all jobs of a user."""
+        await self._db.write(extraction_jobs.forget, caller)
 
-    async def lessons(self, owner: Caller | None = None) -> int:
-        """Count the lessons, of a user or of all, that wait or are being learned."""
-        return await self._db.read(lessons.count, owner)
+    async def count_extraction_jobs(self, caller: Caller | None = None) -> int:
+        """Count the jobs, of a user or of all, that wait or are being done."""
+        return await self._db.read(extraction_jobs.count, caller)
 
     # Agents
 
@@ -330,11 +330,11 @@ def _finish(
     terminal: TerminalEvent,
     title: str | None,
     begin: Begin | None,
-    lesson: Sequence[Message],
+    learn_from: Sequence[Message],
 ) -> None:
     runs.finish(db, run, said, terminal, title, begin)
-    if lesson:
-        lessons.add(db, run, lesson)
+    if learn_from:
+        extraction_jobs.add(db, run, learn_from)
 
 
 def _ping(db: Connection) -> None:

@@ -185,8 +185,8 @@ runs = Table(
     sqlite_autoincrement=True,
 )
 
-lessons = Table(
-    "lessons",
+extraction_jobs = Table(
+    "lessons",  # the name that it got in the database at first
     metadata,
     Column("seq", Serial, primary_key=True, autoincrement=True),
     Column("tenant", Text, nullable=False),

@@ -37,11 +37,11 @@ class _Task(NamedTuple):
 
     unit: Callable[[Connection], Any]
     future: "asyncio.Future[Any]"
-    patience: asyncio.TimerHandle
+    time_limit: asyncio.TimerHandle
 
     def begins(self) -> bool:
         """Tell whether anybody still waits; from now on he waits for as long as it takes."""
-        self.patience.cancel()
+        self.time_limit.cancel()
         return not self.future.done()
 
     def ends(self, result: Any, failed: Exception | None) -> None:
@@ -84,14 +84,14 @@ class GroupWriter:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_T] = loop.create_future()
-        patience = loop.call_later(self._timeout, _give_up, future)
-        self._waiting.append(_Task(unit, future, patience))
+        time_limit = loop.call_later(self._timeout, _give_up, future)
+        self._waiting.append(_Task(unit, future, time_limit))
         if self._working is None:
             self._working = asyncio.create_task(self._work())
         try:
             return await future
         finally:
-            patience.cancel()
+            time_limit.cancel()
 
     async def aclose(self) -> None:
         """Do what waits, and close the connection."""

@@ -187,7 +187,7 @@ async def health(connection: HTTPConnection, registry: Registry) -> dict[str, An
 async def _listed(
     memory: LongTermMemory, caller: Caller, query: str | None, limit: int
 ) -> MemoryList:
-    await memory.settle(caller)
+    await memory.wait_until_learned(caller)
     found = (
         await memory.memories.search(caller, query, limit)
         if query and query.strip()

@@ -33,7 +33,7 @@ class NoStore(Store):
             self._asked[run.conversation_id] = [*begin.messages]
 
     async def context(
-        self, owner: Caller, conversation_id: str, limit: int | None
+        self, caller: Caller, conversation_id: str, limit: int | None
     ) -> list[Message]:
         """Return the question."""
         return self._asked[conversation_id]
@@ -51,17 +51,17 @@ class NoStore(Store):
         terminal: TerminalEvent,
         title: str | None = None,
         begin: Begin | None = None,
-        lesson: Sequence[Message] = (),
+        learn_from: Sequence[Message] = (),
     ) -> bool:
         """Forget the question."""
         self._asked.pop(run.conversation_id, None)
         return True
 
-    async def trim_lessons(self, capacity: int) -> int:
+    async def trim_extraction_jobs(self, capacity: int) -> int:
         """Do nothing."""
         return 0
 
-    async def take_lesson(self) -> None:
+    async def take_extraction_job(self) -> None:
         """Return none."""
 
     async def agents(self) -> list[tuple[str, str, str]]:

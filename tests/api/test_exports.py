@@ -81,10 +81,10 @@ async def test_all_that_was_said_is_read_in_pages(
         read = store.messages
 
         async def messages(
-            owner: Caller, id: str, *, limit: int | None = None, before: str | None = None
+            caller: Caller, id: str, *, limit: int | None = None, before: str | None = None
         ) -> list[StoredMessage]:
             asked.append(limit)
-            return await read(owner, id, limit=limit, before=before)
+            return await read(caller, id, limit=limit, before=before)
 
         monkeypatch.setattr(store, "messages", messages)
         found = await exports.everything_said(store, owner, "c")

@@ -113,7 +113,7 @@ async def test_a_run_that_failed_teaches_nothing() -> None:
     async with scripted(script, openai_max_retries=0) as (service, _):
         body = {"message": LOVE, "user_id": "ann", "memory": True}
         await service.json("POST", "/chat", expect=502, json=body)
-        assert await service.registry.store.lessons() == 0
+        assert await service.registry.store.count_extraction_jobs() == 0
 
 
 async def test_memories_can_be_read_changed_and_deleted() -> None:
@@ -211,7 +211,7 @@ async def test_memory_can_be_turned_off() -> None:
         assert problem["code"] == "memory_disabled"
         assert (await service.json("POST", "/callbacks/health"))["memory"] == "disabled"
         await say(client, LOVE, user="ann")
-        assert await service.registry.store.lessons() == 0
+        assert await service.registry.store.count_extraction_jobs() == 0
 
 
 async def test_the_callback_tells_of_the_services_health() -> None:

@@ -171,8 +171,8 @@ async def test_the_health_tells_what_is_still_to_be_learned() -> None:
         store = service.registry.store
         run = a_run()
         await store.accept(run, begin=Begin())
-        await store.finish(run, [], DONE, lesson=[UserMessage("I live in Oslo.")])
-        assert await store.take_lesson()  # so that nobody learns from it meanwhile
+        await store.finish(run, [], DONE, learn_from=[UserMessage("I live in Oslo.")])
+        assert await store.take_extraction_job()  # so that nobody learns from it meanwhile
         memory = (await service.json("GET", path))["components"]["memory"]
         assert memory["details"]["lessons_waiting"] == 1
 

@@ -14,7 +14,7 @@ from errors import UpstreamError
 from memory import Memories, Memory, MemoryUnavailable
 from memory.learning import ATTEMPTS, LongTermMemory, asker
 from messages import AssistantMessage, Message, OutputSchema, TextPart, UserMessage
-from storage import lessons
+from storage import extraction_jobs
 from storage.store import Store
 from tests.scripted import DEADLINE, ScriptedProvider, says
 from tests.storage.support import ANN, a_run
@@ -82,13 +82,13 @@ async def remembering(
 
 async def teach(memory: LongTermMemory, owner: Caller = ANN) -> str:
     run = a_run(owner=owner)
-    await memory.store._db.write(lessons.add, run, SAID)
+    await memory.store._db.write(extraction_jobs.add, run, SAID)
     memory.wake()
     return run.id
 
 
 async def until_empty(memory: LongTermMemory) -> None:
-    while await memory.store.lessons():  # noqa: ASYNC110 - the database tells nobody
+    while await memory.store.count_extraction_jobs():  # noqa: ASYNC110 - the database tells nobody
         await asyncio.sleep(0.005)
 
 
@@ -170,7 +170,7 @@ async def test_what_was_to_be_learned_survives_a_restart(tmp_path: Path) -> None
 async def test_what_cannot_be_learned_now_is_learned_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lessons, "PAUSE", -1.0)
+    monkeypatch.setattr(extraction_jobs, "PAUSE", -1.0)
     monkeypatch.setattr(learning, "PAUSE", 0.01)
     notebook = Notebook()
     notebook.failures = [MemoryUnavailable("No disk.")] * (ATTEMPTS - 1)
@@ -189,7 +189,7 @@ async def test_what_can_never_be_learned_is_dropped_and_said(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(lessons, "PAUSE", -1.0)
+    monkeypatch.setattr(extraction_jobs, "PAUSE", -1.0)
     monkeypatch.setattr(learning, "PAUSE", 0.01)
     notebook = Notebook()
     notebook.failures = failures
@@ -228,7 +228,7 @@ async def test_clearing_waits_for_what_is_being_learned_and_forgets_what_waits(
         await teach(memory)
         other = await teach(memory, BEN)
         clearing = asyncio.create_task(memory.clear(ANN))
-        while await memory.store.lessons() > 1:  # noqa: ASYNC110 - the database tells nobody
+        while await memory.store.count_extraction_jobs() > 1:  # noqa: ASYNC110 - the database tells nobody
             await asyncio.sleep(0.005)
         assert notebook.cleared == []
         notebook.gate.set()
@@ -244,17 +244,17 @@ async def test_who_lists_memories_waits_for_what_was_said_and_not_for_ever(
     notebook.gate.clear()
     async with remembering(tmp_path, notebook) as memory:
         run = await teach(memory)
-        await memory.settle(BEN)
-        settling = asyncio.create_task(memory.settle(ANN))
+        await memory.wait_until_learned(BEN)
+        waiting = asyncio.create_task(memory.wait_until_learned(ANN))
         await notebook.asked.wait()
-        assert not settling.done()
+        assert not waiting.done()
         notebook.gate.set()
-        await settling
+        await waiting
         assert notebook.learned == [(ANN, run)]
         notebook.gate.clear()
         await teach(memory)
-        monkeypatch.setattr(learning, "SETTLING", 0.01)
-        await memory.settle(ANN)
+        monkeypatch.setattr(learning, "LEARNING_WAIT", 0.01)
+        await memory.wait_until_learned(ANN)
         assert len(notebook.learned) == 1
 
 

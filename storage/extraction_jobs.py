@@ -1,0 +1,142 @@
+"""What is to be learned from exchanges: a queue. Each function is part of one transaction.
+
+A job is put in by the transaction that ends its run. Who takes one holds it for a while, by the
+database's clock; a process that ended meanwhile has it taken by another, and where there is one
+process at a time, at once. So a job may be taken twice, and to do it twice must do no harm.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    Connection,
+    Float,
+    Integer,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+
+from caller import Caller
+from messages import Message
+from storage import ExtractionJob, StoredRun
+from storage.runs import seconds_from_now
+from storage.tables import extraction_jobs as jobs
+
+HELD = 300.0
+"""Seconds for which a job belongs to who has taken it: longer than it takes."""
+
+PAUSE = 30.0
+"""Seconds after which a job that could not be done is taken again."""
+
+_ADD = insert(jobs).inline().values(attempts=0, instance=None, lease_until=seconds_from_now(0.0))
+_next = (
+    select(jobs.c.seq)
+    .where(
+        or_(
+            jobs.c.lease_until <= seconds_from_now(0.0),
+            and_(bindparam("alone", type_=Boolean()), jobs.c.instance != bindparam("me")),
+        )
+    )
+    .order_by(jobs.c.seq)
+    .limit(1)
+    .with_for_update(skip_locked=True)
+    .scalar_subquery()
+)
+_TAKE = (
+    update(jobs)
+    .where(jobs.c.seq == _next)
+    .values(
+        attempts=jobs.c.attempts + 1,
+        instance=bindparam("me"),
+        lease_until=seconds_from_now(bindparam("held", type_=Float())),
+    )
+    .returning(
+        jobs.c.seq,
+        jobs.c.tenant,
+        jobs.c.user_id,
+        jobs.c.run_id,
+        jobs.c.messages,
+        jobs.c.attempts,
+    )
+)
+_MINE = (jobs.c.seq == bindparam("of_seq"), jobs.c.instance == bindparam("me"))
+_RETURN = (
+    update(jobs)
+    .where(*_MINE)
+    .values(instance=None, lease_until=seconds_from_now(bindparam("pause", type_=Float())))
+)
+_DROP = delete(jobs).where(*_MINE)
+_LAST_KEPT = (
+    select(jobs.c.seq)
+    .order_by(jobs.c.seq.desc())
+    .offset(bindparam("capacity", type_=Integer()))
+    .limit(1)
+    .scalar_subquery()
+)
+_TRIM = delete(jobs).where(jobs.c.seq <= _LAST_KEPT)
+_FORGET = delete(jobs).where(
+    jobs.c.tenant == bindparam("of_tenant"), jobs.c.user_id == bindparam("of_user")
+)
+_COUNT = select(func.count()).select_from(jobs)
+_OF_USER = _COUNT.where(
+    jobs.c.tenant == bindparam("of_tenant"), jobs.c.user_id == bindparam("of_user")
+)
+
+
+def add(db: Connection, run: StoredRun, messages: Sequence[Message]) -> None:
+    """Queue what is to be learned from a run."""
+    row: dict[str, Any] = {
+        "tenant": run.owner.tenant,
+        "user_id": run.owner.user,
+        "run_id": run.id,
+        "messages": tuple(messages),
+    }
+    db.execute(_ADD, row)
+
+
+def take(db: Connection, me: str, alone: bool) -> ExtractionJob | None:
+    """Take the oldest job that nobody holds; who is alone takes those of others as well."""
+    row = db.execute(_TAKE, {"me": me, "held": HELD, "alone": alone}).one_or_none()
+    if row is None:
+        return None
+    return ExtractionJob(
+        seq=row.seq,
+        owner=Caller(row.tenant, row.user_id),
+        run_id=row.run_id,
+        messages=row.messages,
+        attempts=row.attempts,
+    )
+
+
+def give_back(db: Connection, job: ExtractionJob, me: str) -> None:
+    """Let a job be taken again, by anybody, after a pause."""
+    db.execute(_RETURN, {"of_seq": job.seq, "me": me, "pause": PAUSE})
+
+
+def drop(db: Connection, job: ExtractionJob, me: str) -> None:
+    """Delete a job that is done, or never will be."""
+    db.execute(_DROP, {"of_seq": job.seq, "me": me})
+
+
+def trim(db: Connection, capacity: int) -> int:
+    """Delete the oldest jobs beyond so many; return how many."""
+    return db.execute(_TRIM, {"capacity": capacity}).rowcount
+
+
+def forget(db: Connection, caller: Caller) -> None:
+    """Delete all jobs of a user."""
+    db.execute(_FORGET, {"of_tenant": caller.tenant, "of_user": caller.user})
+
+
+def count(db: Connection, caller: Caller | None) -> int:
+    """Count the jobs, of a user or of all, that wait or are being done."""
+    if caller is None:
+        return db.execute(_COUNT).scalar_one()
+    return db.execute(_OF_USER, {"of_tenant": caller.tenant, "of_user": caller.user}).scalar_one()
