@@ -104,19 +104,22 @@ export class Traffic {
 
   /** Put lanes and commands that are on no link on one, in their order, as far as there is room. */
   pump() {
-    const { connection } = this;
-    if (connection.state !== 'online') return;
-    for (const command of this.#commands) {
-      if (command.link === null && command.timer === null) connection.link?.command(command);
-    }
+    for (const command of this.#commands) this.#placeCommand(command);
     /** @type {Set<string>} conversations in which a message is on its way that must be first */
     const busy = new Set();
     for (const lane of this.#lanes) {
+      if (this.connection.state !== 'online') return;
       this.#place(lane, busy);
       const mayOvertake = lane.isStarted || lane.link?.transport === 'websocket';
       if (!mayOvertake && lane.data) busy.add(lane.data.conversation_id);
-      if (!connection.link) return;
     }
+  }
+
+  /** @param {Command} command */
+  #placeCommand(command) {
+    const { link, state } = this.connection;
+    const isFree = command.link === null && command.timer === null;
+    if (isFree && state === 'online') link?.command(command);
   }
 
   /**
