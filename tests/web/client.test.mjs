@@ -1,4 +1,4 @@
-/** What a client does besides not losing anything: see cuts.test.mjs for that. */
+/** What a client does besides not losing anything: see cuts.test.mjs and restarts.test.mjs for that. */
 
 import { test } from 'node:test';
 import { ParleyClient, ParleyError } from '../../web/client.js';
@@ -186,73 +186,6 @@ for (const transport of ['websocket', 'sse']) {
     assert.equal(said(rest), 'Good day');
   });
 
-  test(`a run that a crash interrupted goes on in a new epoch (${transport})`, async () => {
-    const calculate = { calls: [['calculate', { expression: '1+2' }]] };
-    const script = [calculate, { text: ['Three'], held: true }];
-    const there = await stage({ script, process: true });
-    const client = clientOf(there, { transport });
-    const run = client.chat({ message: 'Add.' });
-    const events = run[Symbol.asyncIterator]();
-    await until(events, 'tool_call_complete');
-    await there.order('asked', { count: 2 });
-    await there.order('stop');
-    await there.order('start');
-    await there.order('open');
-    const rest = await until(events, 'chat_complete');
-    assert.equal(rest[0].event_type, 'reset');
-    assert.equal(rest[0].reason, 'epoch_changed');
-    assert.deepEqual(rest.slice(1), await log(there, run.id));
-    assert.equal(rest.at(-1).final_response, 'Three');
-    assert.match(String(run.cursor), /:2:\d+$/);
-  });
-
-  test(`what is sent while the service restarts is answered when it is back (${transport})`,
-    async () => {
-      const there = await stage();
-      const client = clientOf(there, { transport });
-      await all(client.chat({ message: 'Hello.' }));
-      await there.order('stop');
-      const run = client.chat({ message: 'Are you there?' });
-      await state(client, 'offline');
-      await there.order('start');
-      assert.equal(said(await all(run)), 'Good day');
-      assert.equal((await there.order('view')).asked, 2);
-    });
-
-  test(`a run that a stop interrupted goes on after it (${transport})`, async () => {
-    const there = await stage({ script: HELD });
-    const client = clientOf(there, { transport });
-    const run = client.chat({ message: 'Hello.' });
-    const events = run[Symbol.asyncIterator]();
-    await until(events, 'chat_start');
-    await there.order('asked', { count: 1 });
-    await there.order('stop');
-    await there.order('start');
-    await there.order('open');
-    const [reset, ...rest] = await until(events, 'chat_complete');
-    assert.equal(reset.event_type, 'reset');
-    assert.deepEqual(rest, await log(there, run.id));
-    assert.equal(said(rest), 'Good day');
-  });
-
-  test(`a refusal of a service that stops is waited out (${transport})`, async () => {
-    const there = await stage();
-    const client = clientOf(there, { transport });
-    await all(client.chat({ message: 'Hello.' }));
-    await there.order('drain');
-    const run = client.chat({ message: 'Hello again.' });
-    let settled = false;
-    run.started.finally(() => {
-      settled = true;
-    });
-    const other = client.request('POST', '/chat', { message: 'x' });
-    await assert.rejects(other, isRefused('unavailable'));
-    assert.equal(settled, false);
-    await there.order('stop');
-    await there.order('start');
-    assert.equal(said(await all(run)), 'Good day');
-  });
-
   test(`a connection that has gone silent is noticed and replaced (${transport})`, async () => {
     const there = await stage({ script: HELD });
     const quick = { pingInterval: 100, pongTimeout: 100, silence: 200, connectTimeout: 200 };
@@ -325,7 +258,7 @@ for (const blocked of ['refused', 'swallowed', 'mute']) {
   test(`where WebSockets are blocked (${blocked}) it goes on over event streams`, async () => {
     const there = await stage();
     await there.order('network', { blocked });
-    const client = clientOf(there, { connectTimeout: 300, pongTimeout: 300 });
+    const client = clientOf(there, { connectTimeout: 100, pongTimeout: 100 });
     const run = client.chat({ message: 'Hello.' });
     const events = await all(run);
     assert.equal(client.transport, 'sse');
