@@ -88,10 +88,7 @@ export class Connection {
     document?.addEventListener('visibilitychange', seen, options);
   }
 
-  /**
-   * @param {State} state
-   * @param {?number} [retryAt]
-   */
+  /** @param {State} state @param {?number} [retryAt] */
   #become(state, retryAt = null) {
     if (state === this.state && retryAt === this.#retryAt) return;
     this.state = state;

@@ -45,10 +45,7 @@ export class FrameDecoder {
     return frames;
   }
 
-  /**
-   * @param {string} line
-   * @param {Frame[]} frames
-   */
+  /** @param {string} line @param {Frame[]} frames */
   #take(line, frames) {
     if (line === '') {
       if (this.#data.length > 0) frames.push({ id: this.#id, data: this.#data.join('\n') });

@@ -106,10 +106,7 @@ export class HttpLink {
     this.#streams.clear();
   }
 
-  /**
-   * @param {number} timeout
-   * @param {() => void} then
-   */
+  /** @param {number} timeout @param {() => void} then */
   async #probe(timeout, then) {
     const answers = await this.#http.answers(timeout, this.#closed.signal);
     if (this.#closed.signal.aborted) return;
@@ -167,10 +164,7 @@ export class HttpLink {
     return silence.isOver || lane.cursor === before ? 'lost' : 'again';
   }
 
-  /**
-   * @param {Lane} lane
-   * @param {import('./frames.js').Frame} frame
-   */
+  /** @param {Lane} lane @param {import('./frames.js').Frame} frame */
   #take(lane, frame) {
     const event = parsed(frame.data);
     if (!isEvent(event, frame.id)) return false;
@@ -179,10 +173,7 @@ export class HttpLink {
     return isLast;
   }
 
-  /**
-   * @param {Lane} lane
-   * @param {AbortSignal} signal
-   */
+  /** @param {Lane} lane @param {AbortSignal} signal */
   #ask(lane, signal) {
     if (!lane.data || lane.isKnown) {
       const after = encodeURIComponent(lane.cursor ?? lane.seq);

@@ -61,11 +61,7 @@ export class Http {
     throw new ParleyError('The answer is not JSON.', { code: 'bad_answer', status });
   }
 
-  /**
-   * @param {string} path
-   * @param {RequestInit} options
-   * @param {AbortSignal} stop
-   */
+  /** @param {string} path @param {RequestInit} options @param {AbortSignal} stop */
   async #exchange(path, options, stop) {
     try {
       return await within(this.#timeout, stop, async (signal) => {

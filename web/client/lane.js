@@ -113,11 +113,7 @@ export class Lane {
     return isLast;
   }
 
-  /**
-   * @param {string} runId
-   * @param {number} epoch
-   * @param {number} seq
-   */
+  /** @param {string} runId @param {number} epoch @param {number} seq */
   #moveTo(runId, epoch, seq) {
     Object.assign(this, { id: runId, epoch, seq, cursor: `${runId}:${epoch}:${seq}`, delays: 0 });
   }

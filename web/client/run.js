@@ -17,10 +17,7 @@ export class Run {
   #lane;
   #host;
 
-  /**
-   * @param {import('./lane.js').Lane} lane
-   * @param {import('./traffic.js').Traffic} host
-   */
+  /** @param {import('./lane.js').Lane} lane @param {import('./traffic.js').Traffic} host */
   constructor(lane, host) {
     this.#lane = lane;
     this.#host = host;

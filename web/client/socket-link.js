@@ -143,10 +143,7 @@ export class SocketLink {
     this.#host.lost(this);
   }
 
-  /**
-   * @param {number} milliseconds
-   * @param {() => void} act
-   */
+  /** @param {number} milliseconds @param {() => void} act */
   #after(milliseconds, act) {
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
@@ -167,11 +164,7 @@ export class SocketLink {
     return { id, json };
   }
 
-  /**
-   * @param {string} type
-   * @param {object} [data]
-   * @param {Subject} [subject]
-   */
+  /** @param {string} type @param {object} [data] @param {Subject} [subject] */
   #send(type, data, subject) {
     this.#socket.send(this.#frame(type, data, subject).json);
   }
@@ -191,10 +184,7 @@ export class SocketLink {
     else if (isRefusal(message) && message.data.code === 'too_large') this.#viaHttp();
   }
 
-  /**
-   * @param {any} message
-   * @param {Command} command
-   */
+  /** @param {any} message @param {Command} command */
   #settle(message, command) {
     this.#requests.delete(message.request_id);
     command.link = null;
@@ -202,10 +192,7 @@ export class SocketLink {
     else this.#host.commandDone(command);
   }
 
-  /**
-   * @param {any} message
-   * @param {Lane} lane
-   */
+  /** @param {any} message @param {Lane} lane */
   #deliver(message, lane) {
     if (message.type === 'ack') {
       if (!lane.isStarted) lane.start();
@@ -219,10 +206,7 @@ export class SocketLink {
     }
   }
 
-  /**
-   * @param {string} id
-   * @param {Lane} lane
-   */
+  /** @param {string} id @param {Lane} lane */
   #release(id, lane) {
     this.#requests.delete(id);
     lane.link = null;

@@ -122,10 +122,7 @@ export class Traffic {
     if (isFree && state === 'online') link?.command(command);
   }
 
-  /**
-   * @param {Lane} lane
-   * @param {Set<string>} busy
-   */
+  /** @param {Lane} lane @param {Set<string>} busy */
   #place(lane, busy) {
     const { link } = this.connection;
     const waits = lane.link !== null || lane.timer !== null || lane.isParked;
@@ -162,10 +159,7 @@ export class Traffic {
     this.pump();
   }
 
-  /**
-   * @param {Lane} lane
-   * @param {ParleyError} error
-   */
+  /** @param {Lane} lane @param {ParleyError} error */
   refused(lane, error) {
     const waits = lane.isKnown ? error.retryable : WAITS.has(error.code);
     if (waits) this.#later(lane, error.retryAfter);
@@ -184,10 +178,7 @@ export class Traffic {
     this.#putOff(lane, Math.max((retryAfter ?? 0) * 1000, delay));
   }
 
-  /**
-   * @param {Lane | Command} each
-   * @param {number} delay
-   */
+  /** @param {Lane | Command} each @param {number} delay */
   #putOff(each, delay) {
     // An answer that comes too late must not keep a program alive.
     if (this.connection.state === 'closed') return;
@@ -197,10 +188,7 @@ export class Traffic {
     }, Math.min(delay, LONGEST_DELAY));
   }
 
-  /**
-   * @param {Lane} lane
-   * @param {ParleyError} error
-   */
+  /** @param {Lane} lane @param {ParleyError} error */
   fail(lane, error) {
     this.#remove(lane);
     lane.end(error);
@@ -243,10 +231,7 @@ export class Traffic {
     command.resolve();
   }
 
-  /**
-   * @param {Command} command
-   * @param {ParleyError} error
-   */
+  /** @param {Command} command @param {ParleyError} error */
   commandRefused(command, error) {
     // It may have been done the first time, and only the answer was lost.
     if (command.sends > 1 && error.code === 'tool_call_not_found') {
