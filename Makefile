@@ -10,10 +10,13 @@ NPM_CI := npm ci --silent --ignore-scripts --no-audit --no-fund
 # What npm installs for the page, and for the tests that drive it in a browser.
 PAGE := $(if $(NPM),web/node_modules/installed)
 BROWSER := $(if $(NPM),$(addsuffix /node_modules/installed,tests/browser tests/web) $(PAGE))
+# What checks the JavaScript, which npm installs, too.
+JS_TOOLS := tests/web/node_modules/.bin
+JS_INSTALLED := $(if $(NPM),tests/web/node_modules/installed)
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST_CLIENTS := -m pytest -c client_tests/pytest.ini --rootdir . -n 2
 
-.PHONY: run test test-clients check format lint types bench lock clean
+.PHONY: run test test-clients check format lint lint-js types types-js bench lock clean
 
 run: .venv/service $(PAGE)
 	$(BIN)/python app.py
@@ -31,12 +34,18 @@ check: format lint types test
 format: .venv/tests
 	$(BIN)/ruff format --check .
 
-lint: .venv/tests
+lint: .venv/tests lint-js
 	$(BIN)/ruff check .
 
-types: .venv/tests
+lint-js: $(JS_INSTALLED)
+	$(if $(NPM),$(JS_TOOLS)/biome lint --error-on-warnings,@echo 'No npm: JavaScript is not linted.')
+
+types: .venv/tests types-js
 	$(BIN)/mypy .
 	$(BIN)/mypy frontend/app.py
+
+types-js: $(JS_INSTALLED)
+	$(if $(NPM),$(JS_TOOLS)/tsc,@echo 'No npm: the types of the JavaScript are not checked.')
 
 bench: .venv/service
 	$(BIN)/python -m bench

@@ -7,7 +7,7 @@ let rest = '';
 process.stdin.setEncoding('utf8');
 process.stdin.on('data', (text) => {
   const lines = (rest + text).split('\n');
-  rest = lines.pop();
+  rest = lines.pop() ?? '';
   for (const line of lines) {
     const answer = answerEntry({});
     for (const event of JSON.parse(line)) apply(answer, event);

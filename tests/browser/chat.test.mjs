@@ -12,17 +12,18 @@ let service;
 beforeEach(() => {
   service = new FakeService();
   const kept = new Map();
-  globalThis.localStorage = {
+  const storage = {
     getItem: (name) => kept.get(name) ?? null,
     setItem: (name, value) => kept.set(name, value),
     removeItem: (name) => kept.delete(name),
   };
+  globalThis.localStorage = /** @type {any} */ (storage);
 });
 
 /** A page that shows the conversation; nothing may ever be there twice in it. */
 async function page({ isLoaded = true } = {}) {
   const client = new FakeClient(service);
-  const chat = new Chat(client, 'c');
+  const chat = new Chat(/** @type {any} */ (client), 'c');
   chat.addEventListener('change', () => {
     const names = chat.entries.filter((each) => each.runId).map((each) => each.kind + each.runId);
     assert.deepEqual(names, [...new Set(names)], 'shown twice');
@@ -162,7 +163,7 @@ test('a message that was answered is not there twice when it is sent again', asy
   assert.equal(service.messages.length, 2);
 });
 
-test('who asks for what is stored is told of what comes behind his asking', async () => {
+test('who asks for what is stored gets what came after he asked', async () => {
   const { client, chat } = await page();
   chat.sync();
   await client.step();
@@ -319,7 +320,7 @@ test('a conversation that was deleted is not shown any more', async () => {
   chat.sync();
   await client.answer();
   assert.deepEqual(shown(chat), []);
-  assert.equal(chat.problem.status, 404);
+  assert.equal(chat.problem?.status, 404);
 });
 
 test('what cannot be loaded of before can be loaded later', async () => {

@@ -22,7 +22,8 @@ class Running {
   isOver = false;
 
   constructor(id, text) {
-    Object.assign(this, { id, message: text });
+    this.id = id;
+    this.message = text;
     this.tell({ event_type: 'chat_start', conversation_id: 'c', agent: 'chat', model: 'm' });
   }
 
@@ -40,7 +41,7 @@ export class FakeService {
   isGone = false;
   #made = 0;
 
-  /** Take a message, or (null) the wish to answer the last one anew. */
+  /** Take a message, or (null) the wish to regenerate the last answer. */
   accept(text, key = null) {
     if (key !== null && this.keys.has(key)) return this.keys.get(key);
     const run = new Running(`r${++this.#made}`, text);
@@ -50,7 +51,7 @@ export class FakeService {
     return run;
   }
 
-  /** Let the first run get the floor: its message is stored. */
+  /** The first run has its turn: its message is stored. */
   begin(run = this.queue[0]) {
     run.isBegun = true;
     if (run.message !== null) this.#store('user', run.message, run.id);
@@ -62,7 +63,7 @@ export class FakeService {
   }
 
   /** End the first run; what it said is stored first. */
-  end(event = completed('stop')) {
+  end(/** @type {any} */ event = completed('stop')) {
     const run = this.queue[0];
     if (run.text) {
       const isKept = run.message !== null || event.event_type !== 'error';
@@ -107,26 +108,31 @@ export class FakeService {
   }
 }
 
-/** A run as a page has it: `told` events of the service's have come. */
+/** A run as a page has it: `came` events of the service's have come. */
 class FakeRun {
-  told = 0;
+  came = 0;
   isLeft = false;
   #queue = [];
+  /** @type {null | ((value?: any) => void)} */
   #waiting = null;
 
   constructor(ask) {
     this.ask = ask;
+    /** @type {any} */
     this.running = null;
-    this.started = new Promise((resolve, reject) => Object.assign(this, { resolve, reject }));
+    this.started = new Promise((resolve, reject) => {
+      this.resolve = resolve;
+      this.reject = reject;
+    });
     this.started.catch(() => {});
   }
 
   /** Let the next event come; returns whether it was the last. */
   deliver() {
-    const event = this.running.events[this.told++];
+    const event = this.running.events[this.came++];
     this.resolve(this.running.id);
     this.#push({ value: event, done: false });
-    const isLast = this.running.isOver && this.told === this.running.events.length;
+    const isLast = this.running.isOver && this.came === this.running.events.length;
     if (isLast) this.#push({ done: true });
     return isLast;
   }
@@ -217,7 +223,7 @@ export class FakeClient {
   /** Let everything of a run come that there is; the newest one, where none is named. */
   async deliver(run = this.runs.at(-1), most = Infinity) {
     run.running ??= run.ask();
-    for (let count = 0; count < most && run.told < run.running.events.length; count += 1) {
+    for (let count = 0; count < most && run.came < run.running.events.length; count += 1) {
       this.#deliverOne(run);
       await settled();
     }
@@ -233,7 +239,7 @@ export class FakeClient {
     return [
       ...this.requests.map((request) => () => this.step(request)),
       ...runs.filter((run) => !run.running).map((run) => () => { run.running = run.ask(); }),
-      ...runs.filter((run) => run.told < (run.running?.events.length ?? 0))
+      ...runs.filter((run) => run.came < (run.running?.events.length ?? 0))
         .map((run) => () => this.deliver(run, 1)),
     ];
   }

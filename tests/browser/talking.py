@@ -14,12 +14,12 @@ from playwright.async_api import Locator, Page, expect
 
 from errors import ToolError
 from tests.api.support import scripted
-from tests.browser.support import PATIENCE, Visitor
+from tests.browser.support import TIMEOUT, Visitor
 from tests.service import Service
 from tests.upstream import Gate, Reply, Script, Upstream, paced, text
 from tools.tool import ToolContext
 
-expect.set_options(timeout=PATIENCE)
+expect.set_options(timeout=TIMEOUT)
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from playwright.async_api import Locator, Page, expect
 from playwright.async_api import TimeoutError as TooLate
 
 from tests.browser.conftest import Visiting
-from tests.browser.support import PATIENCE, Visitor
+from tests.browser.support import TIMEOUT, Visitor
 from tests.browser.talking import answers, ask, asked, chats, field, is_complete, said, talking
 from tests.service import DEADLINE, Service
 from tests.upstream import FOUR, eof_after
@@ -91,7 +91,7 @@ async def shows(page: Page, entries: list[Entry]) -> None:
     wanted = [list(each) for each in entries]
     equal = f"(wanted) => JSON.stringify(({SHOWN})()) === JSON.stringify(wanted)"
     try:
-        await page.wait_for_function(equal, arg=wanted, timeout=PATIENCE)
+        await page.wait_for_function(equal, arg=wanted, timeout=TIMEOUT)
     except TooLate:
         assert await page.evaluate(SHOWN) == wanted
 

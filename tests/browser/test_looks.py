@@ -1,10 +1,13 @@
 """The page's states in each of its looks: all is in sight, nothing is cut off, all can be read.
 
-A visit goes through the states of one look. In each it measures the layout and asks axe; so the
-states are made once for both.
+A visit goes through the states of a device. In each of its looks a state is measured, and asked
+about of axe: all its rules in the first look, its rule of contrast in the others, whose elements
+are the same.
 """
 
-from typing import Any, Final
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final, Literal, TypeAlias
 
 import pytest
 from playwright.async_api import Page, expect
@@ -50,13 +53,22 @@ def fib(n: int) -> int:
 > A quotation.
 """
 
-TOUCH: Final = {"has_touch": True, "is_mobile": True}
-LOOKS: Final[dict[str, dict[str, Any]]] = {
-    "light": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
-    "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
-    "phone": {"viewport": {"width": 390, "height": 800}, "color_scheme": "light", **TOUCH},
-    "small": {"viewport": {"width": 320, "height": 640}, "color_scheme": "dark", **TOUCH},
+Scheme: TypeAlias = Literal["light", "dark"]
+
+DEVICES: Final[dict[str, dict[str, bool]]] = {
+    "desktop": {},
+    "phone": {"has_touch": True, "is_mobile": True},
 }
+
+LOOKS: Final[dict[str, list[tuple[int, int, Scheme]]]] = {
+    "desktop": [(1280, 800, "light"), (1280, 800, "dark")],
+    "phone": [(390, 800, "light"), (320, 640, "dark")],
+}
+"""The width, the height and the colours of a device's looks."""
+
+SETTLED: Final = """new Promise((done) => {
+  requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done)));
+})"""
 
 LAYOUT = """() => {
   const faults = [];
@@ -105,20 +117,34 @@ new PerformanceObserver((list) => {
 
 
 class Look:
-    """Looks at the states of one look and notes what is wrong in them."""
+    """Looks at a page's states on a device and notes what is wrong in them."""
 
-    def __init__(self, page: Page, *, touch: bool) -> None:
+    def __init__(self, page: Page, device: str) -> None:
         self._page = page
-        self._touch = touch
+        self._device = device
         self.faults: list[str] = []
 
     async def at(self, state: str) -> None:
-        """Look at a state."""
+        """Look at a state in each look of the device; the page is left in the first one."""
+        first, *others = LOOKS[self._device]
+        for look in others:
+            await self._take(look)
+            await self._look_at(f"{state}, {look}", ["color-contrast"])
+        await self._take(first)
+        await self._look_at(f"{state}, {first}", None)
+
+    async def _take(self, look: tuple[int, int, Scheme]) -> None:
+        width, height, scheme = look
+        await self._page.set_viewport_size({"width": width, "height": height})
+        await self._page.emulate_media(color_scheme=scheme)
+        await self._page.evaluate(SETTLED)
+
+    async def _look_at(self, name: str, rules: list[str] | None) -> None:
         found = await self._page.evaluate(LAYOUT)
-        if self._touch:
+        if self._device == "phone":
             found += [f"small: {each}" for each in await self._page.evaluate(TARGETS)]
-        found += await serious_findings(self._page)
-        self.faults += [f"{state}: {each}" for each in found]
+        found += await serious_findings(self._page, rules)
+        self.faults += [f"{name}: {each}" for each in found]
 
     async def menu(self) -> None:
         """Open the list of chats where it is not always open."""
@@ -128,13 +154,23 @@ class Look:
             await expect(self._page.locator("#new-chat")).to_be_focused()
 
 
+@asynccontextmanager
+async def device(visitors: Visiting, name: str) -> AsyncIterator[Visitor]:
+    """Visit with a device, in its first look."""
+    width, height, scheme = LOOKS[name][0]
+    viewport = {"width": width, "height": height}
+    options = {"viewport": viewport, "color_scheme": scheme, **DEVICES[name]}
+    async with visitors(reduced_motion="reduce", **options) as visitor:
+        yield visitor
+
+
 @pytest.mark.parametrize("name", LOOKS)
 async def test_the_first_page_fits_and_can_be_read(visitors: Visiting, name: str) -> None:
-    async with visitors(reduced_motion="reduce", **LOOKS[name]) as visitor:
+    async with device(visitors, name) as visitor:
         visitor.expects("console")
         async with running() as service:
             page = await visitor.open_page(service)
-            look = Look(page, touch="is_mobile" in LOOKS[name])
+            look = Look(page, name)
             await expect(page.get_by_role("note")).to_be_visible()
             await expect(page.get_by_role("heading", level=2)).to_be_in_viewport()
             await look.at("empty")
@@ -149,13 +185,13 @@ async def test_a_conversation_fits_and_can_be_read(visitors: Visiting, name: str
     wanted = [("work", {"what": what}) for what in ("bread", "a soup for all", "bad wine")]
     script = [calls(*wanted), text(ANSWER), status(500, "Too much to do.")]
     async with (
-        visitors(reduced_motion="reduce", **LOOKS[name]) as visitor,
+        device(visitors, name) as visitor,
         scripted(script, tools=bench.tools, openai_max_retries=0) as (service, _),
     ):
         await service.json("POST", "/agents/chat", 200, json={"max_parallel_tools": 2})
         await service.json("POST", "/agents/odd", 201, json={})
         page = await visitor.open_page(service)
-        look = Look(page, touch="is_mobile" in LOOKS[name])
+        look = Look(page, name)
         await send(page, "Plan a weekend in Zürich, please. I like museums and boats.")
         await expect(card(page, "bread")).to_have_attribute("data-state", "running")
         await expect(card(page, "bad wine")).to_have_attribute("data-state", "queued")

@@ -23,7 +23,7 @@ from events import Event
 from tests.logs import logs, numbered, unhurried
 
 HERE = Path(__file__).parent
-PATIENCE = 50.0
+TIMEOUT = 50.0
 """Seconds for all cases of one file, on a machine that does other things too."""
 
 Told: TypeAlias = list[dict[str, Any]]
@@ -136,7 +136,7 @@ def test_a_log_that_is_told_again_says_the_same(
     assert applying([*again, *events]) == applying(events)
 
 
-@pytest.mark.timeout(PATIENCE + 10)
+@pytest.mark.timeout(TIMEOUT + 10)
 @pytest.mark.parametrize("file", sorted(path.name for path in HERE.glob("*.test.mjs")))
 def test_the_cases_in_node_hold(file: str) -> None:
     ran = subprocess.run(
@@ -150,7 +150,7 @@ def test_the_cases_in_node_hold(file: str) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     said = ran.stdout + ran.stderr
     assert ran.returncode == 0, said

@@ -32,6 +32,7 @@ const MESSAGES = [
   stored({ id: 's7', role: 'user', content: 'Thanks.', run_id: 'r2' }),
 ];
 
+/** @type {any[]} */
 const EVENTS = [
   { event_type: 'chat_start', run_id: 'r1', agent: 'chat', model: 'm' },
   { event_type: 'chat_chunk', message_id: 'm1', content: 'I ' },
@@ -57,7 +58,7 @@ function applied(...events) {
 }
 
 test('stored messages become messages of the user and one answer of each run', () => {
-  const [asked, answer, next] = entriesOf(MESSAGES);
+  const [asked, answer, next] = /** @type {any[]} */ (entriesOf(MESSAGES));
   assert.deepEqual([asked.text, asked.id, asked.state], ['Add.', 's1', 'sent']);
   assert.deepEqual(answer.parts.map((part) => part.kind), ['text', 'calls', 'text']);
   assert.equal(textOf(answer), 'I add.\n\nIt is 3.');
@@ -131,7 +132,7 @@ test('a run of several stages shows the newest state of each, ahead of what it s
   assert.equal(said.text, 'I ');
 });
 
-test('who takes over is told, and answers from then on', () => {
+test('who takes over is shown, and answers from then on', () => {
   const change = { event_type: 'agent_updated', message_id: 'm1', agent: 'b', previous_agent: 'a' };
   const answer = applied(change);
   assert.equal(answer.agent, 'b');

@@ -6,26 +6,29 @@ import { all, assert, clientOf, log, said, stage, state } from './support.mjs';
 const SLOW = { backoffMin: 3_600_000, backoffMax: 3_600_000 };
 
 let network;
+const globals = /** @type {any} */ (globalThis);
 
 beforeEach(() => {
   network = new EventTarget();
-  globalThis.addEventListener = (...parts) => network.addEventListener(...parts);
-  globalThis.document = Object.assign(new EventTarget(), { visibilityState: 'hidden' });
+  globals.addEventListener = (...parts) => network.addEventListener(...parts);
+  globals.document = Object.assign(new EventTarget(), { visibilityState: 'hidden' });
 });
 
 after(() => {
-  delete globalThis.addEventListener;
-  delete globalThis.document;
+  delete globals.addEventListener;
+  delete globals.document;
 });
 
 const comesOnline = () => network.dispatchEvent(new Event('online'));
 
 const isShown = () => {
-  globalThis.document.visibilityState = 'visible';
-  globalThis.document.dispatchEvent(new Event('visibilitychange'));
+  globals.document.visibilityState = 'visible';
+  globals.document.dispatchEvent(new Event('visibilitychange'));
 };
 
-for (const [name, happens] of [['comes online', comesOnline], ['is shown again', isShown]]) {
+for (const [name, happens] of Object.entries({
+  'comes online': comesOnline, 'is shown again': isShown,
+})) {
   test(`a page that ${name} connects at once, and its runs go on`, async () => {
     const there = await stage({ script: [{ text: ['Good', ' day'], held: true }] });
     const client = clientOf(there, SLOW);
@@ -58,7 +61,7 @@ test('a hidden page and an idle client are left alone', async () => {
   await state(client, 'online');
   await there.order('network', { is_down: true, cut: true });
   await state(client, 'offline');
-  globalThis.document.dispatchEvent(new Event('visibilitychange'));
+  globals.document.dispatchEvent(new Event('visibilitychange'));
   assert.equal(client.state, 'offline');
 });
 

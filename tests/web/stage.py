@@ -9,7 +9,7 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,7 +56,7 @@ class Stage:
     Args:
         script: the model's replies in their order, as for `reply_of`; the last one for ever.
         settings: of the service.
-        is_process: the service is a process of its own, which can be killed.
+        is_process: the service is at first a process of its own, which `stop` kills.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Stage:
         self._replies = [reply_of(spec) for spec in script]
         self._settings = settings
         self._is_process = is_process
+        self._tools: list[Callable[..., Any]] | None = None if is_process else [add, hang]
         self._stack = AsyncExitStack()
         self._service = AsyncExitStack()
         self._running: Service | None = None
@@ -87,7 +88,8 @@ class Stage:
 
     async def start(self) -> None:
         """Begin to serve, with the data that there is."""
-        serving = self._in_process if not self._is_process else self._as_process
+        serving = self._as_process if self._is_process else self._in_process
+        self._is_process = False
         port = await self._service.enter_async_context(serving())
         self.proxy.target = ("127.0.0.1", port)
 
@@ -95,13 +97,17 @@ class Stage:
         """Stop the service as a signal does; a process is killed."""
         if self._child is not None:
             self._child.kill()
+        if self._running is not None:
+            self._running.registry.drain()
+            self._running.registry.end_all()
         await self._service.aclose()
+        self._child = self._running = None
 
     @asynccontextmanager
     async def _in_process(self) -> AsyncIterator[int]:
         async with running(
             upstream=self.upstream.base_url,
-            tools=[add, hang],
+            tools=self._tools,
             data_dir=self._folder,
             **({"shutdown_grace": 0} | self._settings),
         ) as self._running:
@@ -119,16 +125,16 @@ class Stage:
             "LOG_LEVEL": "ERROR",
         }
         kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        self._child = await asyncio.create_subprocess_exec(
+        child = self._child = await asyncio.create_subprocess_exec(
             sys.executable, "app.py", cwd=ROOT, env=kept | own
         )
         try:
             await answering(f"http://127.0.0.1:{port}")
             yield port
         finally:
-            if self._child.returncode is None:
-                self._child.kill()
-            await self._child.wait()
+            if child.returncode is None:
+                child.kill()
+            await child.wait()
 
     def view(self) -> dict[str, Any]:
         """Return what a test knows of the stage."""
@@ -209,6 +215,7 @@ async def answering(url: str) -> None:
 async def controls() -> AsyncIterator[str]:
     """Serve stages; yields the address that they are asked for at."""
     stages: dict[str, Stage] = {}
+    ending: list[asyncio.Task[None]] = []
 
     async def make(request: web.Request) -> web.Response:
         order = await request.json()
@@ -218,13 +225,14 @@ async def controls() -> AsyncIterator[str]:
             is_process=order.get("process", False),
         )
         await stage.__aenter__()
-        stages[str(len(stages) + 1)] = stage
-        return web.json_response({"stage": str(len(stages)), **stage.view()})
+        number = str(len(stages) + len(ending) + 1)
+        stages[number] = stage
+        return web.json_response({"stage": number, **stage.view()})
 
     async def act(request: web.Request) -> web.Response:
         number, verb = request.match_info["stage"], request.match_info["verb"]
-        if verb == "end":
-            await stages.pop(number).__aexit__()
+        if verb == "end":  # which takes a while, in which the next case can begin
+            ending.append(asyncio.create_task(stages.pop(number).__aexit__()))
             return web.json_response({})
         await stages[number].act(verb, await request.json())
         return web.json_response(stages[number].view())
@@ -242,4 +250,5 @@ async def controls() -> AsyncIterator[str]:
     finally:
         for stage in stages.values():
             await stage.__aexit__()
+        await asyncio.gather(*ending)
         await runner.cleanup()

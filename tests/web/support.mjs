@@ -41,7 +41,7 @@ async function post(path, body) {
   return response.json();
 }
 
-/** A client over the stage's bad network; it is closed behind the case. */
+/** A client over the stage's bad network; it is closed after the case. */
 export function clientOf(there, options = {}) {
   const client = new ParleyClient(there.view.url, { WebSocket, ...HURRY, ...options });
   there.clients.push(client);
@@ -51,7 +51,7 @@ export function clientOf(there, options = {}) {
 /** What a promise gives, in time. */
 export function soon(promise, what = 'it') {
   let timer;
-  const late = new Promise((resolve, reject) => {
+  const late = new Promise((_, reject) => {
     timer = setTimeout(() => reject(new Error(`${what} did not come`)), DEADLINE);
   });
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
@@ -80,7 +80,7 @@ export async function until(iterator, type) {
 /** The state that a client comes to. */
 export function state(client, wanted) {
   if (client.state === wanted) return Promise.resolve();
-  return soon(new Promise((resolve) => {
+  return soon(new Promise((/** @type {(value?: any) => void} */ resolve) => {
     client.addEventListener('statechange', function look({ detail }) {
       if (detail.state !== wanted) return;
       client.removeEventListener('statechange', look);

@@ -16,7 +16,7 @@ from tests.web.stage import controls
 
 HERE = Path(__file__).parent
 FILES = sorted(path.name for path in HERE.glob("*.test.mjs") if "thread" not in path.name)
-PATIENCE = 240.0
+TIMEOUT = 240.0
 """Seconds for all cases of one file, on a machine that does other things too."""
 
 
@@ -31,7 +31,7 @@ def node() -> str:
     return found
 
 
-@pytest.mark.timeout(PATIENCE + 30)
+@pytest.mark.timeout(TIMEOUT + 30)
 @pytest.mark.parametrize("file", FILES)
 async def test_the_client_does_what_its_cases_say(file: str) -> None:
     async with controls() as address:
@@ -47,7 +47,7 @@ async def test_the_client_does_what_its_cases_say(file: str) -> None:
             stderr=asyncio.subprocess.STDOUT,
         )
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 said = (await process.communicate())[0].decode()
         finally:
             if process.returncode is None:

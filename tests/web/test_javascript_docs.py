@@ -12,7 +12,7 @@ from tests.web.test_client import HERE, node
 TEXT = (Path(__file__).parent.parent.parent / "docs" / "javascript.md").read_text()
 EXAMPLES = re.findall(r"```js\n(.*?)```\n\n```text\n(.*?)```", TEXT, re.S)
 ADDRESS = "http://127.0.0.1:8000"
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 
 def test_every_example_says_what_it_prints() -> None:
@@ -35,7 +35,7 @@ async def test_an_example_prints_what_the_text_says(code: str, printed: str) -> 
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             said, _ = await process.communicate(here.encode())
     assert process.returncode == 0, said.decode()
     assert said.decode() == printed

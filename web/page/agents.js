@@ -1,7 +1,9 @@
 /** Which agent answers, and the form in which one is made or changed. */
 
-import { h, setText } from './dom.js';
+import { confirmed } from './confirm.js';
+import { $, h, setText } from './dom.js';
 
+/** @type {[string, string, Record<string, any>][]} */
 const NUMBERS = [
   ['temperature', 'Temperature', { min: 0, max: 2, step: 0.1, placeholder: 'default' }],
   ['max_tokens', 'Tokens in an answer', { min: 1, step: 1, placeholder: 'default' }],
@@ -17,18 +19,21 @@ export class Agents {
   #fixed = [];
   #tools = [];
   #model = '';
+  #picker = $('agent');
+  #dialog = $('agent-dialog');
+  #problem = h('p.fault', { role: 'alert', hidden: true });
 
   /**
-   * @param {object} elements `picker` (select), `edit` and `add` (buttons), `dialog`
-   * @param {ParleyClient} client
-   * @param {object} actions `chosen(name, isChoice)`, `confirm(title, text)`
+   * @param {import('../client.js').ParleyClient} client
+   * @param {(name: string, isChoice: boolean) => void} chosen
    */
-  constructor({ picker, edit, add, dialog }, client, actions) {
-    Object.assign(this, { picker, editButton: edit, dialog, client, actions });
+  constructor(client, chosen) {
+    this.client = client;
+    this.chosen = chosen;
     this.name = 'chat';
-    picker.addEventListener('change', () => this.select(picker.value));
-    add.addEventListener('click', () => this.#open(null));
-    edit.addEventListener('click', () => this.#open(this.agent));
+    this.#picker.addEventListener('change', () => this.select(this.#picker.value));
+    $('agent-new').addEventListener('click', () => this.#open(null));
+    $('agent-edit').addEventListener('click', () => this.#open(this.agent));
   }
 
   /** What is known of the agent that answers. */
@@ -50,45 +55,40 @@ export class Agents {
     this.select(this.name, false);
   }
 
-  /** Show who answers in a chat; the default where that agent is gone. */
-  show(name) {
-    this.select(name, false);
-  }
-
   #isThere(name) {
     return this.#fixed.includes(name) || this.#agents.some((each) => each.agent_name === name);
   }
 
-  /** Let an agent answer; `isChoice`: the user said so. */
+  /** Let an agent answer, or the default where it is gone; `isChoice`: the user said so. */
   select(name, isChoice = true) {
     this.name = this.#agents.length && !this.#isThere(name) ? 'chat' : name;
     const options = this.#agents.map((each) => {
       return h('option', { value: each.agent_name }, labelOf(each));
     });
     options.push(...this.#fixed.map((each) => h('option', { value: each }, each)));
-    this.picker.replaceChildren(...options);
-    this.picker.value = this.name;
-    this.editButton.hidden = !this.agent;
-    this.actions.chosen(this.name, isChoice);
+    this.#picker.replaceChildren(...options);
+    this.#picker.value = this.name;
+    $('agent-edit').hidden = !this.agent;
+    this.chosen(this.name, isChoice);
   }
 
   #open(agent) {
     this.isNew = agent === null;
     this.#fields = new Map();
-    this.problem = h('p.fault', { role: 'alert', hidden: true });
+    this.#problem.hidden = true;
     const form = h('form.agent-form', { method: 'dialog', noValidate: true },
       h('h2', { id: 'agent-title' }, agent ? `Agent “${agent.agent_name}”` : 'New agent'),
       agent?.built_in && h('p.muted', {},
         'It comes with the service: it can be changed, not deleted.'),
-      this.problem, ...this.#basics(agent), this.#toolBoxes(agent), this.#limits(agent),
+      this.#problem, ...this.#basics(agent), this.#toolBoxes(agent), this.#limits(agent),
       this.#buttons(agent));
     form.addEventListener('submit', (event) => {
       event.preventDefault();
       this.#save();
     });
-    this.dialog.replaceChildren(form);
-    this.dialog.setAttribute('aria-labelledby', 'agent-title');
-    this.dialog.showModal();
+    this.#dialog.replaceChildren(form);
+    this.#dialog.setAttribute('aria-labelledby', 'agent-title');
+    this.#dialog.showModal();
     this.#fields.get(agent ? 'instructions' : 'agent_name').input.focus();
   }
 
@@ -150,12 +150,12 @@ export class Agents {
       type: 'button', onclick: () => this.#remove(agent.agent_name),
     }, 'Delete');
     return h('div.dialog-bar', {}, remove, h('span.grow'),
-      h('button.plain', { type: 'button', onclick: () => this.dialog.close() }, 'Cancel'),
+      h('button.plain', { type: 'button', onclick: () => this.#dialog.close() }, 'Cancel'),
       h('button.primary', { type: 'submit' }, 'Save'));
   }
 
   #values() {
-    const form = this.dialog.querySelector('form');
+    const form = this.#dialog.querySelector('form');
     const config = {
       tools: [...form.querySelectorAll('[name=tools]:checked')].map((box) => box.value),
       memory: form.querySelector('[name=memory]').checked,
@@ -178,7 +178,7 @@ export class Agents {
       fault.hidden = true;
       input.removeAttribute('aria-invalid');
     }
-    this.problem.hidden = true;
+    this.#problem.hidden = true;
     const name = this.#nameInForm;
     if (!name) {
       this.#fault('agent_name', 'An agent needs a name.');
@@ -190,7 +190,7 @@ export class Agents {
     }
     try {
       await this.client.request('POST', `/agents/${encodeURIComponent(name)}`, this.#values());
-      this.dialog.close();
+      this.#dialog.close();
       await this.#load();
       this.select(name);
     } catch (problem) {
@@ -202,8 +202,8 @@ export class Agents {
     const faults = problem.errors ?? [];
     const rest = faults.filter(({ field, message }) => !this.#fault(field, message));
     if (faults.length && !rest.length) return;
-    setText(this.problem, [problem.message, ...rest.map((each) => each.message)].join(' '));
-    this.problem.hidden = false;
+    setText(this.#problem, [problem.message, ...rest.map((each) => each.message)].join(' '));
+    this.#problem.hidden = false;
   }
 
   #fault(name, message) {
@@ -220,10 +220,10 @@ export class Agents {
 
   async #remove(name) {
     const text = `The agent “${name}” is deleted. Chats with it stay.`;
-    if (!(await this.actions.confirm('Delete this agent?', text))) return;
+    if (!(await confirmed('Delete this agent?', text))) return;
     try {
       await this.client.request('DELETE', `/agents/${encodeURIComponent(name)}`);
-      this.dialog.close();
+      this.#dialog.close();
       await this.#load();
     } catch (problem) {
       this.#explain(problem);

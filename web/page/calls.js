@@ -31,7 +31,7 @@ export class CallsView {
   #head = h('div.calls-head');
   #list = h('ul.calls-list');
 
-  /** @param {(call: object) => void} cancel ends one call */
+  /** @param {(call: import('./thread.js').Call) => void} cancel ends one call */
   constructor(cancel) {
     this.cancel = cancel;
     this.element = h('div.calls', {}, this.#head, this.#list);

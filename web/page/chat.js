@@ -9,24 +9,41 @@
  * what is known of the conversation did.
  */
 
-import { acknowledge, newId, outbox, post, refuse } from './kept.js';
+import { randomId } from '../client/lane.js';
+import { acknowledge, outbox, post, refuse } from './kept.js';
+import {
+  dropAnswer, explain, isMessageOf, isOvertaken, kept, leftNothing, nameOf, placed,
+} from './merging.js';
 import { answerEntry, apply, entriesOf, isUnderWay, userEntry } from './thread.js';
 
 const NEWEST = 50;
 const OLDER = 40;
 const MOST = 600;
 
+/** @typedef {import('./thread.js').AnswerEntry} AnswerEntry */
+
 export class Chat extends EventTarget {
   #client;
+  /** @type {any[]} messages, oldest first */
   #stored = [];
+  /** @type {Map<string, {answer: AnswerEntry, run: import('../client.js').Run}>} */
   #runs = new Map();
+  /** @type {?Promise<void>} */
   #loading = null;
+  /** @type {?Promise<void>} */
   #next = null;
   #asked = 0;
   #isClosed = false;
+  /** @type {any[]} see thread.js */
+  entries = [];
+  /** @type {any} what `GET /conversations/{id}` says, but for its messages */
+  info = null;
+  hasMore = false;
+  /** @type {?import('../client.js').ParleyError} */
+  problem = null;
 
   /**
-   * @param {ParleyClient} client
+   * @param {import('../client.js').ParleyClient} client
    * @param {string} id
    * @param {boolean} isNew nothing was said in it yet
    */
@@ -35,21 +52,16 @@ export class Chat extends EventTarget {
     this.#client = client;
     this.id = id;
     this.isNew = isNew;
-    this.entries = [];
-    this.info = null;
-    this.hasMore = false;
-    this.problem = null;
     this.isLoaded = isNew;
-  }
-
-  /** The conversation's title, where it has one. */
-  get title() {
-    return this.info?.title ?? null;
   }
 
   /** The answer that is being made, if one is; the first of several. */
   get underWay() {
-    return this.entries.find((each) => each.kind === 'answer' && isUnderWay(each)) ?? null;
+    return this.#allUnderWay[0] ?? null;
+  }
+
+  get #allUnderWay() {
+    return this.entries.filter((each) => each.kind === 'answer' && isUnderWay(each));
   }
 
   /** Load the conversation, and go on with what is under way in it. */
@@ -70,28 +82,35 @@ export class Chat extends EventTarget {
   /** Make what is shown what is stored and under way. */
   sync() {
     if (this.#loading) {
-      // What is loading may be of before: who asks now is told of what comes behind it.
+      // What is loading may be of before: who asks now waits for what comes after it.
       this.#next ??= this.#loading.then(() => {
         this.#next = null;
         return this.sync();
       });
       return this.#next;
     }
-    this.#loading = this.#load().finally(() => {
+    return this.#during(this.#load());
+  }
+
+  #during(loading) {
+    this.#loading = loading.finally(() => {
       this.#loading = null;
     });
     return this.#loading;
   }
 
+  #ask(query) {
+    return this.#client.request('GET', `/conversations/${encodeURIComponent(this.id)}?${query}`);
+  }
+
   async #load() {
     const asked = this.#asked;
     try {
-      const path = `/conversations/${encodeURIComponent(this.id)}?limit=${NEWEST}`;
-      const detail = await this.#client.request('GET', path);
+      const detail = await this.#ask(`limit=${NEWEST}`);
       // A run that was asked for meanwhile may be in it, under an id that is not known here yet.
       // When it is, all is loaded again.
       if (this.#isAsking || asked !== this.#asked) return;
-      if (this.#isOvertaken(detail)) {
+      if (isOvertaken(this.entries, detail)) {
         this.sync();
         return;
       }
@@ -105,18 +124,6 @@ export class Chat extends EventTarget {
     this.#changed(null);
   }
 
-  /** Show how the last run ended, which its messages do not say. */
-  #explain(run) {
-    const last = this.entries.at(-1);
-    if (!run || this.underWay || last?.runId !== run.run_id) return;
-    const { agent, model, finish_reason: finishReason, error } = run;
-    const fields = { agent, model, finishReason, error, state: error ? 'failed' : 'done' };
-    if (last.kind === 'answer' && !last.agent) Object.assign(last, fields);
-    else if (last.kind === 'user' && error) {
-      this.entries.push(answerEntry({ runId: run.run_id, ...fields }));
-    }
-  }
-
   #missed(problem) {
     const isGone = problem.status === 404;
     if (isGone && (outbox(this.id).length || this.#runs.size)) {
@@ -125,15 +132,6 @@ export class Chat extends EventTarget {
       this.problem = problem;
       if (isGone) Object.assign(this, { entries: [], info: null, hasMore: false });
     }
-  }
-
-  /** Whether a run that it says is under way has ended, as this page was told. */
-  #isOvertaken({ active_run_id: active, waiting }) {
-    const open = [active, ...waiting.map((each) => each.run_id)];
-    return this.entries.some((each) => {
-      const isOver = each.kind === 'answer' && !isUnderWay(each) && !each.isBroken;
-      return isOver && each.runId !== null && open.includes(each.runId);
-    });
   }
 
   /** Whether a run was asked for whose id is not known yet. */
@@ -151,7 +149,7 @@ export class Chat extends EventTarget {
     for (const { run_id: runId, message } of info.waiting) this.#join(runId, message);
     const waiting = info.waiting.map((each) => each.run_id);
     this.entries.sort((one, other) => waiting.indexOf(one.runId) - waiting.indexOf(other.runId));
-    this.#explain(lastRun);
+    if (!this.underWay) explain(this.entries, lastRun);
   }
 
   /** Make entries of what is stored, and keep those that know more than storage does. */
@@ -162,9 +160,9 @@ export class Chat extends EventTarget {
     const used = new Set(entries);
     const names = new Set(entries.map(nameOf));
     const last = this.entries.findLastIndex((each) => used.has(each));
-    const isOver = this.#isAnsweredAnew;
+    const isRegenerated = this.#isRegenerated;
     const rest = this.entries.filter((each, at) => {
-      const isLeft = !isOver && leftNothing(each, entries, at > last);
+      const isLeft = !isRegenerated && leftNothing(each, entries, at > last);
       return !names.has(nameOf(each)) && (this.#isPending(each) || isLeft);
     });
     this.entries = placed(entries, rest);
@@ -175,12 +173,12 @@ export class Chat extends EventTarget {
     const active = this.info?.active_run_id ?? null;
     const isOpen = (runId) => runId !== null && (runId === active || this.#runs.has(runId));
     const settled = this.#stored.filter((each) => each.role === 'user' || !isOpen(each.run_id));
-    if (this.#isAnsweredAnew) dropAnswer(settled);
+    if (this.#isRegenerated) dropAnswer(settled);
     return settled;
   }
 
   /** Whether the run under way has no message of its own. */
-  get #isAnsweredAnew() {
+  get #isRegenerated() {
     const active = this.info?.active_run_id ?? null;
     if (active === null) return false;
     const isStored = this.#stored.some((each) => each.role === 'user' && each.run_id === active);
@@ -194,7 +192,7 @@ export class Chat extends EventTarget {
 
   /** Follow a run that this page did not start, if it does not yet. */
   #join(runId, message) {
-    // It may have ended here since the service was asked. What broke off is followed anew.
+    // It may have ended here since the service was asked. What broke off is followed again.
     const there = this.entries.find((each) => each.kind === 'answer' && each.runId === runId);
     if (this.#runs.has(runId) || (there && !there.isBroken)) return;
     this.entries = this.entries.filter((each) => each !== there);
@@ -209,15 +207,11 @@ export class Chat extends EventTarget {
     const before = this.#stored[0]?.id;
     if (!this.hasMore || !before || this.#loading) return;
     // What cannot be loaded now is loaded when one comes back to the beginning.
-    this.#loading = this.#loadOlder(before).catch(() => {}).finally(() => {
-      this.#loading = null;
-    });
-    await this.#loading;
+    await this.#during(this.#loadOlder(before).catch(() => {}));
   }
 
   async #loadOlder(before) {
-    const path = `/conversations/${encodeURIComponent(this.id)}?limit=${OLDER}&before=${before}`;
-    const detail = await this.#client.request('GET', path);
+    const detail = await this.#ask(`limit=${OLDER}&before=${before}`);
     this.#stored = [...detail.messages, ...this.#stored];
     this.hasMore = detail.has_more;
     this.#merge();
@@ -235,7 +229,7 @@ export class Chat extends EventTarget {
 
   /** Send a message; it waits where an answer is under way. */
   send(text, agent) {
-    const key = newId('key');
+    const key = randomId('key');
     post({ key, chatId: this.id, text, agent });
     this.#submit(key, text, agent);
   }
@@ -272,7 +266,7 @@ export class Chat extends EventTarget {
     this.#remove(entry);
   }
 
-  /** Answer the last message anew. */
+  /** Regenerate the last answer. */
   regenerate(agent) {
     const last = this.entries.at(-1);
     const answer = answerEntry({ agent });
@@ -282,7 +276,7 @@ export class Chat extends EventTarget {
     run.started.catch((problem) => {
       Object.assign(answer, { state: 'failed', error: asError(problem) });
     });
-    this.#follow(answer, run, newId('key'));
+    this.#follow(answer, run, randomId('key'));
     this.#changed(null);
   }
 
@@ -294,24 +288,23 @@ export class Chat extends EventTarget {
   async edit(entry, text, agent) {
     if (entry.id === null) await this.sync();
     if (entry.id === null) throw new Error('This message is not stored yet.');
-    const run = this.#client.edit({
-      conversation_id: this.id, message_id: entry.id, message: text, agent,
-    });
+    const fields = { conversation_id: this.id, message_id: entry.id, message: text, agent };
+    const run = this.#client.edit(fields);
     await run.started;
     run.leave();
     return run.conversationId;
   }
 
-  /** @returns {string[]} The messages that wait behind the answer that is being made. */
-  messagesBehind() {
-    const [, ...behind] = this.entries.filter((each) => each.kind === 'answer' && isUnderWay(each));
-    const asked = behind.map((answer) => this.entries[this.entries.indexOf(answer) - 1]);
+  /** @returns {string[]} The messages that wait for the answer that is being made. */
+  waitingMessages() {
+    const [, ...waiting] = this.#allUnderWay;
+    const asked = waiting.map((answer) => this.entries[this.entries.indexOf(answer) - 1]);
     return asked.filter((each) => each?.kind === 'user').map((each) => each.text);
   }
 
-  /** End the answer that is being made, and take back what waits behind it. */
+  /** End the answer that is being made, and take back what waits for it. */
   async stop() {
-    const underWay = this.entries.filter((each) => each.kind === 'answer' && isUnderWay(each));
+    const underWay = this.#allUnderWay;
     const runs = [...this.#runs.values()].filter(({ answer }) => underWay.includes(answer));
     await Promise.all(runs.reverse().map(({ run }) => run.cancel()));
   }
@@ -323,35 +316,41 @@ export class Chat extends EventTarget {
   }
 
   async #follow(answer, run, key) {
-    let name = key;
-    this.#runs.set(name, { answer, run });
-    this.#asked += answer.runId === null;
+    this.#runs.set(key, { answer, run });
+    if (answer.runId === null) this.#asked += 1;
+    let isOurs = true;
     try {
-      for await (const event of run) {
-        const isNamed = event.event_type === 'chat_start' && name !== event.run_id;
-        if (isNamed) {
-          this.#runs.delete(name);
-          if (!this.#name(answer, event.run_id)) {
-            run.leave();
-            return;
-          }
-          name = event.run_id;
-          this.#runs.set(name, { answer, run });
-        }
-        this.#tell(answer, event);
-        if (isNamed) this.sync();
-      }
+      isOurs = await this.#read(answer, run, key);
     } catch (problem) {
       // It is not known how it went on; what is stored tells.
       const error = asError(problem);
       if (isUnderWay(answer)) Object.assign(answer, { state: 'failed', error, isBroken: true });
       this.#changed(answer);
-    } finally {
-      this.#runs.delete(name);
     }
-    if (this.#isClosed) return;
+    for (const [name, each] of this.#runs) if (each.run === run) this.#runs.delete(name);
+    if (!isOurs || this.#isClosed) return;
     this.dispatchEvent(new CustomEvent('ended', { detail: answer }));
     await this.sync();
+  }
+
+  /** Take the events of a run; returns whether it is followed here, and not by another answer. */
+  async #read(answer, run, key) {
+    let name = key;
+    for await (const event of run) {
+      const isNamed = event.event_type === 'chat_start' && name !== event.run_id;
+      if (isNamed) {
+        this.#runs.delete(name);
+        if (!this.#name(answer, event.run_id)) {
+          run.leave();
+          return false;
+        }
+        name = event.run_id;
+        this.#runs.set(name, { answer, run });
+      }
+      this.#tell(answer, event);
+      if (isNamed) this.sync();
+    }
+    return true;
   }
 
   #tell(answer, event) {
@@ -398,54 +397,5 @@ export class Chat extends EventTarget {
   }
 }
 
-/** Put entries that are not stored in their places: answers behind their messages. */
-function placed(entries, open) {
-  const all = [...entries];
-  for (const entry of open) {
-    const isItsMessage = (each) => entry.kind === 'answer' && isMessageOf(each, entry.runId);
-    const at = all.findLastIndex(isItsMessage);
-    all.splice(at < 0 ? all.length : at + 1, 0, entry);
-  }
-  return all;
-}
-
-function isMessageOf(entry, runId) {
-  return entry.kind === 'user' && runId !== null && entry.runId === runId;
-}
-
-function dropAnswer(messages) {
-  while (messages.length && messages.at(-1).role !== 'user') messages.pop();
-}
-
-/** Return what is shown of a message already, where that says as much as what is stored. */
-function kept(shown, fresh) {
-  if (!shown) return fresh;
-  if (shown.kind === 'user') {
-    return Object.assign(shown, { id: fresh.id, createdAt: fresh.createdAt });
-  }
-  if (shown.isBroken) return fresh;
-  const isSame = shown.ids.length ? shown.ids.length === fresh.ids.length : !isUnderWay(shown);
-  return isSame ? shown : fresh;
-}
-
-function nameOf(entry) {
-  return `${entry.kind}:${entry.runId ?? entry.id ?? entry.ids?.[0] ?? entry.key}`;
-}
-
-/**
- * Whether an answer of which nothing is stored is still to be shown: it failed or was ended before
- * it said anything, and nothing was said since. Where it was ended before its turn came, its message
- * was taken back, too.
- */
-function leftNothing(entry, stored, isLast) {
-  if (entry.kind !== 'answer') return false;
-  const isFailed = entry.state === 'failed';
-  if (stored.some((each) => isMessageOf(each, entry.runId))) {
-    return isMessageOf(stored.at(-1), entry.runId) && (isFailed || !entry.parts.length);
-  }
-  return isFailed && isLast;
-}
-
-function asError({ code = 'unreachable', message, retryable = false }) {
-  return { code, message, retryable };
-}
+const asError = ({ code = 'unreachable', message, retryable = false }) =>
+  ({ code, message, retryable });

@@ -4,39 +4,37 @@
  */
 
 import { draft, keepDraft } from './kept.js';
-import { setText } from './dom.js';
+import { $, setText } from './dom.js';
 
 export class Composer {
   #chatId = null;
   #limit = Infinity;
+  #area = $('message');
 
-  /**
-   * @param {object} elements `form`, `area`, `send`, `stop`, `note`
-   * @param {object} actions `send(text)`, `stop()`, `editLast()`
-   */
-  constructor({ form, area, send, stop, note }, actions) {
-    Object.assign(this, { form, area, sendButton: send, stopButton: stop, note, actions });
-    form.addEventListener('submit', (event) => {
+  /** @param {{send(text: string): void, stop(): void, editLast(): void}} actions */
+  constructor(actions) {
+    this.actions = actions;
+    $('composer').addEventListener('submit', (event) => {
       event.preventDefault();
       this.submit();
     });
-    area.addEventListener('input', () => this.#typed());
-    area.addEventListener('keydown', (event) => this.#key(event));
-    stop.addEventListener('click', () => actions.stop());
+    this.#area.addEventListener('input', () => this.#typed());
+    this.#area.addEventListener('keydown', (event) => this.#key(event));
+    $('stop').addEventListener('click', () => actions.stop());
   }
 
   /** Take what was typed in a chat, and show it. */
   show(chatId) {
     const isFirst = this.#chatId === null;
     this.#chatId = chatId;
-    if (isFirst && this.area.value) this.#typed(); // while the page was being loaded
-    else this.area.value = draft(chatId);
+    if (isFirst && this.#area.value) this.#typed(); // while the page was being loaded
+    else this.#area.value = draft(chatId);
     this.#fit();
   }
 
   /** Show whether an answer is being made, which can then be stopped. */
   set isAnswering(isAnswering) {
-    this.stopButton.hidden = !isAnswering;
+    $('stop').hidden = !isAnswering;
   }
 
   /** The number of characters that a message may have. */
@@ -47,26 +45,26 @@ export class Composer {
 
   /** Put a text into the field. */
   put(text) {
-    this.area.value = text;
+    this.#area.value = text;
     this.#typed();
-    this.area.focus();
+    this.#area.focus();
   }
 
   /** Send what was typed. */
   submit() {
-    const text = this.area.value;
+    const text = this.#area.value;
     if (!text.trim() || this.#tooLong) return;
-    this.area.value = '';
+    this.#area.value = '';
     this.#typed();
     this.actions.send(text);
   }
 
   get #tooLong() {
-    return [...this.area.value].length > this.#limit;
+    return [...this.#area.value].length > this.#limit;
   }
 
   #typed() {
-    keepDraft(this.#chatId, this.area.value);
+    keepDraft(this.#chatId, this.#area.value);
     this.#fit();
   }
 
@@ -75,19 +73,19 @@ export class Composer {
     if (event.key === 'Enter' && !event.shiftKey && !isTouch()) {
       event.preventDefault();
       this.submit();
-    } else if (event.key === 'ArrowUp' && !this.area.value) {
+    } else if (event.key === 'ArrowUp' && !this.#area.value) {
       event.preventDefault();
       this.actions.editLast();
     }
   }
 
   #fit() {
-    this.sendButton.disabled = !this.area.value.trim() || this.#tooLong;
-    this.area.style.setProperty('height', 'auto');
-    this.area.style.setProperty('height', `${Math.min(this.area.scrollHeight, 240)}px`);
-    this.note.hidden = !this.#tooLong;
-    const over = [...this.area.value].length - this.#limit;
-    setText(this.note, this.#tooLong ? `${over.toLocaleString()} characters too many.` : '');
+    $('send').disabled = !this.#area.value.trim() || this.#tooLong;
+    this.#area.style.setProperty('height', 'auto');
+    this.#area.style.setProperty('height', `${Math.min(this.#area.scrollHeight, 240)}px`);
+    $('note').hidden = !this.#tooLong;
+    const over = [...this.#area.value].length - this.#limit;
+    setText($('note'), this.#tooLong ? `${over.toLocaleString()} characters too many.` : '');
   }
 }
 

@@ -30,21 +30,33 @@ const ICONS = {
 };
 
 /**
+ * The element of the page that has an id; all that are asked for are in index.html.
+ *
+ * @param {string} id
+ * @returns {any}
+ */
+export const $ = (id) => document.getElementById(id);
+
+/** @typedef {HTMLElementTagNameMap} Tags */
+
+/**
  * Make an element.
  *
- * @param {string} tag a tag's name, with classes: `div.card.open`
- * @param {object} [properties] `on…`: a listener; a property of the element; else an attribute.
+ * @template {string} T
+ * @param {T} tag a tag's name, with classes: `div.card.open`
+ * @param {Record<string, any>} [properties] `on…`: a listener; a property of the element; else an attribute.
  *   `undefined`, `null` and `false` are left out.
- * @param {...(Node|string|null|undefined|false)} children
- * @returns {HTMLElement}
+ * @param {...(Node|string|null|undefined|false)} children what is falsy is left out
+ * @returns {T extends `${infer N extends keyof Tags}.${string}` ? Tags[N]
+ *   : T extends keyof Tags ? Tags[T] : HTMLElement}
  */
 export function h(tag, properties = {}, ...children) {
   const [name, ...classes] = tag.split('.');
   const element = document.createElement(name);
   if (classes.length) element.className = classes.join(' ');
   for (const [key, value] of Object.entries(properties)) set(element, key, value);
-  element.append(...children.filter((child) => child || child === 0));
-  return element;
+  element.append(...children.flatMap((child) => child || []));
+  return /** @type {any} */ (element);
 }
 
 function set(element, key, value) {
@@ -92,6 +104,21 @@ export function setChildren(element, children) {
 /** Set an element's text where it is another. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
+}
+
+/** Copy a text; over plain HTTP from another machine there is only the old way. */
+export async function copyText(text) {
+  if (navigator.clipboard) {
+    return navigator.clipboard.writeText(text).then(() => true, () => false);
+  }
+  const focused = /** @type {?HTMLElement} */ (document.activeElement);
+  const area = h('textarea.visually-hidden', { value: text });
+  document.body.append(area);
+  area.select();
+  const done = document.execCommand('copy');
+  area.remove();
+  focused?.focus({ preventScroll: true });
+  return done;
 }
 
 /** @returns {string} A duration for people: `340 ms`, `1.2 s`, `2 min 5 s`. */

@@ -1,10 +1,10 @@
 /** The entries of a conversation as elements: a message of the user, an answer. */
 
 import { CallsView } from './calls.js';
-import { h, icon, iconButton, setChildren, setText } from './dom.js';
+import { copyText, h, icon, iconButton, setChildren, setText } from './dom.js';
 import { isUnderWay, textOf } from './thread.js';
 
-/** Parts that go on while their answer does, also behind others. */
+/** Parts that go on while their answer does, also when others follow. */
 const LIVE = new Set(['calls', 'progress']);
 
 const ENDINGS = {
@@ -20,6 +20,9 @@ const ENDINGS = {
 export class UserView {
   #text = h('div.bubble', { dir: 'auto' });
   #state = h('div.user-state', { hidden: true });
+
+  /** @type {?HTMLFormElement} */
+  editor = null;
 
   constructor(entry, actions) {
     this.entry = entry;
@@ -49,7 +52,7 @@ export class UserView {
     );
   }
 
-  /** Let the user write the message anew. */
+  /** Let the user edit the message. */
   edit() {
     if (this.editor || this.entry.state !== 'sent') return;
     const { entry } = this;
@@ -80,7 +83,7 @@ export class UserView {
       this.#close();
     } else if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) {
       event.preventDefault();
-      this.editor.requestSubmit();
+      this.editor?.requestSubmit();
     }
   }
 
@@ -100,7 +103,7 @@ export class UserView {
   }
 
   #close() {
-    this.editor.remove();
+    this.editor?.remove();
     this.editor = null;
     delete this.entry.draft;
     this.#text.hidden = false;
@@ -114,7 +117,8 @@ export class AnswerView {
   #parts = new Map();
   #who = h('span.who');
   #body = h('div.answer-body');
-  #wait = h('div.thinking', {}, h('span.dots', { 'aria-hidden': 'true' }), h('span.thinking-text'));
+  #waitText = h('span.thinking-text');
+  #wait = h('div.thinking', {}, h('span.dots', { 'aria-hidden': 'true' }), this.#waitText);
   #end = h('div.answer-end', { hidden: true });
 
   constructor(entry, actions, markdown) {
@@ -122,7 +126,8 @@ export class AnswerView {
     this.actions = actions;
     this.markdown = markdown;
     this.again = iconButton('again', 'Answer again', { onclick: () => actions.regenerate() });
-    this.bar = h('div.entry-bar', {}, copyButton(() => textOf(this.entry)), this.again);
+    this.copy = copyButton(() => textOf(this.entry));
+    this.bar = h('div.entry-bar', {}, this.copy, this.again);
     this.element = h('li.entry.answer', {},
       h('h2.answer-head', {}, this.#who), this.#body, this.#wait, this.#end, this.bar);
   }
@@ -137,9 +142,9 @@ export class AnswerView {
     setChildren(this.#body, entry.parts.map((part) => this.#part(part, isLive)));
     this.#wait.hidden = !isLive || isTelling(entry);
     const waits = waitsFor ? 'Waits for the answer before' : 'Thinking';
-    setText(this.#wait.lastChild, entry.runId === null ? 'Waits to be sent' : waits);
+    setText(this.#waitText, entry.runId === null ? 'Waits to be sent' : waits);
     this.bar.hidden = isLive;
-    this.bar.firstChild.hidden = !textOf(entry);
+    this.copy.hidden = !textOf(entry);
     this.again.hidden = !isLast || isLive || entry.state === 'failed'; // which has its own
     this.#ending(entry, isLast);
   }
@@ -263,25 +268,10 @@ function progressView() {
 function copyButton(text) {
   const button = iconButton('copy', 'Copy', {
     async onclick() {
-      const done = await copy(text());
+      const done = await copyText(text());
       button.replaceChildren(icon(done ? 'check' : 'cross'));
       setTimeout(() => button.replaceChildren(icon('copy')), 1500);
     },
   });
   return button;
-}
-
-/** Copy a text; over plain HTTP from another machine there is only the old way. */
-async function copy(text) {
-  if (navigator.clipboard) {
-    return navigator.clipboard.writeText(text).then(() => true, () => false);
-  }
-  const focused = document.activeElement;
-  const area = h('textarea.visually-hidden', { value: text });
-  document.body.append(area);
-  area.select();
-  const done = document.execCommand('copy');
-  area.remove();
-  focused?.focus({ preventScroll: true });
-  return done;
 }

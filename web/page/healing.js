@@ -2,10 +2,17 @@
  * Markdown that is still being written, made such that no markup flashes: what is open is closed,
  * and what cannot be understood yet is left out until more of it has come. The whole text never
  * comes through here, so nothing that is left out is lost.
+ *
+ * Why not remend (1.4.0, the package that Streamdown uses)? It closes what was opened last and leaves
+ * the rest as it is. Of 929 beginnings of 26 short texts, 231 show markup that goes away again when
+ * more comes (162 where marks at the very end are cut off first), against 12 here: `**Bold with *em`
+ * keeps its asterisks, a link whose address has a bracket is shown as it is written. Alone it is as
+ * fast as this, but what it returns is not bounded: 40,000 characters of open emphasis in 20,000
+ * pieces took 35 s to draw, against 0.8 s.
  */
 
 /**
- * What a line may begin with, while nothing behind it tells what it means: a list, a heading, a
+ * What a line may begin with, while nothing after it says what it means: a list, a heading, a
  * line, the underlining of a heading, a fence (whose first line is not complete), a quotation.
  */
 const UNCLEAR = new RegExp(

@@ -11,7 +11,7 @@ const keeper = (name) => (name === 'draft.new' ? sessionStorage : localStorage);
 
 function read(name, otherwise) {
   try {
-    return JSON.parse(keeper(name).getItem(PREFIX + name)) ?? otherwise;
+    return JSON.parse(keeper(name).getItem(PREFIX + name) ?? 'null') ?? otherwise;
   } catch {
     return otherwise; // not allowed, or written by something else
   }
@@ -37,8 +37,8 @@ function write(name, value) {
   }
 }
 
-/** @returns {*} A choice of the user: `theme`, `agent`. */
-export const choice = (name, otherwise = null) => readText(`choice.${name}`, otherwise);
+/** @returns {string} A choice of the user: `theme`, `agent`. */
+export const choice = (name, otherwise = '') => readText(`choice.${name}`, otherwise);
 
 /** Keep a choice of the user. */
 export const choose = (name, value) => write(`choice.${name}`, value);
@@ -52,7 +52,7 @@ export const keepDraft = (chatId, text) => write(`draft.${chatId}`, text || null
 /**
  * What was sent and is not acknowledged, oldest first.
  *
- * @returns {{key: string, chatId: string, text: string, agent: string}[]}
+ * @returns {{key: string, chatId: string, text: string, agent: string, problem?: object}[]}
  */
 export function outbox(chatId) {
   return readOutbox().filter((each) => each.chatId === chatId);
@@ -85,10 +85,4 @@ export function refuse(key, { code, message }) {
 export function forget(chatId) {
   keepDraft(chatId, '');
   for (const { key } of outbox(chatId)) acknowledge(key);
-}
-
-/** @returns {string} A name that nobody else makes, with a prefix. */
-export function newId(prefix) {
-  const bytes = crypto.getRandomValues(new Uint8Array(12));
-  return `${prefix}_${Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('')}`;
 }

@@ -2,16 +2,18 @@
  * The page: one client, the chats that are open, and what shows them.
  *
  * The address says which chat is shown: `#/<conversation_id>`, or `#/` for a new one. Chats that
- * were opened stay open behind it, so that several answers can be made at a time.
+ * were opened stay open, so that several answers can be made at a time.
  */
 
 import { ParleyClient } from '../client.js';
+import { randomId } from '../client/lane.js';
 import { Agents } from './agents.js';
 import { Chat } from './chat.js';
 import { setClock } from './clock.js';
 import { Composer } from './composer.js';
-import { h, icon, setText } from './dom.js';
-import { choice, choose, forget, newId, unsent } from './kept.js';
+import { $, icon, setText } from './dom.js';
+import { Frame, focusField, goOn, say, showTheme } from './frame.js';
+import { choice, choose, forget, unsent } from './kept.js';
 import { loadMarkdown } from './markdown.js';
 import { Sidebar } from './sidebar.js';
 import { callsOf, isUnderWay } from './thread.js';
@@ -21,78 +23,59 @@ const MOST_OPEN = 30;
 const REFRESH = 15_000;
 const ID = /^(?!\.{1,2}$)[A-Za-z0-9_.:-]{1,128}$/;
 
-const NARROW = matchMedia('(max-width: 52rem)');
-
-const $ = (id) => document.getElementById(id);
-
 class Page {
+  /** @type {Map<string, Chat>} */
   #chats = new Map();
   #tabs = 'BroadcastChannel' in globalThis ? new BroadcastChannel('parley') : null;
   #announced = new Map();
+  /** @type {any} what `GET /health` says. */
   #health = null;
+  #isAsking = false;
+  /** @type {?Chat} whose agent was chosen last, by itself. */
+  #agentOf = null;
+  /** @type {any} the chat that is shown. */
+  chat = null;
 
+  /** @param {import('./markdown.js').Markdown} markdown */
   constructor(markdown) {
     this.client = new ParleyClient(new URL('.', document.baseURI).href);
-    this.thread = new ThreadView(
-      { scroller: $('scroller'), list: $('thread'), down: $('down') },
-      {
-        edit: (entry, text) => this.#edit(entry, text),
-        resend: (entry) => {
-          this.chat.resend(entry, this.agents.name);
-          goOn();
-        },
-        discard: (entry) => this.#takeBack(entry),
-        regenerate: () => {
-          this.chat.regenerate(this.agents.name);
-          goOn();
-        },
-        cancelCall: (answer, id) => this.chat.cancelCall(answer, id).catch(this.tell),
+    this.frame = new Frame(this.client);
+    this.thread = new ThreadView(this.#threadActions(), markdown);
+    this.composer = new Composer({
+      send: (text) => this.#send(text),
+      stop: () => this.#stop(),
+      editLast: () => this.thread.editLast(),
+    });
+    this.sidebar = new Sidebar(this.client, {
+      removed: (id) => this.#removed(id),
+      renamed: (id) => this.#renamed(id),
+      problem: this.frame.tell,
+    });
+    this.agents = new Agents(this.client, (name, isChoice) => this.#agentChosen(name, isChoice));
+  }
+
+  #threadActions() {
+    return {
+      edit: (entry, text) => this.#edit(entry, text),
+      resend: (entry) => {
+        this.chat.resend(entry, this.agents.name);
+        goOn();
       },
-      markdown,
-    );
-    this.composer = new Composer(
-      {
-        form: $('composer'),
-        area: $('message'),
-        send: $('send'),
-        stop: $('stop'),
-        note: $('note'),
+      discard: (entry) => this.#takeBack(entry),
+      regenerate: () => {
+        this.chat.regenerate(this.agents.name);
+        goOn();
       },
-      {
-        send: (text) => this.#send(text),
-        stop: () => this.#stop(),
-        editLast: () => this.thread.editLast(),
-      },
-    );
-    this.sidebar = new Sidebar(
-      { list: $('chats'), search: $('search'), found: $('found'), panel: $('chats-panel') },
-      this.client,
-      {
-        removed: (id) => this.#removed(id),
-        renamed: (id) => this.#renamed(id),
-        confirm: (title, text) => confirmed(title, text),
-        problem: this.tell,
-      },
-    );
-    this.agents = new Agents(
-      {
-        picker: $('agent'),
-        edit: $('agent-edit'),
-        add: $('agent-new'),
-        dialog: $('agent-dialog'),
-      },
-      this.client,
-      {
-        chosen: (name, isChoice) => this.#agentChosen(name, isChoice),
-        confirm: (title, text) => confirmed(title, text),
-      },
-    );
+      cancelCall: (answer, id) => this.chat.cancelCall(answer, id).catch(this.frame.tell),
+    };
   }
 
   /** Begin. */
   start() {
     this.agents.name = choice('agent', 'chat');
-    this.client.addEventListener('statechange', ({ detail }) => this.#connection(detail));
+    this.client.addEventListener('statechange', (event) => {
+      this.#connection(/** @type {CustomEvent} */ (event).detail);
+    });
     this.#tabs?.addEventListener('message', ({ data }) => this.#heard(data));
     addEventListener('hashchange', () => this.#route());
     document.addEventListener('keydown', (event) => this.#key(event));
@@ -103,24 +86,9 @@ class Page {
     setInterval(() => document.visibilityState === 'visible' && this.#refresh(), REFRESH);
     $('new-chat').addEventListener('click', (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return; // another tab or window
-      event.preventDefault(); // at once, and not when the browser has told of another address
+      event.preventDefault(); // at once, and not when the browser says that the address is another
       if (location.hash !== '#/') history.pushState(null, '', '#/');
       this.#route();
-    });
-    $('menu').addEventListener('click', () => this.#openSidebar());
-    $('menu-close').addEventListener('click', () => this.#closeSidebar());
-    $('veil').addEventListener('click', () => this.#closeSidebar());
-    NARROW.addEventListener('change', () => this.#closeSidebar());
-    $('skip').addEventListener('click', (event) => {
-      event.preventDefault(); // the address is that of a chat
-      $('message').focus();
-    });
-    $('theme').addEventListener('click', () => nextTheme());
-    $('try-now').addEventListener('click', () => this.client.reconnect());
-    $('banner-close').addEventListener('click', () => {
-      choose('banner', 'closed');
-      $('banner').hidden = true;
-      goOn();
     });
     this.#examples();
     this.#route();
@@ -129,27 +97,19 @@ class Page {
     this.#ask();
   }
 
-  /** Say what went wrong, where it concerns nothing that is shown. */
-  tell = (problem) => {
-    setText($('toast-text'), problem.message);
-    $('toast').hidden = false;
-    clearTimeout(this.toastTimer);
-    this.toastTimer = setTimeout(() => { $('toast').hidden = true; }, 8000);
-  };
-
   /** Ask what the service is and can do. */
   async #ask() {
-    if (this.isAsking) return;
-    this.isAsking = true;
+    if (this.#isAsking) return;
+    this.#isAsking = true;
     try {
       this.#health = await this.client.request('GET', '/health');
       await Promise.all([this.agents.refresh(this.#health), this.sidebar.refresh()]);
       this.#showHealth();
     } catch (problem) {
       this.#health = null; // asked again when the connection is there
-      if (problem.code !== 'unreachable') this.tell(problem);
+      if (problem.code !== 'unreachable') this.frame.tell(problem);
     } finally {
-      this.isAsking = false;
+      this.#isAsking = false;
     }
   }
 
@@ -159,27 +119,24 @@ class Page {
     setText($('brand'), service);
     this.composer.limit = limit;
     this.#titles();
-    this.#agentChosen(this.agents.name);
+    this.#agentChosen(this.agents.name, false);
   }
 
   #agentChosen(name, isChoice) {
     if (isChoice) choose('agent', name);
-    if (!this.#health) return;
-    const model = this.agents.agent?.model ?? this.#health.model;
-    $('banner').hidden = model !== 'demo' || choice('banner') === 'closed';
-    setText($('answering'), model === 'demo' ? 'Demo model' : model);
+    if (this.#health) this.frame.showModel(this.agents.agent?.model ?? this.#health.model);
   }
 
   // Chats.
 
   #route() {
-    this.#closeSidebar();
+    this.frame.closeDrawer();
     const id = location.hash.replace(/^#\/?/, '');
     if (ID.test(id)) {
       this.#show(this.#chat(id));
     } else {
       if (id) {
-        this.tell({ message: 'There is no chat at this address.' });
+        this.frame.tell({ message: 'There is no chat at this address.' });
         history.replaceState(null, '', '#/');
       }
       if (this.chat?.isNew !== true || this.chat.entries.length) this.#show(this.#made());
@@ -187,7 +144,7 @@ class Page {
   }
 
   #made() {
-    const chat = new Chat(this.client, newId('conv'), true);
+    const chat = new Chat(this.client, randomId('conv'), true);
     this.#keep(chat);
     return chat;
   }
@@ -229,8 +186,8 @@ class Page {
     this.thread.show(chat);
     this.composer.show(chat.isNew ? 'new' : chat.id);
     this.sidebar.select(chat.id);
-    this.agentOf = null;
-    if (chat.isNew) this.agents.show(choice('agent', 'chat'));
+    this.#agentOf = null;
+    if (chat.isNew) this.agents.select(choice('agent', 'chat'), false);
     this.#changed(chat, null);
     focusField();
   }
@@ -239,7 +196,7 @@ class Page {
     if (chat !== this.chat) return;
     this.thread.draw(entry);
     this.composer.isAnswering = chat.underWay !== null;
-    this.#progress(chat, entry);
+    this.#progress(entry);
     if (entry !== null) return;
     const isEmpty = chat.isLoaded && !chat.entries.length && !chat.problem;
     $('empty').hidden = !isEmpty;
@@ -248,16 +205,16 @@ class Page {
     $('lost').hidden = !isLost;
     if (isLost) setText($('lost-text'), lostText(chat.problem));
     this.#titles();
-    if (this.agentOf !== chat && chat.info?.agent) {
-      this.agentOf = chat; // once, then the user's choice holds
-      this.agents.show(chat.info.agent);
+    if (this.#agentOf !== chat && chat.info?.agent) {
+      this.#agentOf = chat; // once, then the user's choice holds
+      this.agents.select(chat.info.agent, false);
     }
   }
 
   #titles() {
     const { chat } = this;
     const name = this.#health?.service ?? 'Parley';
-    const title = chat.title ?? (chat.entries.length ? 'New chat' : '');
+    const title = chat.info?.title ?? (chat.entries.length ? 'New chat' : '');
     setText($('title'), title || 'New chat');
     document.title = title ? `${title} · ${name}` : name;
     const origin = chat.info?.branched_from;
@@ -284,8 +241,8 @@ class Page {
   }
 
   #stop() {
-    const back = this.chat.messagesBehind();
-    this.chat.stop().catch(this.tell);
+    const back = this.chat.waitingMessages();
+    this.chat.stop().catch(this.frame.tell);
     if (back.length) this.composer.put([...back, $('message').value].join('\n\n').trim());
     else goOn();
   }
@@ -322,38 +279,21 @@ class Page {
     if (!this.chat.isNew && !this.chat.underWay) this.chat.sync();
   }
 
-  #connection({ state, transport, retryAt }) {
-    document.body.dataset.connection = state;
-    clearInterval(this.countdown);
-    if (state !== 'offline' && document.activeElement === $('try-now')) goOn();
-    $('try-now').hidden = state !== 'offline';
-    this.#tellConnection(state);
-    setText($('connection-text'), connectionText(state, transport, retryAt));
-    if (state === 'offline' && retryAt) {
-      this.countdown = setInterval(() => {
-        setText($('connection-text'), connectionText(state, transport, retryAt));
-      }, 1000);
-    }
-    if (state !== 'online') return;
+  #connection(detail) {
+    this.frame.showConnection(detail);
+    if (detail.state !== 'online') return;
     this.#ask(); // it may be another service now: restarted, with a real model
     if (!this.chat.isNew) this.chat.sync();
   }
 
-  #tellConnection(state) {
-    if (state === 'connecting' || this.isCut === (state === 'offline')) return;
-    if (state === 'offline') say('The connection is lost.');
-    else if (this.isCut) say('The connection is back.');
-    this.isCut = state === 'offline';
-  }
+  // What a screen reader says: that an answer begins, which tools failed, that it is there.
 
-  // What a screen reader is told: that an answer begins, which tools failed, that it is there.
-
-  #progress(chat, entry) {
+  #progress(entry) {
     if (entry?.kind !== 'answer') return;
-    const told = this.#announced.get(entry) ?? { state: null, failed: 0 };
+    const known = this.#announced.get(entry) ?? { state: null, failed: 0 };
     const failed = callsOf(entry).filter((call) => call.state === 'failed');
-    if (told.state === null && isUnderWay(entry)) say('The answer is on its way.');
-    if (failed.length > told.failed) say(`The tool ${failed.at(-1).name} failed.`);
+    if (known.state === null && isUnderWay(entry)) say('The answer is on its way.');
+    if (failed.length > known.failed) say(`The tool ${failed.at(-1)?.name} failed.`);
     this.#announced.set(entry, { state: entry.state, failed: failed.length });
   }
 
@@ -367,7 +307,7 @@ class Page {
   // The rest.
 
   #examples() {
-    for (const button of document.querySelectorAll('[data-example]')) {
+    for (const button of document.querySelectorAll(/** @type {'button'} */ ('[data-example]'))) {
       button.addEventListener('click', () => {
         this.#send(button.dataset.example);
         focusField();
@@ -379,43 +319,9 @@ class Page {
     const isOurs = event.key === 'Escape' && !event.defaultPrevented && !event.isComposing;
     const isToClear = event.target === $('search') && $('search').value;
     if (!isOurs || isToClear || document.querySelector('dialog[open]')) return;
-    if ($('app').classList.contains('sidebar-open')) this.#closeSidebar();
+    if (this.frame.isDrawerOpen) this.frame.closeDrawer();
     else if (this.chat.underWay) this.#stop();
   }
-
-  #openSidebar() {
-    $('app').classList.add('sidebar-open');
-    $('menu').setAttribute('aria-expanded', 'true');
-    $('main').inert = true;
-    $('new-chat').focus();
-  }
-
-  #closeSidebar() {
-    if (!$('main').inert) return;
-    $('app').classList.remove('sidebar-open');
-    $('menu').setAttribute('aria-expanded', 'false');
-    $('main').inert = false;
-    $('menu').focus();
-  }
-}
-
-function connectionText(state, transport, retryAt) {
-  const way = transport === 'sse' ? ' (without WebSocket)' : '';
-  if (state === 'online') return `Connected${way}`;
-  if (state !== 'offline') return 'Connecting…';
-  const seconds = retryAt ? Math.ceil((retryAt - Date.now()) / 1000) : 0;
-  return seconds > 0 ? `Offline. Trying again in ${seconds} s` : 'Offline. Trying again…';
-}
-
-/** Let the user type; not on a phone, where a keyboard would cover what he reads. */
-function focusField() {
-  if (!matchMedia('(pointer: coarse)').matches) $('message').focus({ preventScroll: true });
-}
-
-/** Put the focus where one goes on, when what had it goes away. */
-function goOn() {
-  $('scroller').focus({ preventScroll: true });
-  focusField();
 }
 
 function lostText(problem) {
@@ -424,55 +330,8 @@ function lostText(problem) {
   return 'The service cannot be reached. This chat is shown as soon as it can.';
 }
 
-function say(text) {
-  setText($('announcer'), text);
-}
-
-/** Ask the user; resolves to whether he agrees. */
-function confirmed(title, text) {
-  const dialog = $('confirm');
-  const yes = h('button.primary.danger', { value: 'yes' }, 'Delete');
-  dialog.replaceChildren(h('form', { method: 'dialog' },
-    h('h2', { id: 'confirm-title' }, title), h('p', {}, ...[text].flat()),
-    h('div.dialog-bar', {}, h('span.grow'),
-      h('button.plain', { value: 'no', autofocus: true }, 'Cancel'),
-      yes)));
-  dialog.returnValue = 'no';
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener('close', function closed() {
-      if (dialog.open) return; // it was asked before, and is told of only now
-      dialog.removeEventListener('close', closed);
-      resolve(dialog.returnValue === 'yes');
-    });
-  });
-}
-
-const THEMES = { auto: ['half', 'light'], light: ['sun', 'dark'], dark: ['moon', 'auto'] };
-
-function nextTheme() {
-  const [, next] = THEMES[theme()];
-  choose('theme', next);
-  showTheme();
-}
-
-/** Return the theme that was chosen. */
-function theme() {
-  const chosen = choice('theme', 'auto');
-  return Object.hasOwn(THEMES, chosen) ? chosen : 'auto';
-}
-
-function showTheme() {
-  const chosen = theme();
-  document.documentElement.dataset.theme = chosen;
-  const button = $('theme');
-  button.replaceChildren(icon(THEMES[chosen][0]));
-  button.setAttribute('aria-label', `Colours: ${chosen}`);
-  button.title = `Colours: ${chosen}`;
-}
-
 function drawIcons() {
-  for (const element of document.querySelectorAll('[data-icon]')) {
+  for (const element of document.querySelectorAll(/** @type {'button'} */ ('[data-icon]'))) {
     element.prepend(icon(element.dataset.icon));
   }
 }

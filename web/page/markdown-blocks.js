@@ -8,11 +8,15 @@
  *   itself never makes.
  * - Links lead to http, https and mailto, into another tab. Images are links: nothing is loaded.
  *
- * @typedef {{key: string, start: number, link: ?object, build: function(): Node}} Block `key`: what
- *   it is made of; `start`: where its source begins; `link`: the link that it defines.
+ * @typedef {{key: string, start: number, link?: any, build: () => Node, token?: any, at: number,
+ *   count: number}} Block `key`: what it is made of; `start`: where its source begins; `link`: the
+ *   link that it defines; `at`, `count`: where its nodes are, once it is shown.
  */
 
+import { CodeBlocks } from './code-blocks.js';
+import { h } from './dom.js';
 import { asTable, heal, isOpenFence, withoutUnclear } from './healing.js';
+import { rendererFor } from './markdown-html.js';
 
 const PROTOCOLS = new Set(['http:', 'https:', 'mailto:']);
 
@@ -30,23 +34,19 @@ const SANITIZED = Object.freeze({
 });
 
 const DIRECTED = 'p, h3, h4, h5, h6, ul, ol, blockquote, th, td'; // what is in one follows it
-const COLOURED = 60_000; // characters of code, more of which are not coloured
-const LONG_LINE = /[^\n]{1000}/; // for which some languages take very long
-const GROWING = 8000; // and of a block that still grows
 
 /** Markdown where marked and DOMPurify are there. */
 export class RichText {
   #lib;
   #purify;
-  #colours;
+  #codes;
   #marked;
   #places;
-  #grown = {};
 
   constructor(lib, purify, highlighter) {
     this.#lib = lib;
     this.#purify = purify;
-    this.#colours = highlighter;
+    this.#codes = new CodeBlocks(highlighter);
     this.#places = { codes: [], tasks: [] };
     this.#marked = new lib.Marked({ renderer: rendererFor(this.#places), tokenizer: { del } });
   }
@@ -78,7 +78,7 @@ export class RichText {
       start += token.raw.length;
     }
     const last = blocks.at(-1);
-    if (streaming && last) this.#complete(last, source, lexer);
+    if (streaming && last && !this.#completeTable(last, lexer)) this.#complete(last, source, lexer);
     return blocks.map(({ key, start: begin, token }) => ({
       key,
       start: begin,
@@ -94,29 +94,37 @@ export class RichText {
     return lexer;
   }
 
+  /** Make the last block a table, where it begins like one. */
+  #completeTable(block, lexer) {
+    const { token } = block;
+    const table = token.type === 'paragraph' ? asTable(token.raw.trimEnd()) : null;
+    if (table === null) return false;
+    const { tokens } = this.#lex(table, lexer.tokens.links);
+    block.token = { type: 'blocks', raw: table, tokens };
+    block.key = `table ${table}`;
+    return true;
+  }
+
   /** Make the last block such that it looks like what it probably becomes. */
   #complete(block, source, lexer) {
     const { token } = block;
-    const table = token.type === 'paragraph' && asTable(token.raw.trimEnd());
-    if (typeof table === 'string') {
-      const { tokens } = this.#lex(table, lexer.tokens.links);
-      block.token = { type: 'blocks', raw: table, tokens };
-      block.key = `table ${table}`;
-      return;
-    }
     const leaf = lastLeaf(token);
     if (leaf?.type === 'code') {
       leaf.open = leaf.codeBlockStyle !== 'indented' && isOpenFence(leaf.raw);
       if (leaf.open) block.key = `open ${block.key}`;
     } else if (leaf?.tokens && !isOver(leaf, source)) {
-      const [first] = leaf.tokens;
-      const box = first?.type === 'checkbox' ? [first] : [];
-      const text = box.length ? leaf.text.replace(first.raw, '') : leaf.text;
-      const healed = heal(text);
-      if (healed === text) return;
-      leaf.tokens = [...box, ...lexer.inlineTokens(healed, [])];
-      block.key = `healed ${block.key} ${healed}`;
+      this.#heal(block, leaf, lexer);
     }
+  }
+
+  #heal(block, leaf, lexer) {
+    const [first] = leaf.tokens;
+    const box = first?.type === 'checkbox' ? [first] : [];
+    const text = box.length ? leaf.text.replace(first.raw, '') : leaf.text;
+    const healed = heal(text);
+    if (healed === text) return;
+    leaf.tokens = [...box, ...lexer.inlineTokens(healed, [])];
+    block.key = `healed ${block.key} ${healed}`;
   }
 
   #build(token) {
@@ -140,46 +148,13 @@ export class RichText {
       if (!element.closest('[dir]')) element.setAttribute('dir', 'auto');
     });
     fragment.querySelectorAll('table').forEach((table) => {
-      const region = make('div', 'table', { role: 'region', tabindex: '0', 'aria-label': 'Table' });
+      const region = h('div.table', { role: 'region', tabindex: '0', 'aria-label': 'Table' });
       table.replaceWith(region);
       region.append(table);
     });
     fragment.querySelectorAll('pre').forEach((place, index) => {
-      place.replaceWith(codes[index] ? this.#codeBlock(codes[index]) : '');
+      place.replaceWith(codes[index] ? this.#codes.build(codes[index]) : '');
     });
-  }
-
-  #codeBlock({ text, language, open }) {
-    const block = make('div', 'code');
-    const head = make('div', 'code-head');
-    const label = make('span', 'code-language');
-    label.textContent = language || 'code';
-    const copy = make('button', 'code-copy', { type: 'button', 'aria-label': 'Copy code' });
-    copy.textContent = 'Copy';
-    head.append(label, copy);
-    const region = make('pre', '', { tabindex: '0' });
-    const code = make('code', '');
-    code.append(open ? this.#growing(text, language) : this.#coloured(text, language));
-    region.append(code);
-    block.append(head, region);
-    return block;
-  }
-
-  #coloured(text, language) {
-    const known = language && this.#colours?.getLanguage(language);
-    if (!known || text.length > COLOURED || LONG_LINE.test(text)) return text;
-    return coloured(this.#colours.highlight(text, { language, ignoreIllegals: true }).value);
-  }
-
-  /** Colour the lines that are complete, each time that there is one more. */
-  #growing(text, language) {
-    const lines = text.slice(0, text.lastIndexOf('\n', GROWING) + 1);
-    if (this.#grown.lines !== lines || this.#grown.language !== language) {
-      this.#grown = { lines, language, nodes: wrapped(this.#coloured(lines, language)) };
-    }
-    const fragment = this.#grown.nodes.cloneNode(true);
-    fragment.append(text.slice(lines.length));
-    return fragment;
   }
 }
 
@@ -206,9 +181,7 @@ export class PlainText {
 }
 
 function plain(text) {
-  const paragraph = make('p', 'plain', { dir: 'auto' });
-  paragraph.textContent = text.trim();
-  return paragraph;
+  return h('p.plain', { dir: 'auto' }, text.trim());
 }
 
 /** Return the token that the end of a source is in. */
@@ -236,113 +209,10 @@ function del(source) {
   return source.startsWith('~~') ? false : undefined; // false: as marked has it
 }
 
-/** The HTML of tokens, which are escaped wherever they are text. */
-function rendererFor(places) {
-  let links = 0;
-  const inside = (renderer, tokens) => renderer.parser.parseInline(tokens);
-  return {
-    space: () => '',
-    def: () => '',
-    hr: () => '<hr>',
-    br: () => '<br>',
-    text(token) {
-      return token.tokens?.length ? inside(this, token.tokens) : escaped(token.text);
-    },
-    html({ text, block }) {
-      if (/^<br ?\/?>$/i.test(text)) return '<br>';
-      const shown = wholly(text.trimEnd()).replaceAll('\n', block ? '<br>' : '\n');
-      return block ? `<p>${shown}</p>` : shown;
-    },
-    code({ text, lang, open }) {
-      const language = /^[^\s{,]*/.exec(lang ?? '')[0].slice(0, 30);
-      places.codes.push({ text: text.replace(/\n$/, ''), language, open });
-      return '<pre></pre>';
-    },
-    checkbox({ checked }) {
-      places.tasks.push(checked);
-      return '<i></i>';
-    },
-    codespan: ({ text }) => `<code>${wholly(text)}</code>`,
-    paragraph({ tokens }) {
-      const content = inside(this, tokens);
-      return content && `<p>${content}</p>`;
-    },
-    heading({ tokens, depth }) {
-      const name = `h${Math.min(depth + 2, 6)}`;
-      return `<${name}>${inside(this, tokens)}</${name}>`;
-    },
-    blockquote({ tokens }) {
-      return `<blockquote>${this.parser.parse(tokens)}</blockquote>`;
-    },
-    list({ ordered, start, items }) {
-      const content = items.map((item) => this.listitem(item)).join('');
-      const first = ordered && start !== 1 ? ` start="${Number(start)}"` : '';
-      return ordered ? `<ol${first}>${content}</ol>` : `<ul>${content}</ul>`;
-    },
-    listitem({ tokens }) {
-      return `<li>${this.parser.parse(tokens)}</li>`;
-    },
-    table({ header, rows }) {
-      const line = (cells) => `<tr>${cells.map((cell) => this.tablecell(cell)).join('')}</tr>`;
-      const body = rows.length ? `<tbody>${rows.map(line).join('')}</tbody>` : '';
-      return `<table><thead>${line(header)}</thead>${body}</table>`;
-    },
-    tablecell({ tokens, header, align }) {
-      const name = header ? 'th' : 'td';
-      return `<${name}${align ? ` align="${align}"` : ''}>${inside(this, tokens)}</${name}>`;
-    },
-    strong({ tokens }) {
-      return `<strong>${inside(this, tokens)}</strong>`;
-    },
-    em({ tokens }) {
-      return `<em>${inside(this, tokens)}</em>`;
-    },
-    del({ tokens }) {
-      return `<del>${inside(this, tokens)}</del>`;
-    },
-    link({ href, title, text, tokens, autolink }) {
-      links += 1;
-      const content = autolink ? wholly(text) : inside(this, tokens);
-      links -= 1;
-      return links ? content : anchor(href, title, content);
-    },
-    image({ href, title, text }) {
-      const content = escaped(text.trim() || 'image');
-      return links ? content : anchor(href, title, content);
-    },
-  };
-}
-
-function anchor(href, title, content) {
-  const named = title ? ` title="${escaped(title)}"` : '';
-  return `<a href="${escaped(href)}"${named}>${content}</a>`;
-}
-
-const ENTITIES = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' };
-const CHARACTERS = Object.fromEntries(Object.entries(ENTITIES).map(([to, from]) => [from, to]));
-
-function wholly(text) {
-  return text.replace(/[&<>"']/g, (character) => ENTITIES[character]);
-}
-
-/** Escape a text whose character references stand for characters. */
-function escaped(text) {
-  const bare = /[<>"']|&(?!(?:#\d{1,7}|#[Xx][\dA-Fa-f]{1,6}|\w+);)/g;
-  return text.replace(bare, (character) => ENTITIES[character]);
-}
-
-function make(name, className, attributes = {}) {
-  const element = document.createElement(name);
-  if (className) element.className = className;
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  return element;
-}
-
 function checkbox(checked) {
-  const box = make('input', 'task', { type: 'checkbox', disabled: '' });
-  if (checked) box.setAttribute('checked', '');
-  box.setAttribute('aria-label', checked ? 'Done' : 'To do');
-  return box;
+  const label = checked ? 'Done' : 'To do';
+  const state = { type: 'checkbox', disabled: true, defaultChecked: checked };
+  return h('input.task', { ...state, 'aria-label': label });
 }
 
 function furnishLink(link) {
@@ -355,36 +225,9 @@ function furnishLink(link) {
   link.setAttribute('rel', 'noopener noreferrer nofollow');
 }
 
-function wrapped(content) {
-  const fragment = document.createDocumentFragment();
-  fragment.append(content);
-  return fragment;
-}
-
-/** Make nodes of a highlighter's HTML, which is spans with a class, and text. */
-function coloured(html) {
-  const root = document.createDocumentFragment();
-  let into = root;
-  for (const part of html.split(/(<span class="[^"]*">|<\/span>)/)) {
-    const [, className] = /^<span class="([^"]*)">$/.exec(part) ?? [];
-    if (className !== undefined) {
-      const span = make('span', className);
-      into.append(span);
-      into = span;
-    } else if (part === '</span>') {
-      into = into.parentNode;
-    } else if (part) {
-      into.append(part.replace(/&(?:amp|lt|gt|quot|#x27);/g, character));
-    }
-  }
-  return root;
-}
-
 /** A short name of a text, so that each block's key does not hold all links. */
 function digestOf(text) {
   let digest = 0;
   for (let at = 0; at < text.length; at += 1) digest = (digest * 31 + text.charCodeAt(at)) % 2 ** 45;
   return ` ${text.length}:${digest}`;
 }
-
-const character = (entity) => (entity === '&#x27;' ? "'" : CHARACTERS[entity]);

@@ -73,7 +73,8 @@ class View {
   #blocks = [];
   #settled = 0; // blocks that stay as they are, whatever comes
   #links = {};
-  #timer = 0;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #timer;
   #pausedUntil = 0;
 
   constructor(element, engine) {
@@ -179,13 +180,17 @@ function patch(old, next) {
     if (next.data.startsWith(old.data)) old.appendData(next.data.slice(old.data.length));
     else old.data = next.data;
   } else if (!isButton(next)) {
-    for (const { name } of [...old.attributes]) {
-      if (!next.hasAttribute(name)) old.removeAttribute(name);
-    }
-    for (const { name, value } of next.attributes) {
-      if (old.getAttribute(name) !== value) old.setAttribute(name, value);
-    }
+    patchAttributes(old, next);
     morph(old, next);
+  }
+}
+
+function patchAttributes(old, next) {
+  for (const { name } of [...old.attributes]) {
+    if (!next.hasAttribute(name)) old.removeAttribute(name);
+  }
+  for (const { name, value } of next.attributes) {
+    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
   }
 }
 
@@ -208,7 +213,7 @@ async function copy(code) {
     await navigator.clipboard.writeText(code.textContent);
     return true;
   } catch {
-    getSelection().selectAllChildren(code); // no permission, or not a secure context
+    getSelection()?.selectAllChildren(code); // no permission, or not a secure context
     return document.execCommand('copy');
   }
 }

@@ -1,6 +1,7 @@
 /** The list of chats: the newest first, what is found by words, renaming and deleting. */
 
-import { h, iconButton, setChildren, setText } from './dom.js';
+import { confirmed } from './confirm.js';
+import { $, h, iconButton, setChildren, setText } from './dom.js';
 
 const PAGE = 40;
 const PAUSE = 200;
@@ -9,27 +10,33 @@ export class Sidebar {
   #chats = [];
   #next = null;
   #items = new Map();
-  #search = 0;
+  #pause;
+  #list = $('chats');
+  #search = $('search');
   #loading = false;
 
   /**
-   * @param {object} elements `list`, `search`, `found` (tells how many were found), `panel`
-   * @param {ParleyClient} client
-   * @param {object} actions `removed(id)`, `renamed(id)`, `confirm(title, text)`, `problem(error)`
+   * @param {import('../client.js').ParleyClient} client
+   * @param {object} actions
+   * @param {(id: string) => void} actions.removed
+   * @param {(id: string) => void} actions.renamed
+   * @param {(problem: Error) => void} actions.problem
    */
-  constructor({ list, search, found, panel }, client, actions) {
-    Object.assign(this, { list, search, found, panel, client, actions });
+  constructor(client, actions) {
+    this.client = client;
+    this.actions = actions;
     this.current = null;
     this.more = h('li.chats-more', { 'aria-hidden': 'true' });
-    search.addEventListener('input', () => this.#typed());
+    this.empty = h('li.chats-empty', {}, 'No chats yet.');
+    this.#search.addEventListener('input', () => this.#typed());
     new IntersectionObserver((entries) => {
       if (entries.some((entry) => entry.isIntersecting)) this.#loadMore();
-    }, { root: panel }).observe(this.more);
+    }, { root: $('chats-panel') }).observe(this.more);
   }
 
   /** Load the newest chats again. */
   async refresh() {
-    if (this.search.value.trim()) return;
+    if (this.#search.value.trim()) return;
     const page = await this.#page('');
     if (!page) return;
     const fresh = new Set(page.conversations.map((each) => each.conversation_id));
@@ -37,17 +44,17 @@ export class Sidebar {
     const isMore = this.#chats.length > PAGE && older.length > 0;
     this.#chats = [...page.conversations, ...(isMore ? older : [])];
     if (!isMore) this.#next = page.next;
-    this.#draw();
+    this.draw();
   }
 
   /** Mark the chat that is open. */
   select(id) {
     this.current = id;
-    this.#draw();
+    this.draw();
   }
 
   async #loadMore() {
-    if (!this.#next || this.#loading || this.search.value.trim()) return;
+    if (!this.#next || this.#loading || this.#search.value.trim()) return;
     this.#loading = true;
     const page = await this.#page(`&before=${encodeURIComponent(this.#next)}`);
     this.#loading = false;
@@ -55,7 +62,7 @@ export class Sidebar {
     const there = new Set(this.#chats.map((each) => each.conversation_id));
     this.#chats.push(...page.conversations.filter((each) => !there.has(each.conversation_id)));
     this.#next = page.next;
-    this.#draw();
+    this.draw();
   }
 
   async #page(query) {
@@ -67,15 +74,11 @@ export class Sidebar {
     }
   }
 
-  /** Draw what has changed while a title was written. */
-  redraw() {
-    this.#draw();
-  }
-
-  #draw() {
+  /** Show the list as it is now. */
+  draw() {
     // The field would lose the focus, and half a title be saved.
-    if (this.list.querySelector('.chat-rename')) return;
-    if (this.search.value.trim()) return; // what was found stays until the words are gone
+    if (this.#list.querySelector('.chat-rename')) return;
+    if (this.#search.value.trim()) return; // what was found stays until the words are gone
     const items = this.#chats.map((chat) => {
       const id = chat.conversation_id;
       if (!this.#items.has(id)) this.#items.set(id, new Item(id, this));
@@ -84,26 +87,25 @@ export class Sidebar {
       return item.element;
     });
     const isEmpty = !items.length;
-    this.empty ??= h('li.chats-empty', {}, 'No chats yet.');
-    setChildren(this.list, [isEmpty && this.empty, ...items, this.#next && this.more]);
+    setChildren(this.#list, [isEmpty && this.empty, ...items, this.#next && this.more]);
   }
 
   #typed() {
-    clearTimeout(this.#search);
-    this.#search = setTimeout(() => this.#find(this.search.value.trim()), PAUSE);
+    clearTimeout(this.#pause);
+    this.#pause = setTimeout(() => this.#find(this.#search.value.trim()), PAUSE);
   }
 
   async #find(words) {
     if (!words) {
-      setText(this.found, '');
-      this.#draw();
+      setText($('found'), '');
+      this.draw();
       await this.refresh();
       return;
     }
     try {
       const path = `/search?limit=50&q=${encodeURIComponent(words)}`;
       const { hits } = await this.client.request('GET', path);
-      if (words === this.search.value.trim()) this.#showHits(hits);
+      if (words === this.#search.value.trim()) this.#showHits(hits);
     } catch (problem) {
       this.actions.problem(problem);
     }
@@ -114,8 +116,8 @@ export class Sidebar {
     for (const hit of hits) {
       if (!first.has(hit.conversation_id)) first.set(hit.conversation_id, hit);
     }
-    setText(this.found, first.size ? `${first.size} found` : 'Nothing found');
-    this.list.replaceChildren(...[...first.values()].map((hit) => {
+    setText($('found'), first.size ? `${first.size} found` : 'Nothing found');
+    this.#list.replaceChildren(...[...first.values()].map((hit) => {
       return h('li.chat-item', {}, h('a.chat-link', { href: `#/${hit.conversation_id}` },
         h('span.chat-title', { dir: 'auto' }, hit.title ?? 'Untitled'),
         h('span.chat-snippet', { dir: 'auto' }, hit.snippet)));
@@ -132,7 +134,7 @@ export class Sidebar {
   /** Delete a chat, when the user confirms it. */
   async remove(id, title) {
     const text = ['“', h('bdi', {}, title), '” and all that was said in it is deleted for good.'];
-    if (!(await this.actions.confirm('Delete this chat?', text))) return;
+    if (!(await confirmed('Delete this chat?', text))) return;
     try {
       await this.client.request('DELETE', `/conversations/${encodeURIComponent(id)}`);
     } catch (problem) {
@@ -143,9 +145,9 @@ export class Sidebar {
     }
     const at = this.#chats.findIndex((each) => each.conversation_id === id);
     this.#chats = this.#chats.filter((each) => each.conversation_id !== id);
-    this.#draw();
+    this.draw();
     const next = this.#chats[at] ?? this.#chats.at(-1);
-    (next ? this.#items.get(next.conversation_id).link : this.panel).focus();
+    (next ? this.#items.get(next.conversation_id).link : $('chats-panel')).focus();
     this.actions.removed(id);
   }
 }
@@ -184,7 +186,7 @@ class Item {
       isOver = true;
       const title = field.value.trim();
       this.element.replaceChildren(this.link, this.tools);
-      this.sidebar.redraw();
+      this.sidebar.draw();
       if (!keep || !title || title === this.title) return;
       await this.sidebar.rename(this.id, title).catch(this.sidebar.actions.problem);
     };

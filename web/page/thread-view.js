@@ -7,7 +7,7 @@
  */
 
 import { AnswerView, UserView } from './entries.js';
-import { h, setChildren } from './dom.js';
+import { $, h, setChildren } from './dom.js';
 import { isUnderWay } from './thread.js';
 
 const NEAR = 96;
@@ -17,28 +17,35 @@ const TAIL = 20;
 export class ThreadView {
   #views = new Map();
   #dirty = new Set();
+  /** @type {?number} */
   #frame = null;
   #follows = true;
-  #timer = null;
+  /** @type {ReturnType<typeof setInterval> | undefined} */
+  #timer;
+  #scroller = $('scroller');
+  #list = $('thread');
+  #down = $('down');
   #top = h('li.thread-top', { 'aria-hidden': 'true' });
 
   /**
-   * @param {object} elements `scroller`, `list`, `down` (the button that leads to the end)
-   * @param {object} actions see `entries.js`
-   * @param {object} markdown see `markdown.js`
+   * @param {Record<string, any>} actions see `entries.js`
+   * @param {import('./markdown.js').Markdown} markdown
    */
-  constructor({ scroller, list, down }, actions, markdown) {
-    Object.assign(this, { scroller, list, down, actions, markdown });
+  constructor(actions, markdown) {
+    this.actions = actions;
+    this.markdown = markdown;
+    /** @type {any} */
     this.chat = null;
+    const scroller = this.#scroller;
     scroller.addEventListener('scroll', () => this.#scrolled(), { passive: true });
-    down.addEventListener('click', () => {
+    this.#down.addEventListener('click', () => {
       this.toEnd();
       scroller.focus({ preventScroll: true }); // the button goes
     });
-    list.addEventListener('click', ({ target }) => {
+    this.#list.addEventListener('click', ({ target }) => {
       if (target.closest('summary')) this.#follows = false; // what is unfolded stays where it is
     });
-    new ResizeObserver(() => this.#keepEnd()).observe(list);
+    new ResizeObserver(() => this.#keepEnd()).observe(this.#list);
     new ResizeObserver(() => this.#keepEnd()).observe(scroller);
     const seen = new IntersectionObserver((entries) => {
       if (entries.some((entry) => entry.isIntersecting)) this.#older();
@@ -51,12 +58,12 @@ export class ThreadView {
     this.chat = chat;
     this.#views.clear();
     this.#follows = true;
-    this.list.replaceChildren();
-    this.scroller.scrollTop = 0;
+    this.#list.replaceChildren();
+    this.#scroller.scrollTop = 0;
     this.draw(null);
   }
 
-  /** Draw an entry anew, or the list (null), with the next frame. */
+  /** Draw an entry again, or the list (null), with the next frame. */
   draw(entry) {
     this.#dirty.add(entry);
     this.#frame ??= requestAnimationFrame(() => {
@@ -70,8 +77,8 @@ export class ThreadView {
   toEnd() {
     this.#follows = true;
     this.chat.trim();
-    this.scroller.scrollTop = this.scroller.scrollHeight;
-    this.down.hidden = true;
+    this.#scroller.scrollTop = this.#scroller.scrollHeight;
+    this.#down.hidden = true;
   }
 
   /** Let the user edit the last message. */
@@ -94,7 +101,7 @@ export class ThreadView {
     const first = entries.find((each) => each.kind === 'answer' && isUnderWay(each));
     for (const entry of changed) this.#update(entry, first, entries.at(-1));
     if (all) {
-      setChildren(this.list, [
+      setChildren(this.#list, [
         hasMore && this.#top, ...entries.map((each) => this.#views.get(each).element),
       ]);
     }
@@ -120,14 +127,14 @@ export class ThreadView {
   }
 
   #keepEnd() {
-    if (this.#isEmpty) this.down.hidden = true;
-    else if (this.#follows) this.scroller.scrollTop = this.scroller.scrollHeight;
-    else this.down.hidden = this.#isAtEnd;
+    if (this.#isEmpty) this.#down.hidden = true;
+    else if (this.#follows) this.#scroller.scrollTop = this.#scroller.scrollHeight;
+    else this.#down.hidden = this.#isAtEnd;
   }
 
   #scrolled() {
     this.#follows = this.#isAtEnd;
-    this.down.hidden = this.#follows || this.#isEmpty;
+    this.#down.hidden = this.#follows || this.#isEmpty;
   }
 
   /** Whether examples are shown, which are read from their beginning. */
@@ -136,12 +143,13 @@ export class ThreadView {
   }
 
   get #isAtEnd() {
-    const { scrollTop, scrollHeight, clientHeight } = this.scroller;
+    const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
     return scrollHeight - scrollTop - clientHeight < NEAR;
   }
 
   async #older() {
-    const { chat, scroller } = this;
+    const { chat } = this;
+    const scroller = this.#scroller;
     if (!chat?.hasMore) return;
     await chat.older();
     if (chat !== this.chat) return;
@@ -155,7 +163,7 @@ export class ThreadView {
     const isRunning = [...this.#views.values()].some((view) => view.isRunning);
     if (!isRunning) {
       clearInterval(this.#timer);
-      this.#timer = null;
+      this.#timer = undefined;
     } else {
       this.#timer ??= setInterval(() => {
         for (const view of this.#views.values()) if (view.isRunning) view.tick();

@@ -5,15 +5,16 @@
  * - A `user` entry is a message of the user, an `answer` entry all that one run said and did.
  * - An answer is made of parts in the order in which they came: text, reasoning, a group of calls
  *   (all of one turn), a hand-over, how far a run of several stages is.
- * - Events are applied in their order, each once; `reset` begins the answer anew.
+ * - Events are applied in their order, each once; `reset` begins the answer from nothing.
  *
+ * @typedef {{kind: string, id: string, [more: string]: any}} Part
  * @typedef {{kind: 'user', key: string, id: ?string, text: string, runId: ?string,
  *   state: 'sending'|'waiting'|'sent'|'refused', problem: ?Error, createdAt: ?string}} UserEntry
- * @typedef {{id: string, name: string, arguments: *, state: 'queued'|'running'|'done'|'failed',
+ * @typedef {{id: string, name: string, arguments: any, state: 'queued'|'running'|'done'|'failed',
  *   code: ?string, error: ?string, result: *, truncated: boolean, progress: ?object,
  *   startedAt: ?number, durationMs: ?number}} Call
  * @typedef {{kind: 'answer', key: string, runId: ?string, agent: string, model: string,
- *   state: 'waiting'|'running'|'done'|'failed', parts: object[], finishReason: ?string,
+ *   state: 'waiting'|'running'|'done'|'failed', parts: Part[], finishReason: ?string,
  *   error: ?object, usage: ?object, ids: string[]}} AnswerEntry
  */
 
@@ -40,7 +41,7 @@ function empty() {
 /**
  * Make entries of stored messages (`GET /conversations/{id}`), oldest first.
  *
- * @param {object[]} messages
+ * @param {any[]} messages
  * @returns {(UserEntry|AnswerEntry)[]}
  */
 export function entriesOf(messages) {
@@ -92,7 +93,7 @@ function addResult(answer, message) {
  * Take an event of an answer's run.
  *
  * @param {AnswerEntry} answer
- * @param {object} event
+ * @param {import('../client/lane.js').RunEvent} event
  */
 export function apply(answer, event) {
   APPLY[event.event_type]?.(answer, event);
