@@ -99,7 +99,7 @@ class Stage:
             self._child.kill()
         if self._running is not None:
             self._running.registry.drain()
-            self._running.registry.end_all()
+            self._running.registry.stop_all()
         await self._service.aclose()
         self._child = self._running = None
 
