@@ -59,11 +59,11 @@ class Decoding(Protocol):
     failure: UpstreamError | None
 
     @property
-    def is_complete(self) -> bool: ...  # noqa: D102
+    def is_complete(self) -> bool: ...
     @property
-    def is_over(self) -> bool: ...  # noqa: D102
-    def feed(self, data: bytes) -> list[ReplyPart]: ...  # noqa: D102
-    def end(self) -> list[ReplyPart]: ...  # noqa: D102
+    def is_over(self) -> bool: ...
+    def feed(self, data: bytes) -> list[ReplyPart]: ...
+    def end(self) -> list[ReplyPart]: ...
 
 
 C = TypeVar("C", bound=Client)

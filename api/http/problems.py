@@ -96,13 +96,13 @@ class Failure(Protocol):
     """How a run failed, as its terminal event says it."""
 
     @property
-    def code(self) -> str: ...  # noqa: D102
+    def code(self) -> str: ...
     @property
-    def message(self) -> str: ...  # noqa: D102
+    def message(self) -> str: ...
     @property
-    def retryable(self) -> bool: ...  # noqa: D102
+    def retryable(self) -> bool: ...
     @property
-    def retry_after(self) -> float | None: ...  # noqa: D102
+    def retry_after(self) -> float | None: ...
 
 
 def run_failed(
