@@ -15,6 +15,8 @@ import pytest
 
 from tests.test_server import process
 
+pytestmark = pytest.mark.slow
+
 DEADLINE = 30.0
 ADDRESS = "http://0.0.0.0:8080"
 

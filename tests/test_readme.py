@@ -10,6 +10,8 @@ import pytest
 
 from tests.service import running
 
+pytestmark = pytest.mark.slow
+
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 BLOCKS = [(kind, code) for kind, code in re.findall(r"```(\w+)\n(.*?)```", README, re.S)]

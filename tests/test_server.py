@@ -24,6 +24,8 @@ from tests.api.support import refused, request, rest, scripted, send, streaming,
 from tests.service import DEADLINE, Event, Service, events, running
 from tests.upstream import Upstream, held, paced, text
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 SECRET = "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789"
 PYTHON = (sys.executable, "app.py")

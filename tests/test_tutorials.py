@@ -18,6 +18,8 @@ import pytest
 
 from tests.test_server import Process, process
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = Path(__file__).parent / "clients"
 HEADER = "Content-Type: application/json"
 DEADLINE = 20.0

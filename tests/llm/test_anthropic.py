@@ -1369,6 +1369,7 @@ def test_the_scripted_server_refuses_what_anthropic_refuses(
 # Loading.
 
 
+@pytest.mark.slow
 def test_the_module_is_imported_without_the_sdk() -> None:
     script = (
         "import sys, llm.anthropic; "

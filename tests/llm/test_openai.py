@@ -1040,6 +1040,7 @@ async def test_openai_itself_is_told_the_new_name_of_the_limit() -> None:
 # Loading.
 
 
+@pytest.mark.slow
 def test_the_module_is_imported_without_the_sdk() -> None:
     script = "import sys, llm.openai; assert not {'openai', 'aiohttp', 'httpx2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=30)

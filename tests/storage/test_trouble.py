@@ -124,6 +124,7 @@ async def own_server() -> AsyncIterator[PostgresServer]:
     await asyncio.to_thread(server.cleanup)
 
 
+@pytest.mark.slow
 async def test_a_server_that_was_stopped_is_used_again(own_server: PostgresServer) -> None:
     async with Store.open(own_server.get_uri(), instance="test") as store:
         run = await chat(store, "Hi", "Hello.")

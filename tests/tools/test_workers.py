@@ -448,6 +448,7 @@ def test_a_worker_that_ends_after_the_services_loop_ends_quietly(
     assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_blocked_functions_do_not_hold_up_the_interpreters_exit() -> None:
     script = """
         import asyncio, time
