@@ -1,8 +1,9 @@
 """Which tests are `slow`, so that `make test-fast` leaves them out.
 
 A test is slow that needs more than this process: a browser, node, a PostgreSQL server, a process
-of the service. Whole folders are named here, other tests carry the mark. A test that starts a
-process without it fails, so the mark is never forgotten.
+of the service. So is one that tries many cases, or waits for real time, longer than seconds. Whole
+folders are named here, other tests carry the mark. A test that starts a process without it fails,
+so that it is not forgotten; `make test-fast` prints what takes longest.
 """
 
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-SLOW = frozenset({"browser", "killing", "web"})
+SLOW = frozenset({"browser", "killing", "python_client", "web"})
 """Folders all of whose tests are slow."""
 
 _may_start_processes = True

@@ -13,7 +13,7 @@ from tests.api.support import Heard, add, follow, request, said, scripted, types
 from tests.service import DEADLINE, Service, events
 from tests.upstream import Reply, calls, completion, held, text
 
-pytestmark = pytest.mark.usefixtures("no_mistakes")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_mistakes")]
 
 PIECE = 65_536
 

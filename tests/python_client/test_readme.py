@@ -6,11 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.service import DEADLINE, running
-
-pytestmark = pytest.mark.slow
 
 CLIENT = Path(__file__).parents[2] / "clients" / "python"
 EXAMPLES = re.findall(r"```python\n(.*?)```", (CLIENT / "README.md").read_text(), re.DOTALL)

@@ -21,8 +21,6 @@ from tests.python_client.proxy import Proxy
 from tests.service import DEADLINE, running
 from tests.upstream import calls, held, paced, text
 
-pytestmark = pytest.mark.slow
-
 CLIENT = Path(__file__).parents[2] / "clients" / "python"
 COMMAND = (sys.executable, "-m", "parley_client")
 ENVIRONMENT = os.environ | {
