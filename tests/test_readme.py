@@ -39,7 +39,7 @@ async def printed(*command: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(45):
         out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     return out.decode()
