@@ -60,6 +60,7 @@ class NoStore(Store):
         """Return none."""
 
     async def agents(self, tenant: str) -> dict[str, str]:
+        """Return none."""
         return {}
 
     async def put_agent(self, tenant: str, name: str, config: str) -> None:
