@@ -16,20 +16,40 @@ JS_INSTALLED := $(if $(NPM),tests/web/node_modules/installed)
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST_CLIENTS := -m pytest -c client_tests/pytest.ini --rootdir . -n 2
 
-.PHONY: run test test-clients check format lint lint-js types types-js bench lock clean
+# `make check TESTS=coverage` measures what the tests reach, which takes a third longer.
+TESTS ?= test
+
+.PHONY: run test test-fast test-clients coverage check quick-check hooks format lint lint-js types \
+        types-js bench lock clean
 
 run: .venv/service $(PAGE)
 	$(BIN)/python app.py
 
+# All but what is marked `slow` in `tests/conftest.py`: less than a minute, for daily work.
+test-fast: .venv/tests
+	$(BIN)/python -m pytest -m "not slow"
+
 test: .venv/tests $(BROWSER)
 	$(BIN)/python -m pytest
+
+coverage: .venv/tests $(BROWSER)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 # The newest SDK of OpenAI is in the service's own environment.
 test-clients: .venv/tests .venv-clients/installed $(NODE_CLIENT)/node_modules/installed
 	$(BIN)/python $(PYTEST_CLIENTS) client_tests/test_openai_chat.py client_tests/test_openai_responses.py
 	$(CLIENTS_BIN)/python $(PYTEST_CLIENTS) client_tests
 
-check: format lint types test
+check: format lint types $(TESTS)
+
+# What the hook of `make hooks` does before each commit.
+quick-check: format lint
+
+hooks:
+	git config core.hooksPath .githooks
 
 format: .venv/tests
 	$(BIN)/ruff format --check .
@@ -60,7 +80,7 @@ lock: .venv/tests
 
 clean:
 	rm -rf .venv .venv-clients $(NODE_CLIENT)/node_modules web/node_modules
-	rm -rf tests/browser/node_modules tests/web/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf tests/browser/node_modules tests/web/node_modules .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; try: make PYTHON=python3.13 …")'

@@ -31,7 +31,6 @@ from settings import Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-    from uvicorn._types import ASGISendEvent
 
 logger = logging.getLogger("parley.server")
 
@@ -64,7 +63,6 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             super().handle_ping()
 
     def handle_connect(self, event: Request) -> None:
-        """Begin the handshake."""
         super().handle_connect(event)
         if self.response.status_code == 101:
             extensions = {ABORT: self.transport.abort, OFFER: self.offer}
@@ -78,7 +76,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self.transport.write(b"".join(map(_text_frame, map(encode, values))))
         return True
 
-    async def send(self, message: "ASGISendEvent") -> None:
+    async def send(self, message: Any) -> None:
         """Send a message; a refusal with a body ends the handshake too, which uvicorn forgets."""
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and self.close_sent:
@@ -108,7 +106,6 @@ class HttpConnection(HttpToolsProtocol):
         self._wait_for_head()
 
     def on_message_begin(self) -> None:
-        """A head begins."""
         super().on_message_begin()
         if self._timer is None:
             self._wait_for_head()
@@ -143,7 +140,6 @@ class HttpConnection(HttpToolsProtocol):
         return True
 
     def on_message_complete(self) -> None:
-        """The request is complete."""
         self._stop_waiting()
         super().on_message_complete()
 
@@ -153,7 +149,6 @@ class HttpConnection(HttpToolsProtocol):
         super().handle_websocket_upgrade()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The peer is gone."""
         self._stop_waiting()
         super().connection_lost(exc)
 
@@ -213,7 +208,6 @@ class _Server(uvicorn.Server):
     _signals = 0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take a signal to stop."""
         self._signals += 1
         if self._signals != 2:
             super().handle_exit(sig, frame)

@@ -62,7 +62,6 @@ def targets(processes: dict[str, Process]) -> list[Target]:
 
 
 async def measure(plan: Plan, names: list[str]) -> Figures:
-    """Run everything and return the figures."""
     figures = Figures()
     server_core, load_core = cores()
     os.sched_setaffinity(0, {load_core})
@@ -125,12 +124,10 @@ async def unpaced(
 
 
 def say(what: str) -> None:
-    """Tell the person who waits."""
     print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
-    """Parse the command line and run."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one repetition, for a first look")
     parser.add_argument("--only", choices=list(MODULES), action="append", help="measure these only")

@@ -41,7 +41,6 @@ class Target(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name in tables."""
         return f"{self.server}, {self.wire}" + (" with memory" if self.remembers else "")
 
 

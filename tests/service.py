@@ -1,9 +1,11 @@
 """The service on a real socket, in the test's own event loop."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -16,6 +18,7 @@ import sse
 from app import create_app
 from runs.registry import AgentRegistry
 from settings import Settings
+from tests.database import empty_database
 
 DEADLINE = 10.0
 """Seconds that a test waits for anything."""
@@ -85,20 +88,48 @@ async def running(
         TemporaryDirectory() as directory,
         server.listen(settings.get("host", "127.0.0.1"), 0) as listening,
     ):
+        if "data_dir" not in settings:
+            await empty_database(Path(directory) / "parley.db")
         chosen = Settings(_env_file=None, **(defaults | {"data_dir": directory} | settings))
         app = create_app(chosen, tools)
         host, port = listening.getsockname()[:2]
-        process = uvicorn.Server(server.configuration(app, chosen))
-        serving = asyncio.create_task(process.serve(sockets=[listening]))
-        try:
-            async with asyncio.timeout(DEADLINE):
-                while not process.started:
-                    if serving.done():
-                        await serving
-                    await asyncio.sleep(0.005)
-            async with aiohttp.ClientSession() as session:
-                yield Service(f"http://{host}:{port}", session, app.state.registry, chosen)
-        finally:
-            process.should_exit = True
-            async with asyncio.timeout(30):
-                await serving
+        async with (
+            _served(server.configuration(app, chosen), listening),
+            aiohttp.ClientSession() as session,
+        ):
+            yield Service(f"http://{host}:{port}", session, app.state.registry, chosen)
+
+
+@asynccontextmanager
+async def _served(config: uvicorn.Config, listening: socket.socket) -> AsyncIterator[None]:
+    """Do what `uvicorn.Server.serve` does, but for its signals and for its pauses of 0.1 s.
+
+    The pauses would be most of what a test takes. Signals are tested on processes.
+    """
+    config.load()
+    process = uvicorn.Server(config)
+    process.lifespan = config.lifespan_class(config)
+    async with asyncio.timeout(DEADLINE):
+        await process.startup(sockets=[listening])
+    await process.on_tick(0)  # makes the headers of every response
+    try:
+        yield
+    finally:
+        async with asyncio.timeout(30):
+            await _shut_down(process)
+
+
+async def _shut_down(process: uvicorn.Server) -> None:
+    for listener in process.servers:
+        listener.close()
+    state = process.server_state
+    for connection in [*state.connections]:
+        connection.shutdown()
+    try:
+        async with asyncio.timeout(process.config.timeout_graceful_shutdown):
+            while state.connections or state.tasks:  # noqa: ASYNC110 - uvicorn tells nobody
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        for task in state.tasks:
+            task.cancel()
+    await process.lifespan.shutdown()

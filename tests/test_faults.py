@@ -33,6 +33,8 @@ from tests.upstream import (
     text,
 )
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789"
 PIECES = ("one", " two", " three", " four")
 BEFORE_THE_END = range(6)

@@ -9,6 +9,8 @@ from tests.killing.model import Model
 from tests.killing.trial import Trial
 from tests.upstream import Upstream
 
+pytestmark = pytest.mark.slow
+
 KILLS = 25
 
 

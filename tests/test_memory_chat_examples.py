@@ -15,6 +15,8 @@ import pytest
 
 from tests.test_server import process
 
+pytestmark = pytest.mark.slow
+
 DEADLINE = 30.0
 ADDRESS = "http://0.0.0.0:8080"
 
@@ -123,7 +125,7 @@ async def printed(url: str, code: str) -> str:
     child = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(DEADLINE):
+    async with asyncio.timeout(4 * DEADLINE):
         out, errors = await child.communicate()
     assert child.returncode == 0, errors.decode()
     return out.decode()
@@ -136,7 +138,7 @@ async def memories(url: str, of: str = "user123") -> list[str]:
 
 async def remembered(url: str, words: str) -> list[str]:
     """Return the memories once one holds these words: they are learned behind the answer."""
-    async with asyncio.timeout(DEADLINE):
+    async with asyncio.timeout(4 * DEADLINE):
         while True:
             found = await memories(url)
             if any(words in each for each in found):

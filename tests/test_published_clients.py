@@ -14,6 +14,8 @@ from tests.api.support import add, fail, scripted
 from tests.service import DEADLINE, running
 from tests.upstream import Script, calls, status, text
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = Path(__file__).parent / "clients"
 NODE = shutil.which("node")
 SWITCH = "--experimental-websocket"

@@ -10,6 +10,8 @@ import pytest
 
 from tests.service import running
 
+pytestmark = pytest.mark.slow
+
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 BLOCKS = [(kind, code) for kind, code in re.findall(r"```(\w+)\n(.*?)```", README, re.S)]
@@ -37,7 +39,7 @@ async def printed(*command: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(45):
         out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     return out.decode()

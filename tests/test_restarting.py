@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.api.support import rest, said, types, until
 from tests.service import Event, events
 from tests.test_server import PYTHON, Process, process
 from tests.upstream import Gate, Reply, Upstream, chunk, text
 from tests.wsclient import Client
+
+pytestmark = pytest.mark.slow
 
 TERMINAL = ("chat_complete", "error")
 WHOLE = "All of the answer."

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import resource
 import signal
 import socket
@@ -23,25 +24,26 @@ from tests.api.support import refused, request, rest, scripted, send, streaming,
 from tests.service import DEADLINE, Event, Service, events, running
 from tests.upstream import Upstream, held, paced, text
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 SECRET = "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789"
 PYTHON = (sys.executable, "app.py")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+ENVIRONMENT = ("PATH", "HOME", "COVERAGE_PROCESS_CONFIG")
+"""The variables that a process has of the tests', where they are set."""
 
 
 @asynccontextmanager
 async def started(*command: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """Start a process with these variables and no other settings, in a folder of its own."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     with TemporaryDirectory() as directory:
         child = await asyncio.create_subprocess_exec(
             *command,
             cwd=ROOT,
-            env=kept | {"DATA_DIR": directory} | environment,
+            env=kept | {"DATA_DIR": directory, "PORT": "0"} | environment,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
@@ -70,6 +72,12 @@ class Process:
                     return line
         raise AssertionError(f"the process never said {words!r}")
 
+    async def address(self) -> str:
+        """Wait until the process says where it listens, on a port that the system chose."""
+        found = re.search(r"http://127\.0\.0\.1:\d+", await self.said("http://127.0.0.1:"))
+        assert found
+        return found[0]
+
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[AsyncIterator[Event]]:
         """Send a message and yield the events as they come."""
@@ -97,15 +105,12 @@ class Process:
 @asynccontextmanager
 async def process(*command: str, **environment: str) -> AsyncIterator[Process]:
     """Run the service in a process; it is up when the body begins."""
-    port = str(free_port())
-    command = tuple(port if part == "$PORT" else part for part in command or PYTHON)
     async with (
-        started(*command, **({"PORT": port} | environment)) as child,
+        started(*(command or PYTHON), **environment) as child,
         aiohttp.ClientSession() as session,
     ):
-        url = f"http://127.0.0.1:{port}"
-        up = Process(child, url, session)
-        await up.said(url)
+        up = Process(child, "", session)
+        up.url = await up.address()
         yield up
 
 
@@ -142,19 +147,9 @@ async def test_an_address_that_is_none_is_one_line_and_exit_status_2() -> None:
 
 async def start_to_first_health() -> None:
     """Start the service, wait for its first answer, and stop it."""
-    port = free_port()
-    async with (
-        started(*PYTHON, PORT=str(port)),
-        aiohttp.ClientSession() as session,
-        asyncio.timeout(DEADLINE),
-    ):
-        while True:
-            try:
-                async with session.get(f"http://127.0.0.1:{port}/health") as response:
-                    assert response.status == 200
-                    return
-            except aiohttp.ClientConnectorError:
-                await asyncio.sleep(0.02)
+    unmeasured = {"COVERAGE_PROCESS_CONFIG": ""}
+    async with process(**unmeasured) as up, up.session.get(up.url + "/health") as response:
+        assert response.status == 200
 
 
 def cpu_of_children() -> float:
@@ -189,7 +184,7 @@ async def test_the_process_greets_and_keeps_its_secrets() -> None:
 
 async def test_the_greeting_says_who_can_connect() -> None:
     line = ""
-    async with started(*PYTHON, PORT=str(free_port())) as child, asyncio.timeout(DEADLINE):
+    async with started(*PYTHON) as child, asyncio.timeout(DEADLINE):
         assert child.stderr is not None
         while "Parley" not in line:
             line = (await child.stderr.readline()).decode()
@@ -198,7 +193,7 @@ async def test_the_greeting_says_who_can_connect() -> None:
     assert "demo" in line
 
 
-UVICORN = (sys.executable, "-m", "uvicorn", "app:app", "--port", "$PORT")
+UVICORN = (sys.executable, "-m", "uvicorn", "app:app", "--port", "0")
 
 
 @pytest.mark.parametrize("command", [PYTHON, UVICORN], ids=["python app.py", "uvicorn app:app"])

@@ -22,25 +22,19 @@ Nothing here can take long: the text, its nesting and every intermediate integer
 and a size is checked before the operation that would build it.
 """
 
-import math
-import operator
 import re
-from collections.abc import Callable
-from typing import NamedTuple, NoReturn, TypeAlias
+from typing import NamedTuple, NoReturn
 
 import msgspec
 
 from errors import ToolError
+from tools.arithmetic import CONSTANTS, FUNCTIONS, Number, applied, called, checked
 from tools.tool import idempotent
 
 MAX_CHARS = 256
 MAX_DEPTH = 50
-MAX_BITS = 14_000
-"""The bound on integers: at most 4,215 digits, which Python still turns into text."""
 
 _EXACT_IN_JSON = 2**53
-
-Number: TypeAlias = int | float
 
 
 class Calculation(msgspec.Struct, frozen=True):
@@ -124,7 +118,7 @@ def _tokens(text: str) -> list[_Token]:
 
 def _number(text: str) -> Number:
     digits = text.replace(",", "").replace("_", "")
-    return int(digits) if digits.isdigit() else _checked(float(digits))
+    return int(digits) if digits.isdigit() else checked(float(digits))
 
 
 # From tokens to a value.
@@ -176,13 +170,13 @@ class _Parser:
                     f"A percentage after {sign} has two readings. Write 'a {sign} p% of a' "
                     f"or 'a {sign} (p%)'."
                 )
-            value = _apply(sign, value, operand)
+            value = applied(sign, value, operand)
         return value
 
     def _product(self) -> Number:
         value = self._sign()
         while self._kind in ("*", "/", "//", "%"):
-            value = _apply(self._take().kind, value, self._sign())
+            value = applied(self._take().kind, value, self._sign())
         return value
 
     def _sign(self) -> Number:
@@ -206,7 +200,7 @@ class _Parser:
         if self._kind != "**":
             return base
         self._take()
-        return _apply("**", base, self._sign())
+        return applied("**", base, self._sign())
 
     def _percentage(self) -> Number:
         start = self._at
@@ -216,9 +210,9 @@ class _Parser:
         self._take()
         if self._tokens[self._at] == _Token("name", "of"):
             self._take()
-            return _apply("/", _apply("*", value, self._sign()), 100)
+            return applied("/", applied("*", value, self._sign()), 100)
         self._percent = (start, self._at)
-        return _apply("/", value, 100)
+        return applied("/", value, 100)
 
     def _is_remainder(self) -> bool:
         """Whether the `%` at hand has a right operand."""
@@ -245,10 +239,10 @@ class _Parser:
 
     def _named(self, name: str) -> Number:
         key = name.lower().removeprefix("math.")
-        if key in _CONSTANTS:
-            return _CONSTANTS[key]
-        if key not in _FUNCTIONS:
-            known = ", ".join([*_CONSTANTS, *_FUNCTIONS])
+        if key in CONSTANTS:
+            return CONSTANTS[key]
+        if key not in FUNCTIONS:
+            known = ", ".join([*CONSTANTS, *FUNCTIONS])
             raise ToolError(f"{name!r} is not known here. Known names: {known}.")
         self._expect("(")
         arguments = [self._sum()]
@@ -256,165 +250,4 @@ class _Parser:
             self._take()
             arguments.append(self._sum())
         self._expect(")")
-        return _call(key, arguments)
-
-
-# From operands to results, each checked before it is built.
-
-
-def _apply(symbol: str, left: Number, right: Number) -> Number:
-    try:
-        return _checked(_OPERATORS[symbol](left, right))
-    except ZeroDivisionError:
-        raise ToolError("The expression divides by zero.") from None
-    except OverflowError:
-        raise _too_large() from None
-
-
-def _call(name: str, arguments: list[Number]) -> Number:
-    function = _FUNCTIONS[name]
-    if not function.least <= len(arguments) <= function.most:
-        takes = f"{function.least}" + ("" if function.most == function.least else " or more")
-        raise ToolError(f"{name} takes {takes} argument(s), not {len(arguments)}.")
-    try:
-        return _checked(function.apply(*arguments))
-    except ZeroDivisionError:
-        raise ToolError("The expression divides by zero.") from None
-    except OverflowError:
-        raise _too_large() from None
-    except ValueError:
-        raise ToolError(f"{name} is not defined for these arguments.") from None
-    except TypeError:
-        raise ToolError(f"{name} takes whole numbers only.") from None
-
-
-def _checked(value: Number | complex) -> Number:
-    """Return `value`, a finite real number within the bounds."""
-    if isinstance(value, complex):
-        raise ToolError("The result is not a real number.")
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise _too_large()
-    else:
-        _fits(value.bit_length())
-    return value
-
-
-def _fits(bits: float) -> None:
-    """Refuse an integer of more than `MAX_BITS` before somebody builds it."""
-    if bits > MAX_BITS:
-        raise _too_large()
-
-
-def _too_large() -> ToolError:
-    return ToolError("A result on the way is too large to calculate.")
-
-
-def _multiply(left: Number, right: Number) -> Number:
-    if isinstance(left, int) and isinstance(right, int):
-        _fits(left.bit_length() + right.bit_length() - 1)
-    return left * right
-
-
-def _power(base: Number, exponent: Number) -> Number | complex:
-    if isinstance(base, int) and isinstance(exponent, int) and abs(base) > 1 and exponent > 0:
-        _fits(exponent)
-        _fits(math.log2(abs(base)) * exponent)
-    result: Number | complex = base**exponent
-    return result
-
-
-def _factorial(n: Number) -> int:
-    _fits(n)
-    if n > 1:
-        _fits(math.lgamma(n + 1) / math.log(2))
-    return math.factorial(n)  # type: ignore[arg-type]  # a float raises TypeError, as meant
-
-
-def _comb(n: Number, k: Number) -> int:
-    chosen = min(k, n - k)
-    if chosen > 0:
-        # comb(n, k) is at most (e n / k)^k.
-        _fits(chosen * (math.log2(n) + math.log2(math.e) - math.log2(chosen)))
-    return math.comb(n, k)  # type: ignore[arg-type]  # a float raises TypeError, as meant
-
-
-def _perm(n: Number, k: Number | None = None) -> int:
-    if k is None:
-        return _factorial(n)
-    if 0 < k <= n:
-        # The last of the k factors is at least 1, the others at least 2.
-        _fits(k - 1)
-        _fits(k * math.log2(n))
-    return math.perm(n, k)  # type: ignore[arg-type]  # a float raises TypeError, as meant
-
-
-def _lcm(*numbers: int) -> int:
-    _fits(sum(number.bit_length() for number in numbers if isinstance(number, int)))
-    return math.lcm(*numbers)
-
-
-def _round(number: Number, digits: Number | None = None) -> Number:
-    if digits is None:
-        return round(number)
-    if not isinstance(digits, int):
-        raise TypeError
-    if abs(digits) > MAX_BITS // 4:  # Python would build 10 ** digits
-        raise ValueError
-    return round(number, digits)
-
-
-class _Function(NamedTuple):
-    apply: Callable[..., Number | complex]
-    least: int = 1
-    most: int = 1
-
-
-_OPERATORS: dict[str, Callable[[Number, Number], Number | complex]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": _multiply,
-    "/": operator.truediv,
-    "//": operator.floordiv,
-    "%": operator.mod,
-    "**": _power,
-}
-_CONSTANTS = {"pi": math.pi, "e": math.e, "tau": math.tau}
-_FUNCTIONS = {
-    "abs": _Function(abs),
-    "acos": _Function(math.acos),
-    "acosh": _Function(math.acosh),
-    "asin": _Function(math.asin),
-    "asinh": _Function(math.asinh),
-    "atan": _Function(math.atan),
-    "atan2": _Function(math.atan2, 2, 2),
-    "atanh": _Function(math.atanh),
-    "cbrt": _Function(math.cbrt),
-    "ceil": _Function(math.ceil),
-    "comb": _Function(_comb, 2, 2),
-    "cos": _Function(math.cos),
-    "cosh": _Function(math.cosh),
-    "degrees": _Function(math.degrees),
-    "exp": _Function(math.exp),
-    "factorial": _Function(_factorial),
-    "floor": _Function(math.floor),
-    "gcd": _Function(math.gcd, 1, MAX_CHARS),
-    "hypot": _Function(math.hypot, 1, MAX_CHARS),
-    "lcm": _Function(_lcm, 1, MAX_CHARS),
-    "ln": _Function(math.log),
-    "log": _Function(math.log, 1, 2),
-    "log10": _Function(math.log10),
-    "log2": _Function(math.log2),
-    "max": _Function(max, 2, MAX_CHARS),
-    "min": _Function(min, 2, MAX_CHARS),
-    "perm": _Function(_perm, 1, 2),
-    "pow": _Function(_power, 2, 2),
-    "radians": _Function(math.radians),
-    "round": _Function(_round, 1, 2),
-    "sin": _Function(math.sin),
-    "sinh": _Function(math.sinh),
-    "sqrt": _Function(math.sqrt),
-    "tan": _Function(math.tan),
-    "tanh": _Function(math.tanh),
-    "trunc": _Function(math.trunc),
-}
+        return called(key, arguments)

@@ -1,10 +1,7 @@
-"""The price of a stock, from Yahoo Finance through yfinance.
+"""The price of a stock, from Yahoo Finance.
 
-One question to Yahoo's chart API: the head of its answer has all that is wanted, while
-yfinance's `Ticker.fast_info` asks for a year of prices first. yfinance brings what Yahoo
-demands of a client: a browser's TLS fingerprint and a second try after a refusal. Its cookie
-and crumb are left out. The chart API needs neither, and to get them yfinance asks up to four
-other addresses for 30 s each under one lock, and keeps pickles in the user's cache folder.
+One question to Yahoo's chart API: the head of its answer has all that is wanted. It takes no client
+without a browser's TLS fingerprint, which curl_cffi has; it needs neither a cookie nor a crumb.
 """
 
 import re
@@ -16,9 +13,13 @@ import msgspec
 from errors import ToolError
 from tools.tool import idempotent
 
+URL = "https://query2.finance.yahoo.com"
+
 MAX_BODY = 1024 * 1024
 
 _SYMBOL = re.compile(r"[A-Za-z0-9.^=-]{1,20}")
+
+_ONE_DAY = {"range": "1d", "interval": "1d"}
 
 
 class StockPrice(msgspec.Struct, frozen=True):
@@ -102,22 +103,18 @@ class Stocks:
         return _price(chart.result[0].meta)
 
     def _ask(self, symbol: str) -> tuple[int, bytes]:
-        """Return the status and the body of Yahoo's answer."""
+        """Return the status and the body of Yahoo's answer, the second one after a refusal."""
         from curl_cffi import CurlECode, CurlOpt, requests
-        from yfinance.const import _BASE_URL_
-        from yfinance.exceptions import YFRateLimitError
 
-        url = f"{(self._url or _BASE_URL_).rstrip('/')}/v8/finance/chart/{symbol}"
+        url = f"{(self._url or URL).rstrip('/')}/v8/finance/chart/{symbol}"
         limit: dict[CurlOpt, Any] = {CurlOpt.MAXFILESIZE_LARGE: MAX_BODY}
         with requests.Session(
-            impersonate="chrome", curl_options=limit, allow_redirects=False
+            impersonate="chrome", curl_options=limit, allow_redirects=False, timeout=self._timeout
         ) as session:
             try:
-                response = _client(session).get(
-                    url, params={"range": "1d", "interval": "1d"}, timeout=self._timeout
-                )
-            except YFRateLimitError:
-                raise ToolError("Yahoo Finance refuses for now: too many requests.") from None
+                response = session.get(url, params=_ONE_DAY)
+                if response.status_code >= 400:
+                    response = session.get(url, params=_ONE_DAY)
             except requests.exceptions.Timeout:
                 raise ToolError(
                     f"Yahoo Finance did not answer within {self._timeout:g} s."
@@ -126,19 +123,9 @@ class Stocks:
                 if error.code == CurlECode.FILESIZE_EXCEEDED:
                     raise ToolError("Yahoo Finance sent too long an answer.") from None
                 raise ToolError("Yahoo Finance could not be reached.") from None
-            return response.status_code, response.content
-
-
-def _client(session: Any) -> Any:
-    """Return yfinance's client on `session`, without cookie and crumb."""
-    from yfinance.data import YfData
-
-    class Client(YfData):  # type: ignore[misc]  # yfinance has no types
-        def _get_cookie_and_crumb(self, timeout: float = 0) -> tuple[None, str]:
-            return None, "basic"
-
-    # Past the metaclass, which would share one client, and so one session, in all threads.
-    return type.__call__(Client, session)
+        if response.status_code == 429:
+            raise ToolError("Yahoo Finance refuses for now: too many requests.")
+        return response.status_code, response.content
 
 
 def _unexpected(status: int) -> ToolError:

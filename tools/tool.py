@@ -190,7 +190,6 @@ class Tool:
 
     @property
     def name(self) -> str:
-        """The name under which a model calls it."""
         return self.spec.name
 
     def parse(self, arguments: str) -> dict[str, Any]:

@@ -38,7 +38,6 @@ class ChatRequest(BaseModel):
 
 
 async def wait(step: int) -> dict[str, Any]:
-    """Wait for 100 ms."""
     await asyncio.sleep(0.1)
     return {"step": step}
 
@@ -90,7 +89,6 @@ async def chat(request: ChatRequest) -> AsyncIterator[dict[str, Any]]:
 
 @app.post("/chat/stream")
 async def chat_stream(request: ChatRequest) -> StreamingResponse:
-    """Answer over server-sent events."""
 
     async def events() -> AsyncIterator[str]:
         async for event in chat(request):
@@ -101,7 +99,6 @@ async def chat_stream(request: ChatRequest) -> StreamingResponse:
 
 @app.websocket("/ws")
 async def websocket(socket: WebSocket) -> None:
-    """Answer over a WebSocket, one message an event."""
     await socket.accept()
     try:
         while True:

@@ -22,7 +22,6 @@ requests = client(timeout=60.0)
 
 
 async def pieces(body: Readable) -> AsyncIterator[bytes]:
-    """Yield bytes as they come."""
     while data := await body.read():
         yield data
 

@@ -28,20 +28,17 @@ class NoStore(Store):
     async def accept(
         self, run: StoredRun, *, begin: Begin | None, entry: Entry = ANY_ENTRY
     ) -> None:
-        """Accept everything."""
         if begin is not None:
             self._asked[run.conversation_id] = [*begin.messages]
 
     async def context(
         self, caller: Caller, conversation_id: str, limit: int | None
     ) -> list[Message]:
-        """Return the question."""
         return self._asked[conversation_id]
 
     async def save_turn(
         self, run: StoredRun, messages: Sequence[Message], pending: AssistantMessage | None
     ) -> bool:
-        """Keep nothing."""
         return True
 
     async def finish(
@@ -53,12 +50,10 @@ class NoStore(Store):
         begin: Begin | None = None,
         learn_from: Sequence[Message] = (),
     ) -> bool:
-        """Forget the question."""
         self._asked.pop(run.conversation_id, None)
         return True
 
     async def trim_extraction_jobs(self, capacity: int) -> int:
-        """Do nothing."""
         return 0
 
     async def take_extraction_job(self) -> None:
@@ -72,7 +67,6 @@ class NoStore(Store):
         """Keep nothing."""
 
     async def claim(self) -> list[StoredRun]:
-        """Return none."""
         return []
 
     async def renew(self) -> None:
@@ -88,7 +82,6 @@ class NoStore(Store):
         conversations_older_than: float | None = None,
         within: float = expiry.WITHIN,
     ) -> tuple[int, int]:
-        """Do nothing."""
         return 0, 0
 
 

@@ -13,7 +13,7 @@ from tests.api.support import Heard, add, follow, request, said, scripted, types
 from tests.service import DEADLINE, Service, events
 from tests.upstream import Reply, calls, completion, held, text
 
-pytestmark = pytest.mark.usefixtures("no_mistakes")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_mistakes")]
 
 PIECE = 65_536
 
@@ -108,7 +108,7 @@ async def read_text(service: Service, run_id: str, size: int, after: int = 0) ->
 async def test_readers_that_never_read_are_cut_off_and_cost_no_memory_and_no_other_reader() -> None:
     slow, pieces = 8, 256
     async with (
-        scripted([held(large(pieces))], slow_reader_timeout=0.5, heartbeat_interval=0.2) as (
+        scripted([held(large(pieces))], slow_reader_timeout=1.0, heartbeat_interval=0.2) as (
             service,
             upstream,
         ),
@@ -137,9 +137,9 @@ async def test_readers_that_never_read_are_cut_off_and_cost_no_memory_and_no_oth
 async def test_a_reader_that_was_cut_off_resumes_where_it_stopped_reading(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "USER_TIMEOUT_MS", 500)
+    monkeypatch.setattr(server, "USER_TIMEOUT_MS", 1500)
     pieces = 256
-    async with scripted([large(pieces)], slow_reader_timeout=0.3, heartbeat_interval=0.1) as (
+    async with scripted([large(pieces)], slow_reader_timeout=1.0, heartbeat_interval=0.2) as (
         service,
         upstream,
     ):

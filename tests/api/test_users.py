@@ -122,6 +122,7 @@ async def test_the_health_is_told_in_short_and_in_detail_without_secrets() -> No
     assert detail["uptime"] >= 0
 
 
+@pytest.mark.slow
 async def test_a_server_of_databases_that_is_gone_is_told_without_its_password() -> None:
     server = server_in(new_id("own"))
     try:

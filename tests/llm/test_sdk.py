@@ -4,6 +4,8 @@ import asyncio
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 CODE = """
 import sys
@@ -13,6 +15,7 @@ assert sys.modules["httpx"].Response
 """
 
 
+@pytest.mark.slow
 async def test_nobody_sees_half_of_an_import_of_httpx() -> None:
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", CODE, cwd=ROOT)
     async with asyncio.timeout(30):

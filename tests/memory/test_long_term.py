@@ -382,6 +382,7 @@ async def test_a_full_disk_costs_what_does_not_fit_and_only_until_there_is_room(
             event.remove(Engine, "connect", limit)
 
 
+@pytest.mark.slow
 async def test_nothing_connects_to_a_network_and_nothing_is_written_elsewhere(
     tmp_path: Path,
 ) -> None:

@@ -426,6 +426,8 @@ async def test_a_restart_of_the_service_is_survived(transport: Any, tmp_path: An
             proxy.target = service.url
             run = client.chat("Before.", conversation_id="c1")
             await model.gate.reached()
+            service.registry.drain()
+            service.registry.stop_all()  # what a signal does when the grace is over
         later = client.chat("After.", conversation_id="c1")
         async with scripted(lambda _: text("back"), **folder) as (service, _):
             proxy.target = service.url

@@ -24,6 +24,7 @@ from runs.run import Limits, Run
 from storage import StorageUnavailable, StoredRun
 from storage.store import Store
 from tests.agent.support import add, check_calls, fail, hang, until
+from tests.database import empty_database
 from tests.scripted import DEADLINE, Gate, Script, ScriptedProvider, asks, says, types
 from tools.tool import tool_from
 
@@ -137,9 +138,11 @@ async def opened(
 ) -> AsyncIterator[Registry]:
     """Open a registry; at `path` it finds what one before it left."""
     with TemporaryDirectory() as directory:
-        url = f"sqlite:///{path or Path(directory) / 'parley.db'}"
+        file = path or Path(directory) / "parley.db"
+        if path is None:
+            await empty_database(file)
         async with (
-            Store.open(url, instance="test") as store,
+            Store.open(f"sqlite:///{file}", instance="test") as store,
             AgentRegistry(
                 provider=provider or ScriptedProvider(reply_to=echo),
                 hub=MemoryHub(ttl=log_ttl, max_events=log_max_events, max_bytes=1 << 30),

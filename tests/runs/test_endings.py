@@ -53,6 +53,7 @@ BEHAVIOURS: dict[str, list[tuple[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behaviour", BEHAVIOURS)
 @pytest.mark.parametrize("fault_at", [None, *range(7)])
 @pytest.mark.parametrize("error", [FAULT, BUG], ids=["fault", "bug"])

@@ -5,6 +5,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
+import pytest
 from sqlalchemy import Connection
 
 from storage.store import Store
@@ -13,6 +14,7 @@ from tests.storage.support import ANN, DONE, texts
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 async def test_a_killed_process_loses_nothing_that_it_acknowledged(sqlite_url: str) -> None:
     writer = await asyncio.create_subprocess_exec(
         sys.executable,

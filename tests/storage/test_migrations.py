@@ -192,6 +192,7 @@ def test_a_draft_of_a_migration_can_be_written(sqlite_url: str, tmp_path: Path) 
     compile(written, str(draft), "exec")
 
 
+@pytest.mark.slow
 def test_the_command_asks_what_the_change_is() -> None:
     command = [sys.executable, "-m", "storage.migrations"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
