@@ -3,11 +3,11 @@
 The registry owns each run: a task of its own, which no reader can end by going away. Its
 stations:
 
-1. `start` decides in one step without an await: is this a repeated request, is there room. Then
-   the run is known.
-2. Its task (`Runner`) puts it into the queue of its conversation and lets `Driver.drive` work: it
-   stores the run with the user's message and opens the log (`chat_start`), and only then is the
-   run accepted. It waits for its turn, and lets the agent answer.
+1. `start` decides in one step, without giving way to another task: is this a repeated request, is
+   there room, may the conversation take it. Then the run is known, and in the conversation's queue.
+2. Its task (`Runner`) lets `Driver.drive` work: it stores the run with the user's message and opens
+   the log (`chat_start`), and only then is the run accepted. It waits for its turn, and lets the
+   agent answer.
 3. Whatever happens there, what was said is stored, exactly one terminal event ends the log, and
    the next run has its turn.
 4. Where the service stops before that, the run is suspended, and in the end the store gives all of
@@ -203,7 +203,7 @@ class AgentRegistry:
         stored = self._stored(caller, request, agent, place or new_id("conv"))
         stored = msgspec.structs.replace(stored, request=said, key=key, fingerprint=fingerprint)
         run = Run(stored, request, agent, is_new=place is None and request.branch is None)
-        self._runner.enter(run)
+        await self._runner.enter(run)
         return await self._accepted(run, fingerprint)
 
     async def _repeated(self, run_id: str, fingerprint: bytes) -> StoredRun:
@@ -241,7 +241,7 @@ class AgentRegistry:
         return there.agent if there is not None and there.agent is not None else DEFAULT
 
     def _check_room(self, request: RunRequest) -> None:
-        """Refuse a run that the service does not take. Without an await, as is `Runner.enter`."""
+        """Refuse a run that there is no room for; nothing may suspend before `Runner.enter`."""
         limits = self._limits
         if self.draining:
             raise Unavailable("The service is stopping.", retry_after=limits.shutdown_grace)
