@@ -56,6 +56,14 @@ CANCEL_WAIT = 5.0
 logger = logging.getLogger("parley.registry")
 
 
+class RunElsewhere(Unavailable):
+    """Another process works on the run."""
+
+    def __init__(self) -> None:
+        text = "Another process works on this run; ask again when it has ended."
+        super().__init__(text, code="run_elsewhere", retry_after=1)
+
+
 class AgentRegistry:
     """All runs of this process and the agents that they use; an async context manager.
 
@@ -320,7 +328,7 @@ class AgentRegistry:
 
         Raises:
             errors.NotFound: see `run`.
-            errors.Unavailable: it is under way in another process.
+            RunElsewhere: it is under way in another process.
         """
         live = self._index.live(run_id)
         if live is not None:
@@ -330,7 +338,7 @@ class AgentRegistry:
             return await self._hub.read(run_id, after)
         except LogNotFound:
             if run.terminal is None:
-                raise _elsewhere() from None
+                raise RunElsewhere from None
             said = await self.store.run_messages(run)
             return replay_of(run.start, run.terminal, said, epoch=run.epoch, after=after)
 
@@ -349,13 +357,13 @@ class AgentRegistry:
 
         Raises:
             errors.NotFound: no such run.
-            errors.Unavailable: another process works on it.
+            RunElsewhere: another process works on it.
         """
         run = await self.run(caller, run_id)
         if run.terminal is not None:
             return run
         if not await self._commands.stop(run_id, "cancelled"):
-            raise _elsewhere()
+            raise RunElsewhere
         if wait:
             await self._commands.wait([run_id], wait)
         return await self.run(caller, run_id)
@@ -414,11 +422,6 @@ class AgentRegistry:
         """End all runs because the service stops; what can go on later is suspended."""
         for run in self._index.all_live():
             run.stop("shutting_down")
-
-
-def _elsewhere() -> Unavailable:
-    text = "Another process works on this run; ask again when it has ended."
-    return Unavailable(text, code="run_elsewhere", retry_after=1)
 
 
 def _fingerprint(said: str) -> bytes:
