@@ -219,7 +219,6 @@ class Driver:
         begin = None if run.begun or run.stopping == "cancelled" else run.request.begin
         if begin is not None:
             await to_its_end(asyncio.ensure_future(turn.wait()))
-        run.update(request=run.request.after_its_end())
         terminal = stamped(terminal, run.id, log.last_seq + 1)
         ending = ending_of(run, terminal, begin)
         try:
@@ -230,6 +229,6 @@ class Driver:
         except Exception:  # a mistake of ours must end this run, and only it
             logger.exception("What run %s said could not be stored", run.id)
             terminal = stamped(failure(ParleyError(MISTAKE)), run.id, log.last_seq + 1)
-            await self._endings.store_soon(Ending(run.stored, (), terminal))
+            await self._endings.store_soon(Ending(ending.run, (), terminal))
         log.append(terminal)
         run.ends(terminal)

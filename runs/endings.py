@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from errors import ParleyError, Unavailable
 from events import ChatComplete, RunError, TerminalEvent
 from loop.state import INTERRUPTED, to_its_end
@@ -102,12 +104,13 @@ def ending_of(run: Run, terminal: TerminalEvent, begin: Begin | None) -> Ending:
     Args:
         begin: what it does to its conversation first, where it has not begun.
     """
+    stored = msgspec.structs.replace(run.stored, request=run.request.after_its_end())
     exchange = _exchange(run, terminal)
     if not run.request.is_kept:  # its turns were stored for the case of a crash only
         reset = Begin(reset=True) if run.has_saved else None
-        return Ending(run.stored, (), terminal, begin=reset, exchange=exchange)
+        return Ending(stored, (), terminal, begin=reset, exchange=exchange)
     messages, title = _unsaved(run, terminal), _title(run, terminal)
-    return Ending(run.stored, messages, terminal, title, begin, exchange)
+    return Ending(stored, messages, terminal, title, begin, exchange)
 
 
 def _unsaved(run: Run, terminal: TerminalEvent) -> Sequence[Message]:

@@ -62,7 +62,13 @@ class RunIndex:
         return self._keys.get((owner, key))
 
     def end(self, run: Run) -> None:
-        """Note that a run has ended or is suspended, and forget it when its time is over."""
+        """Note that a run has ended or is suspended, and forget it when its time is over.
+
+        One that was taken over and given back meanwhile is under way once more in this process, in
+        another epoch: then only that one counts.
+        """
+        if self._live.get(run.id) is not run:
+            return
         del self._live[run.id]
         self._ended[run.id] = run.stored
         deadline = asyncio.get_running_loop().time() + self._ttl

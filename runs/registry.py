@@ -3,11 +3,11 @@
 The registry owns each run: a task of its own, which no reader can end by going away. Its
 stations:
 
-1. `start` decides in one step without an await: is this a repeated request, is there room. Then
-   the run is known.
-2. Its task (`Runner`) puts it into the queue of its conversation and lets `Driver.drive` work: it
-   stores the run with the user's message and opens the log (`chat_start`), and only then is the
-   run accepted. It waits for its turn, and lets the agent answer.
+1. `start` decides in one step, without giving way to another task: is this a repeated request, is
+   there room, may the conversation take it. Then the run is known, and in the conversation's queue.
+2. Its task (`Runner`) lets `Driver.drive` work: it stores the run with the user's message and opens
+   the log (`chat_start`), and only then is the run accepted. It waits for its turn, and lets the
+   agent answer.
 3. Whatever happens there, what was said is stored, exactly one terminal event ends the log, and
    the next run has its turn.
 4. Where the service stops before that, the run is suspended, and in the end the store gives all of
@@ -54,6 +54,14 @@ CANCEL_WAIT = 5.0
 """Seconds that is waited for the end of runs that are cancelled; tools get two."""
 
 logger = logging.getLogger("parley.registry")
+
+
+class RunElsewhere(Unavailable):
+    """Another process works on the run."""
+
+    def __init__(self) -> None:
+        text = "Another process works on this run; ask again when it has ended."
+        super().__init__(text, code="run_elsewhere", retry_after=1)
 
 
 class AgentRegistry:
@@ -203,7 +211,7 @@ class AgentRegistry:
         stored = self._stored(caller, request, agent, place or new_id("conv"))
         stored = msgspec.structs.replace(stored, request=said, key=key, fingerprint=fingerprint)
         run = Run(stored, request, agent, is_new=place is None and request.branch is None)
-        self._runner.enter(run)
+        await self._runner.enter(run)
         return await self._accepted(run, fingerprint)
 
     async def _repeated(self, run_id: str, fingerprint: bytes) -> StoredRun:
@@ -241,7 +249,7 @@ class AgentRegistry:
         return there.agent if there is not None and there.agent is not None else DEFAULT
 
     def _check_room(self, request: RunRequest) -> None:
-        """Refuse a run that the service does not take. Without an await, as is `Runner.enter`."""
+        """Refuse a run that there is no room for; nothing may suspend before `Runner.enter`."""
         limits = self._limits
         if self.draining:
             raise Unavailable("The service is stopping.", retry_after=limits.shutdown_grace)
@@ -320,7 +328,7 @@ class AgentRegistry:
 
         Raises:
             errors.NotFound: see `run`.
-            errors.Unavailable: it is under way in another process.
+            RunElsewhere: it is under way in another process.
         """
         live = self._index.live(run_id)
         if live is not None:
@@ -330,7 +338,7 @@ class AgentRegistry:
             return await self._hub.read(run_id, after)
         except LogNotFound:
             if run.terminal is None:
-                raise _elsewhere() from None
+                raise RunElsewhere from None
             said = await self.store.run_messages(run)
             return replay_of(run.start, run.terminal, said, epoch=run.epoch, after=after)
 
@@ -349,13 +357,13 @@ class AgentRegistry:
 
         Raises:
             errors.NotFound: no such run.
-            errors.Unavailable: another process works on it.
+            RunElsewhere: another process works on it.
         """
         run = await self.run(caller, run_id)
         if run.terminal is not None:
             return run
         if not await self._commands.stop(run_id, "cancelled"):
-            raise _elsewhere()
+            raise RunElsewhere
         if wait:
             await self._commands.wait([run_id], wait)
         return await self.run(caller, run_id)
@@ -414,11 +422,6 @@ class AgentRegistry:
         """End all runs because the service stops; what can go on later is suspended."""
         for run in self._index.all_live():
             run.stop("shutting_down")
-
-
-def _elsewhere() -> Unavailable:
-    text = "Another process works on this run; ask again when it has ended."
-    return Unavailable(text, code="run_elsewhere", retry_after=1)
 
 
 def _fingerprint(said: str) -> bytes:

@@ -132,9 +132,13 @@ class Run:
         self.update(status="running", started_at=datetime.now(UTC))
 
     def ends(self, terminal: TerminalEvent) -> None:
-        """Note how it ended."""
-        now = datetime.now(UTC)
-        self.update(status=status_of(terminal), terminal=terminal, finished_at=now)
+        """Note how it ended; until then the request is there for who looks at what waits."""
+        self.update(
+            request=self.request.after_its_end(),
+            status=status_of(terminal),
+            terminal=terminal,
+            finished_at=datetime.now(UTC),
+        )
 
     def stop(self, reason: StopReason) -> None:
         """Cancel the run's task, once; how it ended follows from the first reason.

@@ -1,7 +1,8 @@
 """The tasks of runs: each is taken through its life, and what was left is taken up.
 
-This is the one place that does the book-keeping of a run: `Driver.drive` returns how it came out,
-and `_own` says so to whoever waits, to the queue and to the index.
+This is the one place that does the book-keeping of a run: `enter` puts it into the index and into
+the queue of its conversation, `Driver.drive` returns how it came out, and `_own` says so to whoever
+waits, to the queue and to the index.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from runs.index import RunIndex
 from runs.observers import Observers
 from runs.queue import ConversationLocks, Turn
 from runs.request import decoded
-from runs.run import Ended, Limits, Outcome, Refused, Run, Suspended
+from runs.run import Ended, Limits, Refused, Run, Suspended
 from storage import StorageUnavailable, StoredRun
 from storage.store import Store
 
@@ -71,28 +72,34 @@ class Runner:
         self._limits = limits
         self._driver = Driver(store, hub, index, self.endings, observers, limits, memory)
 
-    def enter(self, run: Run) -> None:
-        """Begin a run's life; without an await: to check for room and to take it are one step."""
-        self._index.add(run)
-        run.task = self._tasks.create_task(self._own(run), name=run.id)
+    async def enter(self, run: Run) -> None:
+        """Put a run into the queue of its conversation, and begin its life.
 
-    async def _own(self, run: Run) -> None:
-        """Take a run through its life, and do the book-keeping."""
-        outcome: Outcome
+        Nothing suspends here as long as the locks are of this process: to check for room, to take
+        it, and to have a place in the queue or be refused one, are one step.
+        """
+        self._index.add(run)
         try:
             turn = await self._join(run)
         except ParleyError as error:
-            outcome = Refused(error)
+            self._refuse(run, Refused(error))
         else:
-            outcome = await self._driver.drive(run, turn)
-            await turn.leave()
+            run.task = self._tasks.create_task(self._own(run, turn), name=run.id)
+
+    async def _own(self, run: Run, turn: Turn) -> None:
+        """Take a run through its life, and do the book-keeping."""
+        outcome = await self._driver.drive(run, turn)
+        await turn.leave()
         match outcome:
             case Refused():
-                run.refusal = outcome
-                self._index.forget(run.id)
-                run.accepted.set()
+                self._refuse(run, outcome)
             case Suspended() | Ended():
                 self._index.end(run)
+
+    def _refuse(self, run: Run, refusal: Refused) -> None:
+        run.refusal = refusal
+        self._index.forget(run.id)
+        run.accepted.set()
 
     async def _join(self, run: Run) -> Turn:
         """Put a run into the queue of its conversation.
@@ -113,18 +120,18 @@ class Runner:
         """Take up the runs that nobody works on any more."""
         for stored in await self._store.claim():
             try:
-                self._resume(stored)
+                await self._resume(stored)
             except ParleyError as error:
                 terminal = stamped(failure(error), stored.id, 2)
                 gone = msgspec.structs.replace(stored, request="")
                 await self.endings.store_soon(Ending(gone, left_open(stored), terminal))
 
-    def _resume(self, stored: StoredRun) -> None:
+    async def _resume(self, stored: StoredRun) -> None:
         self._index.forget(stored.id)
         request = decoded(stored.request)
         agent = self._agents.find(stored.owner, stored.agent)
         begun = stored.status == "running"
-        self.enter(Run(stored, request, agent, resumed=True, begun=begun))
+        await self.enter(Run(stored, request, agent, resumed=True, begun=begun))
 
     async def keep_house(self) -> None:
         """Do what has to be done now and then, until the registry ends."""

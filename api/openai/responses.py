@@ -23,7 +23,7 @@ from api.openai.errors import FAILURES, failed, request_id
 from api.openai.items import ResponseRequest
 from api.openai.messages import refused
 from caller import Caller
-from errors import NotFound, Unavailable
+from errors import NotFound
 from events import ChatComplete, RunError
 from hub import Reader, cursor
 from hub.replay import ReplayReader
@@ -37,7 +37,7 @@ from protocols.responses import (
     lost_frame,
     run_id_of,
 )
-from runs.registry import CANCEL_WAIT, AgentRegistry
+from runs.registry import CANCEL_WAIT, AgentRegistry, RunElsewhere
 from runs.request import RunRequest, decoded
 from storage import StoredRun
 
@@ -197,7 +197,7 @@ async def _present(runs: Runs, run: StoredRun) -> Response:
     """Return a response as it is now; what another process has to say of it comes at its end."""
     try:
         whole = await _read(run, await runs.read(run), wait=False)
-    except Unavailable:
+    except RunElsewhere:
         whole = WholeResponse(_head(run))
     status: Status = "queued" if run.status == "queued" else "in_progress"
     return JSONResponse(whole.body(status), headers=request_id(run))

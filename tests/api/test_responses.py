@@ -19,7 +19,7 @@ from pydantic import BaseModel, TypeAdapter
 from api.http.identity import OPEN
 from caller import Caller
 from protocols.responses import EPOCH, run_id_of
-from storage import Begin
+from storage import Begin, StorageUnavailable
 from tests.api.support import add, scripted
 from tests.service import DEADLINE, Service, running
 from tests.upstream import Gate, calls, eof_after, paced, status, text
@@ -383,6 +383,26 @@ async def test_a_response_that_another_process_works_on_is_in_progress() -> None
         there = await client.responses.retrieve("resp_0")
         gate.open()
     assert (there.status, there.output, there.model) == ("in_progress", [], begun.model)
+
+
+async def test_a_response_that_cannot_be_read_now_is_not_said_to_be_in_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with asked([text("Hello")]) as (client, _, service):
+        done = await client.responses.create(model="chat", input="Hi.")
+        run_id = run_id_of(done.id)
+        assert run_id is not None
+        await service.registry._hub.forget(run_id)
+
+        async def fails(*args: Any) -> Any:
+            raise StorageUnavailable("Locked.", retry_after=1)
+
+        with monkeypatch.context() as trouble:
+            trouble.setattr(service.registry.store, "run_messages", fails)
+            with pytest.raises(openai.InternalServerError) as caught:
+                await client.responses.retrieve(done.id)
+        assert (caught.value.status_code, caught.value.code) == (503, "storage_unavailable")
+        assert (await client.responses.retrieve(done.id)).output_text == "Hello"
 
 
 async def test_a_chat_of_another_surface_is_no_response() -> None:

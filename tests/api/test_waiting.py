@@ -1,5 +1,6 @@
 """What waits, and when what waited was executed: in events, on sockets, in conversations."""
 
+import asyncio
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +11,7 @@ from caller import Caller
 from messages import AssistantMessage, Message, ToolCall, ToolMessage
 from storage import Begin
 from tests.api.support import Hanging, add, fail, rest, scripted, streaming, types, until
-from tests.scripted import DEADLINE
+from tests.scripted import DEADLINE, Gate
 from tests.service import Event, Service, running
 from tests.storage.support import DONE, a_run
 from tests.upstream import calls, held, text
@@ -158,6 +159,32 @@ async def test_a_conversation_lists_what_waits_in_its_order_and_then_nothing() -
         detail = await shown(service)
     assert (detail["active_run_id"], detail["waiting"]) == (None, [])
     assert [each["content"] for each in detail["messages"]] == ["one", "1", "three", "3"]
+
+
+async def test_a_conversation_is_shown_while_the_end_of_what_waits_is_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script = [held(text("1"))]
+    async with scripted(script) as (service, upstream), AsyncExitStack() as stack:
+        chat = {"path": "/chat/stream", "conversation_id": "c"}
+        await queued(service, stack, message="one", **chat)
+        await upstream.asked.reach(1)
+        second = await queued(service, stack, message="two", **chat)
+        gate, store = Gate(), service.registry.store
+        finish = store.finish
+
+        async def stopped(*args: Any) -> bool:
+            await gate.pass_through()
+            return await finish(*args)
+
+        monkeypatch.setattr(store, "finish", stopped)
+        cancelling = asyncio.create_task(service.json("POST", f"/runs/{second}/cancel"))
+        await gate.reached()
+        assert (await shown(service))["waiting"] == [{"run_id": second, "message": "two"}]
+        gate.open()
+        assert (await cancelling)["status"] == "cancelled"
+        assert (await shown(service))["waiting"] == []
+        upstream.gate.open()
 
 
 async def ended(service: Service, run_id: str) -> None:
