@@ -163,7 +163,7 @@ async def test_an_answer_goes_on_when_the_service_is_started_again(
         await ask(page, "What is 15 + 27?")
         await stage.let(3)
         await shows(page, [("user", "What is 15 + 27?"), ("answer", "one two")])
-        await (ends(stage) if is_polite else stage.stop())
+        await stage.stop(politely=is_polite)
         await expect(button(page, "Try now")).to_be_visible()
         await stage.start()
         await button(page, "Try now").click()
@@ -178,15 +178,7 @@ async def test_an_answer_goes_on_when_the_service_is_started_again(
         assert await stored(page, stage) == said
 
 
-async def ends(stage: Stage) -> None:
-    """Ask the service's process to end, and wait until it has."""
-    assert stage._child is not None
-    stage._child.terminate()
-    await stage._child.wait()
-    await stage._service.aclose()
-
-
-async def test_the_connection_is_told_honestly(visitor: Visitor) -> None:
+async def test_the_connection_is_shown_honestly(visitor: Visitor) -> None:
     visitor.expects("console")
     await visitor.context.add_init_script(UNHURRIED)
     async with staged(visitor) as stage:

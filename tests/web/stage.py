@@ -93,10 +93,11 @@ class Stage:
         port = await self._service.enter_async_context(serving())
         self.proxy.target = ("127.0.0.1", port)
 
-    async def stop(self) -> None:
-        """Stop the service as a signal does; a process is killed."""
+    async def stop(self, *, politely: bool = False) -> None:
+        """Stop the service as a signal does; a process is killed, but asked where `politely`."""
         if self._child is not None:
-            self._child.kill()
+            (self._child.terminate if politely else self._child.kill)()
+            await self._child.wait()
         if self._running is not None:
             self._running.registry.drain()
             self._running.registry.stop_all()
