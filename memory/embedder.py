@@ -42,7 +42,7 @@ class WordllamaEmbedder:
     dimensions = 256
 
     def __init__(self) -> None:
-        # A recall must not wait behind somebody's two thousand texts.
+        # A recall must not wait for somebody's two thousand texts.
         self._thread = ThreadPoolExecutor(1, "memory-embedder")
         self._bulk = ThreadPoolExecutor(1, "embeddings")
         self._loading = threading.Lock()

@@ -101,7 +101,7 @@ class Records(ABC):
         """Turn the database's trouble into `MemoryUnavailable`.
 
         The engine replaces a connection that failed. An error that it does not expect, such as a
-        damaged file or a lost table, may be mended from outside, so that all begins anew.
+        damaged file or a lost table, may be mended from outside, so the database is opened again.
         """
         try:
             yield

@@ -193,11 +193,11 @@ def at(db: Connection, scores: Mapping[int, float]) -> list[Memory]:
 
 def vectors(
     db: Connection, owner: str, embedder: str, after: int, limit: int
-) -> list[tuple[int, bytes]]:
-    """Return positions and vectors of rows behind a position, in order; SQLite only."""
+) -> Sequence[Row[int, bytes]]:
+    """Return positions and vectors of rows after a position, in order; SQLite only."""
     query = select(_m.position, _m.vector).where(_m.owner == owner, _m.position > after)
     rows = db.execute(query.where(_m.embedder == embedder).order_by(_m.position).limit(limit))
-    return [(row.position, row.vector) for row in rows]
+    return rows.all()
 
 
 def add(db: Connection, owner: str, embedder: str, drafts: Sequence[Draft]) -> Added:

@@ -93,10 +93,10 @@ class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Begin(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run does to its conversation when it gets the floor.
+    """What a run does to its conversation when it gets the conversation lock.
 
     Args:
-        messages: what is appended: what the user said, or nothing where an answer is made anew.
+        messages: what is appended: what the user said, or nothing where an answer is regenerated.
         reset: what is there is forgotten first: messages, title and finished runs.
     """
 

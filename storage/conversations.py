@@ -42,7 +42,7 @@ BRANCH_CHARS = 8 * 1024 * 1024
 """How many characters of messages a branch copies at most, for the same reason."""
 
 _ALL = 2**31 - 1  # as many as a limit can say
-_END = 2**63 - 1  # behind every message
+_END = 2**63 - 1  # after every message
 
 _OWN = and_(
     conversations.c.tenant == bindparam("of_tenant"),

@@ -9,7 +9,7 @@ store has claimed the run, or it has ended) the whole transaction is undone by `
 A conversation that was deleted under a run stays deleted: the run goes on, its messages do not
 come back.
 
-A run that answers anew takes nothing away before it has something to put there: what followed the
+A run that regenerates an answer takes nothing away before it has something to put there: what followed the
 last message of the user goes in the transaction that appends the run's first message. So an
 answer is never lost to an attempt that failed.
 """
@@ -191,7 +191,7 @@ _GIVE_BACK = (
 def accept(
     db: Connection, run: StoredRun, begin: Begin | None, entry: Entry, me: str, lease: float
 ) -> None:
-    """Insert a run and its conversation, and begin it where it has the floor.
+    """Insert a run and its conversation, and begin it where it has the conversation lock.
 
     Raises:
         Undone: the run's key is taken; by which run, it says.
@@ -204,7 +204,7 @@ def accept(
     if db.execute(_ACCEPT, row).rowcount == 0:
         _check_key(db, run)
     if begin is not None:
-        _take_floor(db, run, begin, run.created_at)
+        _take_lock(db, run, begin, run.created_at)
 
 
 def _check_key(db: Connection, run: StoredRun) -> None:
@@ -219,7 +219,7 @@ def _check_key(db: Connection, run: StoredRun) -> None:
 
 
 def _enter(db: Connection, run: StoredRun, entry: Entry, agent: str | None) -> None:
-    """Make the run's conversation, or find it; `agent` is the one that has the floor."""
+    """Make the run's conversation, or find it; `agent` is the one that has the conversation lock."""
     if entry.branch is not None:
         of, message_id = entry.branch
         new = (run.conversation_id, agent, entry.ephemeral)
@@ -245,7 +245,7 @@ def _enter(db: Connection, run: StoredRun, entry: Entry, agent: str | None) -> N
 
 
 def begin(db: Connection, run: StoredRun, begin: Begin) -> None:
-    """Give a queued run the floor.
+    """Give a queued run the conversation lock.
 
     Raises:
         Undone: the run is not held.
@@ -254,7 +254,7 @@ def begin(db: Connection, run: StoredRun, begin: Begin) -> None:
     there = _touch(db, run, now, agent=run.agent)
     _change(db, run, {"status": "running", "started_at": now})
     if there:
-        _take_floor(db, run, begin, now)
+        _take_lock(db, run, begin, now)
 
 
 def save_turn(
@@ -288,7 +288,7 @@ def finish(
     now = datetime.now(UTC)
     there = _touch(db, run, now, title=title)
     if there and begin is not None:  # while this run is not one of the finished ones
-        _take_floor(db, run, begin, now)
+        _take_lock(db, run, begin, now)
     changes = {
         "status": status_of(terminal),
         "terminal": terminal,
@@ -382,7 +382,7 @@ def give_back(db: Connection, me: str) -> None:
     db.execute(_GIVE_BACK, {"me": me, "lease": -1.0})
 
 
-def _take_floor(db: Connection, run: StoredRun, begin: Begin, now: datetime) -> None:
+def _take_lock(db: Connection, run: StoredRun, begin: Begin, now: datetime) -> None:
     if begin.reset:
         forget(db, run.owner, run.conversation_id)
     # The answers that a client brings are no run's.

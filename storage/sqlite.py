@@ -48,7 +48,7 @@ class Driver(aiosqlite.Connection):
         self._ahead.append(statement)
 
     def submit(self, function: Callable[..., None], *args: Any) -> "asyncio.Future[None]":
-        """Call a function of the sqlite3 connection in the thread, behind what is ahead of it.
+        """Call a function of the sqlite3 connection in the thread, after what is ahead of it.
 
         Raises:
             sqlite3.ProgrammingError: the connection is closed.

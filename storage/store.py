@@ -95,7 +95,7 @@ class Store:
         """Keep a new run, with its conversation where that is new.
 
         Args:
-            begin: what the run does at once, because it has the floor; None: it waits.
+            begin: what the run does at once, because it has the conversation lock; None: it waits.
             entry: how it comes into its conversation.
 
         Returns:
@@ -113,7 +113,7 @@ class Store:
         return None
 
     async def begin(self, run: StoredRun, begin: Begin) -> bool:
-        """Give a queued run the floor; False: it is no longer this store's, or has ended."""
+        """Give a queued run the conversation lock; False: it is not this store's, or has ended."""
         return await self._held(runs.begin, run, begin)
 
     async def save_turn(
@@ -136,7 +136,7 @@ class Store:
         Args:
             run: what its `request` is now stays of it.
             title: for the conversation, where it has none.
-            begin: what a run that never had the floor does first.
+            begin: what a run that never had the lock does first.
             learn_from: the exchange from which something is to be learned about the user.
         """
         return await self._held(_finish, run, messages, terminal, title, begin, learn_from)

@@ -1,4 +1,4 @@
-"""Recalling within a time, learning behind the answer."""
+"""Recalling within a time, learning after the answer."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence

@@ -306,7 +306,7 @@ async def test_closing_does_not_wait_for_a_model(
             await learning
 
 
-async def test_vectors_of_another_embedder_are_made_anew(
+async def test_vectors_of_another_embedder_are_computed_again(
     place: Path | str, embedder: WordllamaEmbedder
 ) -> None:
     async with memories_in(place, OtherEmbedder()) as memories:
@@ -342,7 +342,7 @@ async def test_a_damaged_file_is_an_error_until_it_is_mended(
         assert texts(await memories.recall(ANN, QUESTION, 5)) == [ITALIAN.content]
 
 
-async def test_after_trouble_the_file_is_opened_anew(
+async def test_after_trouble_the_file_is_opened_again(
     tmp_path: Path, embedder: WordllamaEmbedder
 ) -> None:
     async with memories_in(tmp_path, embedder) as memories:

@@ -204,7 +204,7 @@ async def test_who_waits_too_long_to_read_is_told_while_the_readers_are_still_bu
         assert await database.read(numbers) == []
 
 
-async def test_a_unit_that_takes_long_is_committed_before_those_behind_it(tmp_path: Path) -> None:
+async def test_a_unit_that_takes_long_is_committed_before_those_after_it(tmp_path: Path) -> None:
     def last(db: Connection) -> int:
         time.sleep(LONG + 0.05)
         return 0
