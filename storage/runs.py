@@ -9,9 +9,9 @@ store has claimed the run, or it has ended) the whole transaction is undone by `
 A conversation that was deleted under a run stays deleted: the run goes on, its messages do not
 come back.
 
-A run that regenerates an answer takes nothing away before it has something to put there: what followed the
-last message of the user goes in the transaction that appends the run's first message. So an
-answer is never lost to an attempt that failed.
+A run that regenerates an answer takes nothing away before it has something to put there: what
+followed the last message of the user goes in the transaction that appends the run's first message.
+So an answer is never lost to an attempt that failed.
 """
 
 import logging
@@ -219,7 +219,7 @@ def _check_key(db: Connection, run: StoredRun) -> None:
 
 
 def _enter(db: Connection, run: StoredRun, entry: Entry, agent: str | None) -> None:
-    """Make the run's conversation, or find it; `agent` is the one that has the conversation lock."""
+    """Make the run's conversation, or find it; `agent` is the one that answers in it now."""
     if entry.branch is not None:
         of, message_id = entry.branch
         new = (run.conversation_id, agent, entry.ephemeral)
