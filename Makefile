@@ -25,9 +25,9 @@ TESTS ?= test
 run: .venv/service $(PAGE)
 	$(BIN)/python app.py
 
-# All but what is marked `slow` in `tests/conftest.py`: less than a minute, for daily work.
+# For daily work, less than a minute: not what `tests/conftest.py` calls slow, and fewer examples.
 test-fast: .venv/tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --hypothesis-profile fast
 
 test: .venv/tests $(BROWSER)
 	$(BIN)/python -m pytest

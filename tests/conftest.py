@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("fast", max_examples=10)
 
 SLOW = frozenset({"browser", "killing", "python_client", "web"})
 """Folders all of whose tests are slow."""
