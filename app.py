@@ -380,7 +380,7 @@ def _quiet_libraries(settings: Settings) -> None:
     """Leave what libraries say about each request and connection to `LOG_LEVEL=DEBUG`."""
     if settings.log_level != "DEBUG":
         for library in (
-            *("httpx2", "httpcore2", "openai", "anthropic", "yfinance"),
+            *("httpx2", "httpcore2", "openai", "anthropic"),
             *("uvicorn.error", "alembic"),
         ):
             logging.getLogger(library).setLevel(max(logging.WARNING, logging.root.level))

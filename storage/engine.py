@@ -1,7 +1,7 @@
 """One database, reached over SQLAlchemy's asyncio engine; a unit of work is a plain function of a
 `Connection`, in which each statement lets the event loop go on.
 
-**SQLite**: through aiosqlite, with a driver that makes as few hops to its thread as may be
+**SQLite**: the standard library, with a driver that makes as few hops to its thread as may be
 (`sqlite`). One connection writes, and those that wait share a commit (`writer`); a few read, which
 WAL allows at any time.
 

@@ -1,32 +1,33 @@
-"""SQLite for SQLAlchemy's asyncio engine: aiosqlite, with one hop to its thread for a statement.
+"""SQLite for SQLAlchemy's asyncio engine: a connection and its thread, one hop for a statement.
 
-SQLAlchemy's own adapter makes three or four: to open a cursor, to execute, to fetch and to close
-it. Here a cursor executes and fetches in one, and is neither opened nor closed; what begins and
-divides a transaction goes along with the statement that follows; a commit or a rollback of nothing
-is none. A hop and what it takes to wait for it cost twice as much as a small statement.
+SQLAlchemy's own adapter of aiosqlite makes three or four: to open a cursor, to execute, to fetch
+and to close it. Here a cursor executes and fetches in one, and is neither opened nor closed; what
+begins and divides a transaction goes along with the statement that follows; a commit or a rollback
+of nothing is none. A hop and what it takes to wait for it cost twice as much as a small statement.
 """
 
 import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
-from typing import Any, cast
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeAlias, cast
 
-import aiosqlite
-from sqlalchemy import Connection
-from sqlalchemy.dialects.sqlite.aiosqlite import (
-    AsyncAdapt_aiosqlite_connection,
-    AsyncAdapt_aiosqlite_dbapi,
-)
+from sqlalchemy import AdaptedConnection, Connection
 from sqlalchemy.util import await_
 
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 """FULL, because WAL with NORMAL can lose commits at a power cut."""
 
+_Job: TypeAlias = "tuple[asyncio.Future[None], Callable[[], None] | None]"
+"""What the thread is to call, and who waits for it; None: nothing more comes."""
 
-class Driver(aiosqlite.Connection):
-    """A connection and its thread.
+
+class Driver:
+    """A connection to a file, and the thread that works on it.
 
     Args:
         path: the file.
@@ -34,10 +35,30 @@ class Driver(aiosqlite.Connection):
     """
 
     def __init__(self, path: str, timeout: float) -> None:
-        super().__init__(partial(_open, path, timeout), iter_chunk_size=64)
-        self._thread.daemon = True  # as SQLAlchemy does with those that it makes
+        self._open = partial(_open, path, timeout)
+        self._jobs: SimpleQueue[_Job] = SimpleQueue()
+        self._thread = Thread(target=_work, args=(self._jobs,), name="sqlite", daemon=True)
         self._ahead: list[str] = []
-        self._stopped: asyncio.Future[Any] | None = None
+        self._db: sqlite3.Connection | None = None
+        self._stopped: asyncio.Future[None] | None = None
+
+    async def open(self) -> None:
+        """Open the file.
+
+        Raises:
+            sqlite3.Error: it cannot be opened; the thread has ended.
+        """
+        self._thread.start()
+        try:
+            await self._do(self._connect)
+        except BaseException:
+            await self.stop()  # the thread must not outlive the event loop
+            raise
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction has begun."""
+        return self._db is not None and self._db.in_transaction
 
     def begin(self, *statements: str) -> None:
         """Have a transaction begun right before the next statement; what waited is forgotten."""
@@ -47,37 +68,70 @@ class Driver(aiosqlite.Connection):
         """Have a statement executed right before the next one."""
         self._ahead.append(statement)
 
-    def submit(self, function: Callable[..., None], *args: Any) -> "asyncio.Future[None]":
+    def submit(self, function: Callable[..., Any], *args: Any) -> "asyncio.Future[None]":
         """Call a function of the sqlite3 connection in the thread, after what is ahead of it.
 
         Raises:
             sqlite3.ProgrammingError: the connection is closed.
         """
-        if not self._running:
-            raise sqlite3.ProgrammingError("The connection is closed.")
         ahead, self._ahead = self._ahead, []
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._tx.put_nowait((future, partial(self._do, ahead, function, args)))
-        return future
+        return self._do(partial(self._call, ahead, function, args))
 
-    def stop(self) -> "asyncio.Future[Any] | None":
-        """Have the thread end."""
-        self._stopped = super().stop()
+    def stop(self) -> "asyncio.Future[None]":
+        """Close the connection after what is under way, and end the thread."""
+        if self._stopped is None:
+            self._do(self._close)
+            self._stopped = asyncio.get_running_loop().create_future()
+            self._jobs.put((self._stopped, None))
         return self._stopped
 
-    async def _connect(self) -> "Driver":
-        try:
-            await super()._connect()
-        except BaseException:
-            if self._stopped is not None:  # the thread must not outlive the event loop
-                await self._stopped
-            raise
-        return self
+    def _do(self, job: Callable[[], None]) -> "asyncio.Future[None]":
+        if self._stopped is not None:
+            raise sqlite3.ProgrammingError("The connection is closed.")
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._jobs.put((future, job))
+        return future
 
-    def _do(self, ahead: Iterable[str], function: Callable[..., None], args: Iterable[Any]) -> None:
+    def _connect(self) -> None:
+        self._db = self._open()
+
+    def _close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+
+    def _call(
+        self, ahead: Iterable[str], function: Callable[..., Any], args: Iterable[Any]
+    ) -> None:
+        if self._db is None:
+            raise sqlite3.ProgrammingError("The connection is not open.")
         for statement in ahead:
-            self._conn.execute(statement).close()
-        function(self._conn, *args)
+            self._db.execute(statement).close()
+        function(self._db, *args)
+
+
+def _work(jobs: "SimpleQueue[_Job]") -> None:
+    """Do jobs one after the other, until nothing more comes."""
+    while True:
+        future, job = jobs.get()
+        error: BaseException | None = None
+        try:
+            if job is not None:
+                job()
+        except BaseException as caught:  # noqa: BLE001 - whoever waits gets it
+            error = caught
+        with suppress(RuntimeError):  # the event loop is closed, and nobody waits
+            future.get_loop().call_soon_threadsafe(_settle, future, error)
+        if job is None:
+            return
+
+
+def _settle(future: "asyncio.Future[None]", error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
 
 
 def _open(path: str, timeout: float) -> sqlite3.Connection:
@@ -140,35 +194,66 @@ class Cursor:
         self.rowcount = db.executemany(sql, parameters).rowcount
 
 
-class _Adapted(AsyncAdapt_aiosqlite_connection):
-    """A `Driver` as SQLAlchemy sees it."""
+class Adapted(AdaptedConnection):
+    """A `Driver` as SQLAlchemy's greenlets see it: a synchronous connection (PEP 249)."""
 
     __slots__ = ()
 
-    def cursor(self, server_side: bool = False) -> Cursor:  # type: ignore[override]
-        return Cursor(cast("Driver", self._connection))
+    def __init__(self, driver: Driver) -> None:
+        self._connection = cast(Any, driver)
+
+    def cursor(self, server_side: bool = False) -> Cursor:
+        return Cursor(_driver(self))
+
+    def create_function(self, name: str, parameters: int, function: Any, **options: Any) -> None:
+        create = partial(sqlite3.Connection.create_function, **options)
+        await_(_driver(self).submit(create, name, parameters, function))
 
     def commit(self) -> None:
-        if cast("Driver", self._connection).in_transaction:
-            super().commit()
+        if _driver(self).in_transaction:
+            await_(_driver(self).submit(sqlite3.Connection.commit))
 
     def rollback(self) -> None:
-        if cast("Driver", self._connection).in_transaction:
-            super().rollback()
+        if _driver(self).in_transaction:
+            await_(_driver(self).submit(sqlite3.Connection.rollback))
+
+    def close(self) -> None:
+        await_(_driver(self).stop())
+
+    def terminate(self) -> None:
+        """Close without waiting: a connection that is given up, or was forgotten."""
+        with suppress(RuntimeError):  # its event loop is closed, and the process ends
+            _driver(self).stop()
 
 
-class Dbapi(AsyncAdapt_aiosqlite_dbapi):
-    """The `module` of an engine; its arguments are those of `Driver`."""
+class Dbapi:
+    """The `module` of an engine: `sqlite3`, but for how a connection is made.
+
+    Args:
+        path, timeout: see `Driver`.
+    """
+
+    paramstyle = "qmark"
+    has_stop = True
 
     def __init__(self, path: str, timeout: float) -> None:
-        super().__init__(aiosqlite, sqlite3)
-        self._driver = partial(Driver, path, timeout)
+        self._path = path
+        self._timeout = timeout
 
-    def connect(self, *args: Any, **kwargs: Any) -> AsyncAdapt_aiosqlite_connection:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sqlite3, name)
+
+    def connect(self, *args: Any, **kwargs: Any) -> Adapted:
         """Open a connection; what the engine's address says is known already."""
-        return _Adapted(self, cast(Any, await_(self._driver())))
+        driver = Driver(self._path, self._timeout)
+        await_(driver.open())
+        return Adapted(driver)
 
 
 def driver_of(db: Connection) -> Driver:
     """Return what a SQLAlchemy connection to SQLite works with."""
     return cast("Driver", db.connection.driver_connection)
+
+
+def _driver(connection: AdaptedConnection) -> Driver:
+    return cast("Driver", connection.driver_connection)

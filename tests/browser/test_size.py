@@ -2,6 +2,8 @@
 
 import asyncio
 import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -77,10 +79,14 @@ async def seeded(service: Service) -> str:
     """Make a conversation of `MANY` messages, `seed 1`, `seed 2` …, and return its id."""
     started = await service.stream(message="seed")
     chat: str = started[0]["conversation_id"]
-    with sqlite3.connect(service.settings.data_dir / "parley.db", timeout=10) as database:
-        database.execute(SEED, (MANY,))
-    database.close()
+    # In a thread: while it waits for the service's writer, the service has to go on.
+    await asyncio.to_thread(seed, service.settings.data_dir / "parley.db")
     return chat
+
+
+def seed(path: Path) -> None:
+    with closing(sqlite3.connect(path, timeout=10)) as database, database:
+        database.execute(SEED, (MANY,))
 
 
 async def stays_inside(page: Page) -> None:

@@ -68,7 +68,7 @@ async def test_a_file_in_no_folder_cannot_be_opened(tmp_path: Path) -> None:
 
 async def test_a_full_disk_is_trouble_until_there_is_room(sqlite_url: str) -> None:
     def limit(connection: sqlite3.Connection, _record: object) -> None:
-        connection.execute("PRAGMA max_page_count = 60").close()
+        connection.cursor().execute("PRAGMA max_page_count = 60")
 
     event.listen(Engine, "connect", limit)
     try:

@@ -125,7 +125,9 @@ async def test_a_unit_that_fails_alone_leaves_nothing(tmp_path: Path) -> None:
 async def test_a_connection_that_cannot_roll_back_is_replaced(tmp_path: Path) -> None:
     def breaking(db: Connection) -> None:
         put(db, 1)
-        driver_of(db)._conn.close()
+        connection = driver_of(db)._db
+        assert connection is not None
+        connection.close()
         raise ValueError("broken")
 
     async with asyncio.timeout(DEADLINE), opened(tmp_path) as database:
