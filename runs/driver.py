@@ -34,7 +34,7 @@ from runs.observers import Observers
 from runs.queue import Turn
 from runs.replay import MAX_EPOCHS, replayed, successors
 from runs.request import last_said
-from runs.run import Ended, Limits, Outcome, Refused, Run, Suspended
+from runs.run import Ended, Limits, Outcome, Refused, Repeated, Run, Suspended
 from storage import StoredRun
 from storage.store import Store
 
@@ -93,7 +93,7 @@ class Driver:
             logger.exception("Run %s could not begin", run.id)
             return Refused(ParleyError(MISTAKE))
         if isinstance(accepted, StoredRun):
-            return Refused(None, accepted)
+            return Repeated(accepted)
         log = accepted
         terminal = await self._outcome(run, turn, log)
         if terminal is None:

@@ -43,7 +43,7 @@ from runs.observers import Observer, Observers
 from runs.queue import LocalLocks
 from runs.replay import replay_of
 from runs.request import VERSION, RunRequest, encoded
-from runs.run import Agent, Limits, Refused, Run
+from runs.run import Agent, Limits, Refused, Repeated, Run
 from runs.runner import Runner
 from storage import StoredRun
 from storage.store import Store
@@ -227,9 +227,9 @@ class AgentRegistry:
         """Wait until a run is accepted, or refused."""
         await run.accepted.wait()
         match run.refusal:
-            case Refused(error=ParleyError() as error):
+            case Refused(error):
                 raise error
-            case Refused(twin=StoredRun() as twin):
+            case Repeated(twin):
                 check_same(twin.fingerprint, fingerprint)
                 return self._index.find(twin.id) or twin
         return run.stored

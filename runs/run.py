@@ -62,10 +62,15 @@ class Limits(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A run was not accepted. `twin`: the same request had started this one before."""
+    """A run was not accepted."""
 
-    error: ParleyError | None
-    twin: StoredRun | None = None
+    error: ParleyError
+
+
+class Repeated(NamedTuple):
+    """A run was not accepted, because the same request had started another one before."""
+
+    twin: StoredRun
 
 
 class Suspended(NamedTuple):
@@ -76,7 +81,7 @@ class Ended(NamedTuple):
     """A run has ended; how, its stored run says."""
 
 
-Outcome: TypeAlias = Refused | Suspended | Ended
+Outcome: TypeAlias = Refused | Repeated | Suspended | Ended
 
 
 @dataclass(eq=False)
@@ -87,8 +92,7 @@ class Run:
         stored: the run as it is stored, kept up to date.
         is_new: so is its conversation, in which nobody else has said anything.
         resumed: it goes on where another process, or this one before a restart, left it.
-        begun: its messages are in the conversation.
-        accepted: set when it is stored, or refused.
+        accepted: set when it is stored, or will not be: then `refusal` says why.
         stopping: why it is to stop, once somebody has said so.
         is_cancellable: its task may be cancelled; before it is accepted, it may not.
     """
@@ -98,9 +102,8 @@ class Run:
     agent: Agent
     is_new: bool = False
     resumed: bool = False
-    begun: bool = False
     accepted: asyncio.Event = field(default_factory=asyncio.Event)
-    refusal: Refused | None = None
+    refusal: Refused | Repeated | None = None
     task: "asyncio.Task[None] | None" = None
     state: RunState | None = None
     recall: Recall | None = None
@@ -111,6 +114,11 @@ class Run:
     def id(self) -> str:
         """The run's id."""
         return self.stored.id
+
+    @property
+    def begun(self) -> bool:
+        """Whether its messages are in the conversation; asked until it has ended."""
+        return self.stored.status == "running"
 
     @property
     def remembers(self) -> bool:
@@ -128,7 +136,6 @@ class Run:
 
     def begins(self) -> None:
         """Note that its messages are in the conversation."""
-        self.begun = True
         self.update(status="running", started_at=datetime.now(UTC))
 
     def ends(self, terminal: TerminalEvent) -> None:

@@ -23,7 +23,7 @@ from runs.index import RunIndex
 from runs.observers import Observers
 from runs.queue import ConversationLocks, Turn
 from runs.request import decoded
-from runs.run import Ended, Limits, Refused, Run, Suspended
+from runs.run import Ended, Limits, Refused, Repeated, Run, Suspended
 from storage import StorageUnavailable, StoredRun
 from storage.store import Store
 
@@ -91,12 +91,12 @@ class Runner:
         outcome = await self._driver.drive(run, turn)
         await turn.leave()
         match outcome:
-            case Refused():
+            case Refused() | Repeated():
                 self._refuse(run, outcome)
             case Suspended() | Ended():
                 self._index.end(run)
 
-    def _refuse(self, run: Run, refusal: Refused) -> None:
+    def _refuse(self, run: Run, refusal: Refused | Repeated) -> None:
         run.refusal = refusal
         self._index.forget(run.id)
         run.accepted.set()
@@ -130,8 +130,7 @@ class Runner:
         self._index.forget(stored.id)
         request = decoded(stored.request)
         agent = self._agents.find(stored.owner, stored.agent)
-        begun = stored.status == "running"
-        await self.enter(Run(stored, request, agent, resumed=True, begun=begun))
+        await self.enter(Run(stored, request, agent, resumed=True))
 
     async def keep_house(self) -> None:
         """Do what has to be done now and then, until the registry ends."""

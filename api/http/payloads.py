@@ -105,6 +105,11 @@ def _split(messages: list[Any], name: str) -> dict[str, Any]:
 
 
 def invalid(error: ValidationError, within: str = "") -> Invalid:
+    """Return a fault of a payload; its message names the first five fields at fault.
+
+    Args:
+        within: the member in which the fields are.
+    """
     faults = validation_faults(error)
     for fault in faults:
         fault["field"] = ".".join(part for part in (within, fault["field"]) if part)

@@ -52,7 +52,9 @@ async def _named_in_query(
     return _named(caller, user_id)
 
 
-WhoInQuery = Annotated[Caller, Depends(_named_in_query)]
+WhoByName = Annotated[Caller, Depends(_named_in_query)]
+"""As `api.http.identity.WhoInQuery`, but any name will do: one that is no id is hashed."""
+
 MemoryId = Annotated[str, Path(pattern=ID_PATTERN)]
 MemoryText = Annotated[str, Field(min_length=1, max_length=MAX_CHARS, pattern=r"\S"), TEXT]
 
@@ -116,7 +118,7 @@ class AllMemoriesOf(BaseModel):
 @router.get("/memories")
 async def list_memories(
     memory: LongTerm,
-    caller: WhoInQuery,
+    caller: WhoByName,
     query: Annotated[str | None, Query(max_length=MAX_CHARS, description="What about.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
 ) -> MemoryList:
@@ -131,23 +133,21 @@ async def add_memory(new: NewMemory, memory: LongTerm, caller: Who) -> MemoryVie
 
 
 @router.get("/memories/{memory_id}")
-async def get_memory(memory_id: MemoryId, memory: LongTerm, caller: WhoInQuery) -> MemoryView:
+async def get_memory(memory_id: MemoryId, memory: LongTerm, caller: WhoByName) -> MemoryView:
     """Show a memory."""
     return _view(_there(await memory.memories.find(caller, memory_id)))
 
 
 @router.patch("/memories/{memory_id}")
 async def change_memory(
-    memory_id: MemoryId, change: MemoryChange, memory: LongTerm, caller: WhoInQuery
+    memory_id: MemoryId, change: MemoryChange, memory: LongTerm, caller: WhoByName
 ) -> MemoryView:
     """Put another text in a memory's place."""
     return _view(_there(await memory.memories.change(caller, memory_id, change.memory)))
 
 
 @router.delete("/memories/{memory_id}")
-async def delete_memory(
-    memory_id: MemoryId, memory: LongTerm, caller: WhoInQuery
-) -> dict[str, str]:
+async def delete_memory(memory_id: MemoryId, memory: LongTerm, caller: WhoByName) -> dict[str, str]:
     """Forget a memory."""
     if not await memory.memories.remove(caller, memory_id):
         raise _none()
@@ -155,7 +155,7 @@ async def delete_memory(
 
 
 @router.delete("/memories")
-async def clear_memories(memory: LongTerm, caller: WhoInQuery) -> Forgotten:
+async def clear_memories(memory: LongTerm, caller: WhoByName) -> Forgotten:
     """Forget everything about a user, for good."""
     return Forgotten(user_id=caller.user, cleared=await memory.clear(caller))
 
