@@ -8,6 +8,7 @@ of nothing is none. A hop and what it takes to wait for it cost twice as much as
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -138,11 +139,23 @@ def _open(path: str, timeout: float) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
     try:
         for pragma in PRAGMAS:
-            db.execute(f"PRAGMA {pragma}").close()
+            _set(db, pragma, time.monotonic() + timeout)
     except sqlite3.Error:
         db.close()
         raise
     return db
+
+
+def _set(db: sqlite3.Connection, pragma: str, deadline: float) -> None:
+    """Set a pragma; SQLite's own wait for a lock is none where the journal's mode changes."""
+    while True:
+        try:
+            db.execute(f"PRAGMA {pragma}").close()
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.005)
 
 
 class Cursor:

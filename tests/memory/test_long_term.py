@@ -361,7 +361,7 @@ async def test_a_full_disk_costs_what_does_not_fit_and_only_until_there_is_room(
     tmp_path: Path, embedder: WordllamaEmbedder
 ) -> None:
     def limit(connection: sqlite3.Connection, _record: object) -> None:
-        connection.execute("PRAGMA max_page_count = 60").close()
+        connection.cursor().execute("PRAGMA max_page_count = 60")
 
     long = "I keep every word of it. " * 20_000
     event.listen(Engine, "connect", limit)
