@@ -81,3 +81,16 @@ test('however long a service says to wait, it is not asked again and again', asy
   client.close();
   assert.ok(asked >= 1 && asked <= 3, `${asked} times`); // a new connection is asked at once
 });
+
+test('an event that comes twice is given once', async () => {
+  const frame = (seq, event) =>
+    `id: run_1:1:${seq}\ndata: ${JSON.stringify({ run_id: 'run_1', seq, ...event })}\n\n`;
+  const first = frame(1, { event_type: 'chat_start', conversation_id: 'c' });
+  const last = frame(2, { event_type: 'chat_complete' });
+  const fetch = async (url) => new Response(/health$/.test(url) ? '{}' : first + first + last);
+  const client = new ParleyClient('http://127.0.0.1:1', { transport: 'sse', fetch });
+  const seen = [];
+  for await (const event of client.chat({ message: 'Hello.' })) seen.push(event.seq);
+  client.close();
+  assert.deepEqual(seen, [1, 2]);
+});

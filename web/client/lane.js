@@ -88,7 +88,7 @@ export class Lane {
   start() {
     this.isStarted = true;
     this.delays = 0;
-    this.resolveStarted(this.id ?? '');
+    this.resolveStarted(/** @type {string} */ (this.id));
   }
 
   /**
