@@ -44,7 +44,7 @@ def _metadata(value: dict[str, Any]) -> dict[str, Any]:
     try:
         encoded = msgspec.json.encode(value)
     except (UnicodeEncodeError, RecursionError):
-        raise ValueError("must be JSON in UTF-8 that is not nested too deep") from None
+        raise ValueError("must be JSON in UTF-8, not nested too deep") from None
     if is_deep(value, METADATA_DEPTH):
         raise ValueError(f"may be nested at most {METADATA_DEPTH} levels deep")
     if len(encoded) > METADATA_BYTES:
@@ -80,38 +80,42 @@ class AgentConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, Field(min_length=1, max_length=200), TEXT] | None = Field(
-        None, description="A display name; the path's name where it is absent."
+        None, description="The display name. Default: the name in the path."
     )
     instructions: Annotated[str, Field(min_length=1, max_length=100_000), TEXT] | None = Field(
-        None, description="The system prompt; `SYSTEM_PROMPT` where it is absent."
+        None, description="The system prompt. Default: `SYSTEM_PROMPT`."
     )
     model: Annotated[str, Field(min_length=1, max_length=200), TEXT] | None = Field(
         None,
         description="A model, alone or as `<provider>:<model>` (`openai:`, `anthropic:`, "
-        "`friendli:`) or `demo`; the server's default where it is absent.",
+        "`friendli:`), or `demo`. Default: the server's model.",
     )
     fallback_models: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=200), TEXT]], Field(max_length=8)
     ] = Field(
-        [], description="Models that are asked, in this order, where the one before fails at once."
+        [],
+        description="Models that are tried in this order, each if the one before failed before it "
+        "streamed anything.",
     )
     temperature: float | None = Field(None, ge=0, le=2)
     max_tokens: int | None = Field(None, ge=1, le=1_000_000)
     tools: Annotated[list[Name], Field(max_length=128)] | None = Field(
-        None, description="Names of tools; all of them where it is absent."
+        None, description="Names of tools. Default: all tools."
     )
     handoffs: Annotated[list[Name], Field(max_length=32)] = Field(
-        [], description="Names of agents that it may hand the conversation to."
+        [], description="Agents to which this agent may hand over the conversation."
     )
-    memory: bool = Field(False, description="Whether it remembers its users across conversations.")
+    memory: bool = Field(
+        False, description="Whether the agent remembers users across conversations."
+    )
     max_parallel_tools: int = Field(5, ge=1, le=64)
-    tool_call_timeout: float = Field(30.0, gt=0, le=3600, description="Seconds, for each call.")
-    max_turns: int = Field(20, ge=1, le=200, description="Questions to the model in one run.")
+    tool_call_timeout: float = Field(30.0, gt=0, le=3600, description="Seconds for each tool call.")
+    max_turns: int = Field(20, ge=1, le=200, description="Requests to the model in one run.")
     max_tool_calls: int = Field(100, ge=1, le=1000, description="Tool calls in one run.")
 
 
 class AgentInfo(AgentConfig):
-    """An agent as `GET /agents` shows it: every default filled in."""
+    """An agent as `GET /agents` shows it, with all defaults filled in."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -124,7 +128,7 @@ class AgentInfo(AgentConfig):
 
 
 class AgentList(BaseModel):
-    """All agents, by name. `fixed`: those that can be asked and not configured."""
+    """All agents, in order of their names. `fixed`: agents that cannot be configured."""
 
     agents: list[AgentInfo]
     fixed: list[str]
@@ -136,41 +140,43 @@ MAX_MESSAGE_CHARS = 100_000
 
 
 class AnswerOptions(BaseModel):
-    """What every request for an answer may say. Unknown fields are ignored, as clients expect."""
+    """The options of every request for an answer. Unknown fields are ignored."""
 
     conversation_id: Identifier | None = Field(
-        None, description="The conversation to go on with; a new one where it is absent."
+        None, description="The conversation to continue. Default: a new one."
     )
     user_id: UserId | None = Field(
-        None, description="Whose conversation it is, within what the caller may see."
+        None, description="The user who owns the conversation, within the caller's tenant."
     )
     parallel_tools: bool = Field(True, description="False: tool calls run one after another.")
     if_busy: IfBusy = Field(
-        "enqueue", description="What to do while the conversation has a run under way."
+        "enqueue",
+        description="What happens if the conversation has an active run: `enqueue` waits until it "
+        "has ended, `reject` answers 409, `interrupt` cancels it and all waiting messages.",
     )
     memory: bool | None = Field(
         None,
-        description="Whether the model gets to know what was learned of the user in other "
-        "conversations, and this one is learned from; absent: as the agent is configured.",
+        description="Whether the model gets what was learned about the user in other "
+        "conversations, and the service learns from this one. Default: the agent's `memory`.",
     )
 
 
 class RunOptions(AnswerOptions):
-    """The same, with the agent that is asked."""
+    """The options of a message, with the agent that answers it."""
 
     agent: Name = Field("chat", description="An agent's name.")
 
 
 class RegenerateOptions(AnswerOptions):
-    """The same, where an answer is regenerated."""
+    """The options of a regenerated answer."""
 
     agent: Name | None = Field(
-        None, description="An agent's name; the one that was last asked there where it is absent."
+        None, description="An agent's name. Default: the last one of the conversation."
     )
 
 
 class PriorMessage(BaseModel):
-    """A message that the client remembers."""
+    """An earlier message, which the client keeps."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[str, Field(max_length=MAX_MESSAGE_CHARS), TEXT]
@@ -188,33 +194,33 @@ class ChatRequest(RunOptions):
     message: Annotated[
         str, Field(min_length=1, max_length=MAX_MESSAGE_CHARS, examples=["What's 15 + 27?"]), TEXT
     ]
-    reset_history: bool = Field(False, description="Forget what was said in the conversation.")
+    reset_history: bool = Field(False, description="Delete the conversation's earlier messages.")
     history: Annotated[list[PriorMessage], Field(max_length=1000)] = Field(
-        [], description="What was said before, where the client keeps it. It is not stored."
+        [], description="Earlier messages, if the client keeps them. They are not stored."
     )
 
 
 class RegenerateRequest(RegenerateOptions):
-    """A wish for another answer to the last message of a conversation."""
+    """A request to regenerate the answer to the last message of a conversation."""
 
     conversation_id: Identifier
 
 
 class Edit(RegenerateOptions):
-    """A message in the place of an earlier one, from where the conversation goes on."""
+    """A message that replaces an earlier one; the conversation continues in a branch."""
 
     message_id: Annotated[str, Field(max_length=128), TEXT]
     message: Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE_CHARS), TEXT]
 
 
 class EditRequest(Edit):
-    """The same, with the conversation."""
+    """An edit of a message, with its conversation."""
 
     conversation_id: Identifier
 
 
 class ToolCallRecord(BaseModel):
-    """One tool call of an answer: either `result` or `error`."""
+    """One tool call of an answer, with either `result` or `error`."""
 
     id: str
     name: str
@@ -249,7 +255,7 @@ class ChatResponse(BaseModel):
 
 
 class RunFailure(BaseModel):
-    """Why a run failed: what its `error` event says."""
+    """Why a run failed, as in its `error` event."""
 
     code: str
     message: str
@@ -274,7 +280,7 @@ class RunInfo(BaseModel):
 
 
 class RunOutcome(BaseModel):
-    """Who answered in a run, and how it ended."""
+    """Which agent and model answered in a run, and how it ended."""
 
     run_id: str
     status: RunStatus
@@ -285,7 +291,7 @@ class RunOutcome(BaseModel):
 
 
 class MessageView(BaseModel):
-    """A message of a conversation. `content` is text; `tool_calls` those that it asked for."""
+    """A message of a conversation. `tool_calls`: the calls that the model asks for in it."""
 
     id: str
     role: str
@@ -301,23 +307,23 @@ class MessageView(BaseModel):
 
 
 class BranchPoint(BaseModel):
-    """Where a conversation was branched off: before this message."""
+    """The message before which a conversation was branched."""
 
     conversation_id: str
     message_id: str
 
 
 class WaitingMessage(BaseModel):
-    """A message that waits for the runs before it; null where an answer is regenerated."""
+    """A message that waits for earlier runs. `message` is null if an answer is regenerated."""
 
     run_id: str
     message: str | None
 
 
 class ConversationView(BaseModel):
-    """A conversation without its messages. `agent` is the one that was last asked there.
+    """A conversation without its messages. `agent` is the one that was last used in it.
 
-    `waiting`: what was sent while `active_run_id` is under way, in its order.
+    `active_run_id`: the active run, or null. `waiting`: the messages that wait for it, in order.
     """
 
     conversation_id: str
@@ -333,9 +339,9 @@ class ConversationView(BaseModel):
 
 
 class ConversationDetail(ConversationView):
-    """A conversation with its messages, oldest first; `has_more` earlier ones.
+    """A conversation with its messages, oldest first. `has_more`: there are earlier messages.
 
-    `last_run`: that of the last message, while it is known: who answered, and how it ended.
+    `last_run`: the run of the last message, while it is known: who answered, and how it ended.
     """
 
     messages: list[MessageView]
@@ -344,14 +350,14 @@ class ConversationDetail(ConversationView):
 
 
 class ConversationPage(BaseModel):
-    """Conversations, newest first; `next` is `before` of the next page."""
+    """Conversations, newest first. `next`: the value of `before` for the next page."""
 
     conversations: list[ConversationView]
     next: str | None
 
 
 class ConversationChange(BaseModel):
-    """What `PATCH` sets; what is absent stays."""
+    """What `PATCH` changes; absent fields stay as they are."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -360,7 +366,7 @@ class ConversationChange(BaseModel):
 
 
 class SearchHit(BaseModel):
-    """Where words were found; without a message, in the conversation's title."""
+    """A search result; without `message_id`, it is in the conversation's title."""
 
     conversation_id: str
     title: str | None
@@ -371,7 +377,7 @@ class SearchHit(BaseModel):
 
 
 class SearchResult(BaseModel):
-    """What was found, newest first."""
+    """All search results, newest first."""
 
     hits: list[SearchHit]
 
@@ -384,7 +390,7 @@ class ToolInfo(BaseModel):
 
 
 class Health(BaseModel):
-    """The server's state. `max_message_chars`: the bound on a message; `time`: its clock."""
+    """The server's state. `max_message_chars`: the limit of one message; `time`: its clock."""
 
     status: Literal["healthy", "draining"]
     service: str

@@ -78,7 +78,7 @@ logger = logging.getLogger("parley.api")
 
 
 class Invoked(ChatResponse):
-    """A whole answer: that of `/chat`, and what callers of a runtime look for."""
+    """A whole answer: the fields of `/chat`, and those of an AgentCore runtime."""
 
     result: str
     status: Literal["success"] = "success"
@@ -86,7 +86,7 @@ class Invoked(ChatResponse):
 
 
 class FailedInvocation(BaseModel):
-    """A failure; `details` where the caller can mend it."""
+    """A failure, with `details` if the caller can correct it."""
 
     error: str
     details: str | None = None
@@ -96,7 +96,7 @@ class FailedInvocation(BaseModel):
 
 
 class StreamError(RunError, frozen=True, kw_only=True, tag="error"):
-    """The native `error` event with the members of the platform's."""
+    """The native `error` event with the fields of the platform's."""
 
     error: str
     error_type: str
@@ -170,7 +170,7 @@ def _refusal(error: Exception) -> JSONResponse:
             code = _CODES.get(error.status_code, "invalid_request")
             return _failure(error.status_code, str(error.detail), code)
         case _:
-            return _failure(400, "The body is not whole.", "invalid_request")
+            return _failure(400, "The body is incomplete.", "invalid_request")
 
 
 def _failure(status: int, text: str, code: str, *, retryable: bool = False) -> JSONResponse:
@@ -186,7 +186,7 @@ def _failure(status: int, text: str, code: str, *, retryable: bool = False) -> J
 
 
 class PingStatus(BaseModel):
-    """Whether runs are under way. `time_of_last_update`: since when, in Unix seconds."""
+    """Whether there are active runs. `time_of_last_update`: since when, in Unix seconds."""
 
     status: Literal["Healthy", "HealthyBusy"]
     time_of_last_update: int
@@ -223,7 +223,7 @@ async def _payload(request: Request) -> Any:
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if "origin" in request.headers and kind != "application/json":
-        raise HTTPException(415, "A page's request needs Content-Type: application/json.")
+        raise HTTPException(415, "A request from a web page needs Content-Type: application/json.")
     try:
         text = (await request.body()).decode()
     except UnicodeDecodeError as error:
@@ -255,7 +255,7 @@ def _wants_stream(accept: str) -> bool:
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": f"One of {', '.join(QUESTIONS)}, and what `/chat` takes beside it.",
+            "description": f"One of {', '.join(QUESTIONS)}, and any other field of `/chat`.",
             "content": {"application/json": {"schema": {}, "example": {"prompt": "Hello!"}}},
         }
     },
@@ -267,7 +267,7 @@ async def invoke(
     remembers: RemembersSessions,
     protocol: Protocol,
 ) -> Response:
-    """Ask an agent, and get the whole answer, or by `Accept: text/event-stream` its events."""
+    """Send a message to an agent; get JSON, or events with `Accept: text/event-stream`."""
     session = session_of(request)
     chat = _chat(await _payload(request), session, remembers=remembers)
     wanted = of_message(chat, ephemeral=chat.conversation_id is None)
@@ -303,6 +303,6 @@ def _chat(payload: Any, session: Session, *, remembers: bool) -> ChatRequest:
 
 @router.get("/ping")
 async def ping(request: Request, registry: Registry) -> PingStatus:
-    """Say whether runs are under way."""
+    """Show whether there are active runs."""
     pulse: Pulse = request.state.pulse
     return pulse.beat(busy=registry.active_runs > 0)

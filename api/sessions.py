@@ -41,14 +41,14 @@ class RunResult(BaseModel):
 
 
 class SessionConfig(BaseModel):
-    """What sessions are here."""
+    """The kind of sessions that the service has."""
 
     sessions_enabled: bool
     storage: str
 
 
 class AgentDescription(BaseModel):
-    """An agent and where it answers."""
+    """An agent and its addresses."""
 
     name: str
     agent_name: str
@@ -61,7 +61,7 @@ class AgentDescription(BaseModel):
 
 
 class Session(BaseModel):
-    """What was said in a session, oldest first."""
+    """The messages of a session, oldest first."""
 
     session_id: str
     messages: list[dict[str, Any]]
@@ -71,7 +71,7 @@ class Session(BaseModel):
 
 
 class Cleared(BaseModel):
-    """A session that was forgotten."""
+    """A session whose history was deleted."""
 
     session_id: str
     success: bool = True
@@ -124,7 +124,7 @@ def _describe(
 
 async def _need_sessions(remembers: RemembersSessions) -> None:
     if not remembers:
-        raise NotFound("Sessions are turned off here (ENABLE_SESSIONS).", code="sessions_disabled")
+        raise NotFound("Sessions are turned off (ENABLE_SESSIONS).", code="sessions_disabled")
 
 
 async def _session(registry: AgentRegistry, caller: Caller, session_id: str) -> Session:
@@ -158,7 +158,7 @@ def router_for(name: str | None) -> APIRouter:
     async def run(
         agent: Agent, request: InputRequest, runs: StartRuns, remembers: RemembersSessions
     ) -> Response:
-        """Let the agent answer, and return the whole answer."""
+        """Send a message to the agent, and get the whole answer."""
         return await _run(agent, request, runs, remembers)
 
     if name != "chat":  # that one has two bodies: see api.native.chat
@@ -171,7 +171,7 @@ def router_for(name: str | None) -> APIRouter:
             remembers: RemembersSessions,
             protocol: Protocol,
         ) -> Response:
-            """Let the agent answer, and follow it."""
+            """Send a message to the agent, and stream the answer."""
             wanted = of_input(request, agent, remembers=remembers)
             return await runs.stream(wanted, protocol or "agents-sdk", user=request.user_id)
 
@@ -183,7 +183,7 @@ def router_for(name: str | None) -> APIRouter:
         caller: Who,
         remembers: RemembersSessions,
     ) -> AgentDescription:
-        """Show the agent and where it answers."""
+        """Show the agent and its addresses."""
         prefix = request.url.path.removesuffix("/info")
         return _describe(agent, prefix, registry, caller, remembers)
 
@@ -191,7 +191,7 @@ def router_for(name: str | None) -> APIRouter:
     async def session(
         agent: Agent, session_id: SessionId, registry: Registry, caller: WhoInQuery
     ) -> Session:
-        """Show what was said in a session."""
+        """Show the messages of a session."""
         registry.agents.find(caller, agent)
         return await _session(registry, caller, session_id)
 
@@ -199,7 +199,7 @@ def router_for(name: str | None) -> APIRouter:
     async def clear(
         agent: Agent, session_id: SessionId, registry: Registry, caller: WhoInQuery
     ) -> Cleared:
-        """Forget what was said in a session; a run in it is cancelled."""
+        """Delete the messages of a session; an active run in it is cancelled."""
         registry.agents.find(caller, agent)
         return await _clear(registry, caller, session_id)
 

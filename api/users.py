@@ -46,7 +46,7 @@ UserIdInPath = Annotated[str, Path(pattern=USER_PATTERN)]
 
 
 class UserMessageRequest(BaseModel):
-    """What a user says."""
+    """A message of a user."""
 
     user_id: UserId
     message: Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE_CHARS), TEXT]
@@ -67,7 +67,7 @@ class SimpleAnswer(BaseModel):
 
 
 class Exchange(BaseModel):
-    """A message and the answer to it; null where there is none."""
+    """A message and its answer; null if there is none."""
 
     timestamp: datetime
     user_message: str
@@ -83,7 +83,7 @@ class UserHistory(BaseModel):
 
 
 class Component(BaseModel):
-    """A part of the service: `healthy` or not, and what there is to know of it."""
+    """A part of the service: its status and details."""
 
     status: str
     details: dict[str, Any]
@@ -102,13 +102,13 @@ class DetailedHealth(BaseModel):
 
 @router.post("/chat", response_class=Response, responses=EVENT_STREAM)
 async def stream_chat(said: UserMessageRequest, runs: StartRuns, protocol: Protocol) -> Response:
-    """Send a message into the user's conversation, and follow the answer."""
+    """Send a message to the user's conversation, and stream the answer."""
     return await runs.stream(said.run_request(), protocol or "chunks", user=said.user_id)
 
 
 @router.post("/chat/simple", response_model=SimpleAnswer)
 async def simple_chat(said: UserMessageRequest, runs: StartRuns) -> Response:
-    """Send a message into the user's conversation, and get the whole answer."""
+    """Send a message to the user's conversation, and get the whole answer."""
     run, result = await runs.result(said.run_request(), user=said.user_id)
     headers = {"X-Run-Id": run.id}
     if isinstance(result, RunError):
@@ -124,7 +124,7 @@ async def simple_chat(said: UserMessageRequest, runs: StartRuns) -> Response:
 
 @router.get("/chat/history/{user_id}")
 async def get_history(user_id: UserIdInPath, registry: Registry, caller: Who) -> UserHistory:
-    """Show what was said in the user's conversation."""
+    """Show the messages of the user's conversation."""
     found = await everything_said(registry.store, caller.named(user_id), CONVERSATION)
     history = _exchanges(found)
     return UserHistory(user_id=user_id, history=history, count=len(history))
@@ -132,14 +132,14 @@ async def get_history(user_id: UserIdInPath, registry: Registry, caller: Who) ->
 
 @router.delete("/chat/history/{user_id}")
 async def clear_history(user_id: UserIdInPath, registry: Registry, caller: Who) -> dict[str, str]:
-    """Forget what was said in the user's conversation; a run in it is cancelled."""
+    """Delete the messages of the user's conversation; an active run in it is cancelled."""
     await registry.clear(caller.named(user_id), CONVERSATION)
     return {"user_id": user_id, "message": "The conversation's history was cleared."}
 
 
 @router.get("/health")
 async def health(request: Request) -> dict[str, str]:
-    """Say that the service is there."""
+    """Show that the service is running."""
     return {
         "status": "healthy",
         "service": request.app.title,
@@ -151,10 +151,10 @@ async def health(request: Request) -> dict[str, str]:
 async def detailed_health(
     request: Request, response: Response, registry: Registry
 ) -> DetailedHealth:
-    """Tell the state of each part. It holds no secret and asks no model.
+    """Show the state of each part, without secrets and without a request to a model.
 
-    The provider is unavailable while it is left alone because it failed again and again;
-    `memory` is the long-term one, `load` what the process uses.
+    The provider is unavailable while its circuit breaker is open, after repeated failures.
+    `memory` is the long-term memory, `load` what the process uses.
     """
     database, memory = await asyncio.gather(
         _database(registry), _memory(registry, request.app.state.memory is not None)

@@ -77,12 +77,12 @@ class Guard:
         host = headers.get(b"host", "")
         if self._hosts is not None and not _may_be_asked_for(host, self._hosts):
             detail = (
-                "This Host is not served here. Ask for localhost or an address, or list the "
-                "name in ALLOWED_HOSTS."
+                "The service does not answer for this Host. Use localhost or an IP address, or "
+                "add the name to ALLOWED_HOSTS."
             )
             return refusal(scope, 421, detail, "host_not_allowed")
         if scope["type"] == "websocket" and not self._may_open(headers.get(b"origin"), host):
-            detail = "Pages of this Origin may not connect; list it in WEBSOCKET_ORIGINS."
+            detail = "Pages of this Origin may not connect; add it to WEBSOCKET_ORIGINS."
             return refusal(scope, 403, detail, "origin_not_allowed")
         if _declared_length(headers) > self._max_body_bytes:
             return refusal(scope, 413, self._too_large, "too_large")

@@ -36,7 +36,8 @@ Who = Annotated[Caller, Depends(_caller)]
 async def _named(
     caller: Who,
     user_id: Annotated[
-        str | None, Query(pattern=USER_PATTERN, description="Whose; the default user's if absent.")
+        str | None,
+        Query(pattern=USER_PATTERN, description="The user. Without it: the default user."),
     ] = None,
 ) -> Caller:
     return caller.named(user_id)

@@ -23,7 +23,7 @@ def _kind(value: Any) -> str:
 
 
 class ContentPart(BaseModel):
-    """A piece of an item's content; only text is taken."""
+    """A piece of an item's content; only text is supported."""
 
     type: Literal["input_text", "output_text", "text"]
     text: Annotated[str, Field(max_length=MAX_MESSAGE_CHARS), TEXT]
@@ -31,12 +31,12 @@ class ContentPart(BaseModel):
 
 def _bounded(parts: list[ContentPart]) -> list[ContentPart]:
     if sum(len(part.text) for part in parts) > MAX_MESSAGE_CHARS:
-        raise ValueError(f"The texts may have at most {MAX_MESSAGE_CHARS} characters together")
+        raise ValueError(f"The texts may have at most {MAX_MESSAGE_CHARS} characters in total")
     return parts
 
 
 class InputItem(BaseModel):
-    """A message of the input, its content a text or a list of texts."""
+    """A message of the input; its content is a text or a list of texts."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[
@@ -53,7 +53,7 @@ class InputItem(BaseModel):
 
 
 class InputRequest(RunOptions):
-    """What an agent is to answer: a text, or messages of which the last is the user's."""
+    """A text, or messages of which the last is the user's, for an agent to answer."""
 
     input: Annotated[
         Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE_CHARS), TEXT, Tag("<message>")]
@@ -62,8 +62,8 @@ class InputRequest(RunOptions):
     ]
     session_id: Identifier | None = Field(
         None,
-        description="The conversation that the agent remembers; none where it is absent. Of an "
-        "`input` of several messages the last one is kept there, the others are only read.",
+        description="The conversation that is the agent's memory; without it there is no memory. "
+        "If `input` has several messages, only the last one is stored; the others are only read.",
     )
 
 
@@ -78,7 +78,7 @@ def of_input(body: InputRequest, agent: str, *, remembers: bool) -> RunRequest:
     """
     *before, last = _items(body)
     if last.role != "user" or not last.content:
-        text = "The last message must be the user's, and not empty."
+        text = "The last message must be a user message, and not empty."
         raise Invalid(text, errors=[{"field": "input", "message": text}])
     wanted = body.session_id or body.conversation_id
     chat = ChatRequest(

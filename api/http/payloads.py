@@ -88,7 +88,7 @@ def _question(fields: Any) -> str:
     """Return the name of the only member that holds a question."""
     names = [name for name in QUESTIONS if fields.get(name)] if isinstance(fields, dict) else []
     if len(names) != 1 or not isinstance(fields[names[0]], str | list):
-        raise Invalid(f"Give one of {', '.join(QUESTIONS)}: a text, or a list of messages.")
+        raise Invalid(f"Send exactly one of {', '.join(QUESTIONS)}: a text or a list of messages.")
     return names[0]
 
 
@@ -99,7 +99,7 @@ def _split(messages: list[Any], name: str) -> dict[str, Any]:
     except ValidationError as error:
         raise invalid(error, name) from None
     if last.role != "user" or not last.content:
-        text = "The last message must be the user's, and not empty."
+        text = "The last message must be a user message, and not empty."
         raise Invalid(text, errors=[{"field": name, "message": text}])
     return {"message": last.content, "history": [item.model_dump() for item in before]}
 

@@ -57,7 +57,7 @@ async def _protocol(
 ) -> str | None:
     if protocol is not None and protocol not in ENCODERS:
         known = ", ".join(ENCODERS)
-        raise ClientError(f"There is no protocol of this name; there are: {known}.")
+        raise ClientError(f"Unknown protocol. Known protocols: {known}.")
     return protocol
 
 
@@ -71,7 +71,7 @@ IdempotencyKey = Annotated[
     Header(
         min_length=1,
         max_length=255,
-        description="The same key with the same body is the same run; with another body, 409.",
+        description="The same key and body give the same run; the same key with another body, 409.",
     ),
 ]
 """IETF draft "The Idempotency-Key HTTP Header Field"."""

@@ -35,7 +35,7 @@ async def get_agent(agent_name: AgentName, registry: Registry, caller: Who) -> A
 async def put_agent(
     agent_name: AgentName, config: AgentConfig, registry: Registry, caller: Who, response: Response
 ) -> AgentInfo:
-    """Create an agent, or replace the one of this name (200). Runs under way keep the old one."""
+    """Create an agent, or replace the one of this name (200). Active runs keep the old one."""
     if not await registry.agents.put(caller, agent_name, config):
         response.status_code = 200
     return registry.agents.info(caller, agent_name)
@@ -43,5 +43,5 @@ async def put_agent(
 
 @router.delete("/agents/{agent_name}", status_code=204)
 async def delete_agent(agent_name: AgentName, registry: Registry, caller: Who) -> None:
-    """Delete an agent. Runs under way go on."""
+    """Delete an agent. Its active runs continue."""
     await registry.agents.delete(caller, agent_name)

@@ -61,7 +61,7 @@ async def list_conversations(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     before: Annotated[str | None, Query(max_length=500, description="`next` of a page.")] = None,
 ) -> ConversationPage:
-    """List conversations, the one that changed last first."""
+    """List conversations, the most recently changed first."""
     records, following = await registry.store.conversations(caller, limit=limit, before=before)
     return ConversationPage(
         conversations=[await _view(registry, caller, record) for record in records], next=following
@@ -75,7 +75,7 @@ async def search(
     q: Annotated[str, Query(min_length=1, max_length=1000, description="Words; all must occur.")],
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> SearchResult:
-    """Find words in titles and texts of conversations; the last one may be a beginning."""
+    """Find words in titles and texts of conversations; the last word may be incomplete."""
     hits = await registry.store.search(caller, q, limit=limit)
     return SearchResult(hits=[SearchHit.model_validate(hit, from_attributes=True) for hit in hits])
 
@@ -112,7 +112,7 @@ async def change_conversation(
     registry: Registry,
     caller: WhoInQuery,
 ) -> ConversationView:
-    """Set the title, or the metadata as a whole."""
+    """Set the title, or replace the metadata."""
     record = await registry.store.update(
         caller, conversation_id, title=change.title, metadata=change.metadata
     )
@@ -125,7 +125,7 @@ async def change_conversation(
 async def delete_conversation(
     conversation_id: ConversationId, registry: Registry, caller: WhoInQuery
 ) -> dict[str, str]:
-    """Delete a conversation for good; a run in it is cancelled."""
+    """Delete a conversation permanently; an active run in it is cancelled."""
     if not await registry.delete(caller, conversation_id):
         raise _none()
     return {"status": "deleted"}
@@ -134,7 +134,7 @@ async def delete_conversation(
 @router.get(
     "/conversations/{conversation_id}/stream",
     response_class=Response,
-    responses=EVENT_STREAM | {204: {"description": "No run is under way."}},
+    responses=EVENT_STREAM | {204: {"description": "There is no active run."}},
 )
 async def join_conversation(
     conversation_id: ConversationId,
@@ -143,7 +143,7 @@ async def join_conversation(
     protocol: Protocol,
     last_event_id: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Response:
-    """Follow the run that is under way, from its start or from a cursor in it."""
+    """Follow the active run, from its start or after a cursor."""
     run = await runs.registry.active_run(caller, conversation_id)
     if run is None:
         await _found(runs.registry, caller, conversation_id)
@@ -179,7 +179,7 @@ async def export_conversation(
 
 @router.post("/conversations/{conversation_id}/regenerate", response_model=ChatResponse)
 async def regenerate(wish: Regeneration, runs: StartRuns) -> Response:
-    """Drop what followed the last message of a conversation, and answer it again."""
+    """Regenerate the answer to the last message of a conversation."""
     return await runs.answer(of_regeneration(wish), user=wish.user_id)
 
 
@@ -189,13 +189,13 @@ async def regenerate(wish: Regeneration, runs: StartRuns) -> Response:
     responses=EVENT_STREAM,
 )
 async def stream_regeneration(wish: Regeneration, runs: StartRuns, protocol: Protocol) -> Response:
-    """The same, as the answer comes."""
+    """Regenerate the answer to the last message, and stream it."""
     return await runs.stream(of_regeneration(wish), protocol or "events", user=wish.user_id)
 
 
 @router.post("/conversations/{conversation_id}/edit", response_model=ChatResponse)
 async def edit(conversation_id: ConversationId, change: Edit, runs: StartRuns) -> Response:
-    """Put another message in the place of an earlier one, in a conversation branched off there."""
+    """Replace an earlier message, in a new conversation that branches there."""
     return await runs.answer(of_edit(_edit(conversation_id, change)), user=change.user_id)
 
 
@@ -207,7 +207,7 @@ async def edit(conversation_id: ConversationId, change: Edit, runs: StartRuns) -
 async def stream_edit(
     conversation_id: ConversationId, change: Edit, runs: StartRuns, protocol: Protocol
 ) -> Response:
-    """The same, as the answer comes; `chat_start` names the new conversation."""
+    """Replace an earlier message, and stream the answer; `chat_start` has the new id."""
     request = of_edit(_edit(conversation_id, change))
     return await runs.stream(request, protocol or "events", user=change.user_id)
 

@@ -10,9 +10,11 @@ from models import Health, ToolInfo
 router = APIRouter(tags=["health"])
 
 
-@router.get("/health", responses={503: {"model": Health, "description": "The service stops."}})
+@router.get(
+    "/health", responses={503: {"model": Health, "description": "The service is stopping."}}
+)
 async def health(request: Request, response: Response, registry: Registry) -> Health:
-    """Say whether the service takes work, and which tools there are."""
+    """Show whether the service accepts requests, and which tools it has."""
     if registry.draining:
         response.status_code = 503
     return Health(

@@ -46,7 +46,7 @@ async def _named_in_query(
     caller: Who,
     user_id: Annotated[
         str | None,
-        Query(min_length=1, max_length=512, description="Whose; the default user's if absent."),
+        Query(min_length=1, max_length=512, description="The user. Without it: the default user."),
     ] = None,
 ) -> Caller:
     return _named(caller, user_id)
@@ -60,7 +60,7 @@ MemoryText = Annotated[str, Field(min_length=1, max_length=MAX_CHARS, pattern=r"
 
 
 class MemoryView(BaseModel):
-    """A memory. `score`: how near it is to what was searched for, from 0 to 1."""
+    """A memory. `score`: how similar it is to the search text, from 0 to 1."""
 
     id: str
     memory: str
@@ -70,7 +70,7 @@ class MemoryView(BaseModel):
 
 
 class MemoryList(BaseModel):
-    """Memories of a user: the newest first, or of a search the nearest."""
+    """Memories of a user: the newest first, or in a search the most similar first."""
 
     user_id: str
     memories: list[MemoryView]
@@ -85,7 +85,7 @@ class NewMemory(BaseModel):
 
 
 class MemoryChange(BaseModel):
-    """Another text for a memory."""
+    """A new text for a memory."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -93,7 +93,7 @@ class MemoryChange(BaseModel):
 
 
 class Forgotten(BaseModel):
-    """How many memories are gone."""
+    """How many memories were deleted."""
 
     user_id: str
     status: str = "success"
@@ -102,7 +102,7 @@ class Forgotten(BaseModel):
 
 
 class MemoriesOf(BaseModel):
-    """Whose memories, how many, and of what."""
+    """The user, the maximum number of memories, and a search text."""
 
     user_id: UserName
     limit: int = Field(10, ge=1, le=1000)
@@ -110,7 +110,7 @@ class MemoriesOf(BaseModel):
 
 
 class AllMemoriesOf(BaseModel):
-    """Whose memories."""
+    """The user of the memories."""
 
     user_id: UserName
 
@@ -119,16 +119,16 @@ class AllMemoriesOf(BaseModel):
 async def list_memories(
     memory: LongTerm,
     caller: WhoByName,
-    query: Annotated[str | None, Query(max_length=MAX_CHARS, description="What about.")] = None,
+    query: Annotated[str | None, Query(max_length=MAX_CHARS, description="Search text.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
 ) -> MemoryList:
-    """List what is remembered, or search it by meaning."""
+    """List the memories of a user, or those that are similar in meaning to `query`."""
     return await _listed(memory, caller, query, limit)
 
 
 @router.post("/memories", status_code=201)
 async def add_memory(new: NewMemory, memory: LongTerm, caller: Who) -> MemoryView:
-    """Remember something as it is."""
+    """Store a text as a memory, unchanged."""
     return _view(await memory.memories.add(_named(caller, new.user_id), new.memory))
 
 
@@ -142,13 +142,13 @@ async def get_memory(memory_id: MemoryId, memory: LongTerm, caller: WhoByName) -
 async def change_memory(
     memory_id: MemoryId, change: MemoryChange, memory: LongTerm, caller: WhoByName
 ) -> MemoryView:
-    """Put another text in a memory's place."""
+    """Replace the text of a memory."""
     return _view(_there(await memory.memories.change(caller, memory_id, change.memory)))
 
 
 @router.delete("/memories/{memory_id}")
 async def delete_memory(memory_id: MemoryId, memory: LongTerm, caller: WhoByName) -> dict[str, str]:
-    """Forget a memory."""
+    """Delete a memory."""
     if not await memory.memories.remove(caller, memory_id):
         raise _none()
     return {"status": "deleted"}

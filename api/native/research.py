@@ -39,24 +39,24 @@ _WHOLE = ("stop", "length", "content_filter")
 
 
 class ResearchRequest(BaseModel):
-    """A question to research. Unknown fields are ignored, as clients expect."""
+    """A question to research. Unknown fields are ignored."""
 
     query: Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE_CHARS), TEXT] = Field(
         validation_alias=AliasChoices("query", "input", "message", "question"),
-        description="The question; the first of `query`, `input`, `message`, `question` counts.",
+        description="The question; the first of `query`, `input`, `message`, `question` is used.",
         examples=["How do heat pumps work in cold winters?"],
     )
     conversation_id: Identifier | None = Field(
-        None, description="The conversation to go on with; a new one where it is absent."
+        None, description="The conversation to continue. Default: a new one."
     )
     session_id: Identifier | None = Field(
-        None, description="The same, for clients of sessions, where the server has these."
+        None, description="The same as `conversation_id`, if sessions are enabled."
     )
     user_id: UserId | None = Field(
-        None, description="Whose conversation it is, within what the caller may see."
+        None, description="The user who owns the conversation, within the caller's tenant."
     )
     if_busy: IfBusy = Field(
-        "enqueue", description="What to do while the conversation has a run under way."
+        "enqueue", description="What happens if the conversation has an active run."
     )
 
     def run_request(self, *, remembers: bool) -> RunRequest:
@@ -83,9 +83,9 @@ class ResearchSource(BaseModel):
 class ResearchResponse(BaseModel):
     """A whole report, or `error` with its `code` and whether it is `retryable`.
 
-    `report` and `final_output` are the same text. `sources` and `follow_up_questions` are what
-    stands at its end, `summary` is its first paragraph. A report that was cut short has neither
-    sources nor questions.
+    `report` and `final_output` are the same text. `summary` is its first paragraph; `sources` and
+    `follow_up_questions` come from its end. A report that was cut short has no sources and no
+    questions.
     """
 
     report: str | None

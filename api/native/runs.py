@@ -20,14 +20,14 @@ RunId = Annotated[str, Path(pattern=ID_PATTERN)]
 
 @router.get("")
 async def get_run(run_id: RunId, registry: Registry, caller: Who) -> RunInfo:
-    """Show a run's state."""
+    """Show the state of a run."""
     return run_info(await registry.run(caller, run_id))
 
 
 @router.get(
     "/events",
     response_class=Response,
-    responses=EVENT_STREAM | {204: {"description": "Everything was sent."}},
+    responses=EVENT_STREAM | {204: {"description": "All events were sent before."}},
 )
 async def read_run(
     run_id: RunId,
@@ -35,18 +35,21 @@ async def read_run(
     protocol: Protocol,
     after: Annotated[
         str | None,
-        Query(max_length=200, description="A frame's `id`, or a plain `seq`: what follows it."),
+        Query(
+            max_length=200,
+            description="A frame's `id`, or only a `seq`; the answer has the events after it.",
+        ),
     ] = None,
     last_event_id: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Response:
-    """Follow a run's events from its start, or from a cursor."""
+    """Follow the events of a run, from its start or after a cursor."""
     # An EventSource repeats the address it began with, and says in the header how far it came.
     return await runs.resume(run_id, last_event_id or after, protocol)
 
 
 @router.post("/cancel")
 async def cancel_run(run_id: RunId, registry: Registry, caller: Who) -> RunInfo:
-    """Cancel a run; one that has ended stays as it is. Answers when it has ended."""
+    """Cancel a run, and answer when it has ended. A run that has ended does not change."""
     return run_info(await registry.cancel(caller, run_id, wait=CANCEL_WAIT))
 
 
@@ -57,7 +60,7 @@ async def cancel_tool_call(
     registry: Registry,
     caller: Who,
 ) -> None:
-    """Cancel one tool call; its siblings and the run go on."""
+    """Cancel one tool call; the other calls and the run continue."""
     await registry.cancel_call(caller, run_id, tool_call_id)
 
 

@@ -193,7 +193,7 @@ class Socket:
                 handler = self._invoke if kind is None else self._handlers.get(kind)
                 if handler is None:
                     known = ", ".join(self._handlers)
-                    text = f"Unknown message type. There are: {known}."
+                    text = f"Unknown message type. Known types: {known}."
                     raise ClientError(text, code="unknown_type")
                 await handler(data, request_id)
             except ValidationError as error:
@@ -204,7 +204,7 @@ class Socket:
     def _parsed(self, text: str | None) -> tuple[str | None, str | None, Any]:
         """Return a message's type, request and data; without a type all of it is the data."""
         if text is None:
-            raise ClientError("Messages are text, not binary.")
+            raise ClientError("Messages must be text, not binary.")
         if len(text.encode()) > self._limits.max_bytes:
             raise TooLarge(f"A message may have at most {self._limits.max_bytes} bytes.")
         try:
@@ -256,7 +256,7 @@ class Socket:
         wish = Subscription.model_validate(data)
         self._check_room()
         if (wish.run_id, request_id) in self._following.values():
-            text = "This socket follows the run already; another request_id may follow it too."
+            text = "This request_id already follows the run; another request_id may follow it too."
             raise Conflict(text, code="already_subscribed")
         after = None if wish.after is None else str(wish.after)
         reader = await self._registry.read(self._caller, wish.run_id, after)
@@ -287,7 +287,7 @@ class Socket:
         await self._send("pong", request_id, {})
 
     async def _reserved(self, data: Any, request_id: str | None) -> None:
-        raise ClientError("No agent here asks for this.", code="not_expected")
+        raise ClientError("No agent of this service expects this message.", code="not_expected")
 
     def _check_room(self) -> None:
         if len(self._following) >= self._limits.max_chats:
@@ -347,7 +347,7 @@ def _kind(message: Any) -> str | None:
             return kind
         if "type" not in message and asks(message):
             return None
-    raise ClientError('A message is an object: {"type": …, "request_id"?: …, "data"?: …}.')
+    raise ClientError('A message must be an object: {"type": …, "request_id"?: …, "data"?: …}.')
 
 
 def _invalid(error: ValidationError) -> Invalid:
@@ -362,7 +362,7 @@ async def upgrade(request: Request) -> Response:
     return refusal(
         request.scope,
         426,
-        "This address speaks WebSocket (RFC 6455).",
+        "This address needs a WebSocket connection (RFC 6455).",
         "upgrade_required",
         headers={"Upgrade": "websocket", "Connection": "Upgrade"},
     )

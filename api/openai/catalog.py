@@ -28,7 +28,7 @@ class Model(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All of them."""
+    """All agents and models."""
 
     object: str = "list"
     data: list[Model]
@@ -44,7 +44,7 @@ async def list_models(registry: Registry, caller: Who) -> ModelList:
 async def get_model(
     model: Annotated[str, Path(max_length=200)], registry: Registry, caller: Who
 ) -> Model:
-    """Show one; any model that may be asked for is there, listed or not."""
+    """Show an agent or a model; also a model that is allowed but not listed."""
     listed: dict[str, Any] = {each.id: each for each in _models(registry, caller)}
     if model in listed:
         found: Model = listed[model]

@@ -40,16 +40,16 @@ router = APIRouter(tags=["openai"], responses=FAILURES)
 
 
 class StreamOptions(BaseModel):
-    """What a stream has besides the answer."""
+    """What a stream contains besides the answer."""
 
     include_usage: bool | None = None
     include_tool_events: bool | None = Field(
-        None, description="The calls that the agent executes, as `tool_event` of chunks."
+        None, description="Stream the calls that the agent executes, as `tool_event` in chunks."
     )
 
 
 class CompletionRequest(Sampling):
-    """A conversation, and how it is to be answered. Unknown members are ignored."""
+    """A conversation, and options for its answer. Unknown fields are ignored."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
     messages: Annotated[list[WireMessage], Field(min_length=1, max_length=10_000, fail_fast=True)]
@@ -64,7 +64,7 @@ class CompletionRequest(Sampling):
     tools: Annotated[list[WireTool], Field(max_length=128, fail_fast=True)] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedChoice | None = None
     logprobs: bool | None = None
-    functions: Any = Field(None, description="Superseded by `tools`, and refused.")
+    functions: Any = Field(None, description="Not supported; use `tools`.")
 
     def run_request(self, agent: str, model: str | None) -> RunRequest:
         """Return what is asked for.
@@ -73,11 +73,11 @@ class CompletionRequest(Sampling):
             errors.Invalid: it cannot be done here, or the conversation is not whole.
         """
         if self.n not in (None, 1):
-            raise refused("n", "There is one answer to a request here.")
+            raise refused("n", "Only one answer to a request is supported.")
         if self.logprobs:
-            raise refused("logprobs", "There are none here.")
+            raise refused("logprobs", "Not supported.")
         if self.functions:
-            raise refused("functions", "Use tools.")
+            raise refused("functions", "Not supported; use tools.")
         choice = self.tool_choice
         name = choice.function.name if isinstance(choice, NamedChoice) else choice
         tool_choice, tools = chosen(name, tuple(tool.function.spec() for tool in self.tools or ()))
@@ -109,7 +109,7 @@ async def complete(body: CompletionRequest, runs: StartRuns) -> Response:
     """Answer a conversation."""
     options = body.stream_options or StreamOptions()
     if body.stream_options is not None and not body.stream:
-        raise ClientError("stream_options: only where stream is true.")
+        raise ClientError("stream_options: only allowed if stream is true.")
     agent, model = runs.registry.agents.resolve(runs.caller, body.model)
     run = await runs.start(body.run_request(agent, model), user=body.who())
     created = int(run.created_at.timestamp())

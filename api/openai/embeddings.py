@@ -28,7 +28,7 @@ _BATCH = 64
 
 
 class EmbeddingsRequest(BaseModel):
-    """Texts, and how their vectors are to be written."""
+    """Texts, and the format of their vectors."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
     input: Text | Annotated[list[Any], Field(min_length=1, max_length=MAX_TEXTS)]
@@ -44,13 +44,11 @@ class EmbeddingsRequest(BaseModel):
         texts = [self.input] if isinstance(self.input, str) else self.input
         for at, text in enumerate(texts):
             if not isinstance(text, str):
-                raise refused(
-                    f"input.{at}", "Give texts: another model's tokens mean nothing here."
-                )
+                raise refused(f"input.{at}", "Send texts; token ids are not supported.")
             if not text:
                 raise refused("input", "A text must not be empty.")
             if clean_text(text) != text:
-                raise refused("input", "A text must not contain NUL or half characters.")
+                raise refused("input", "A text must not contain NUL or lone surrogate characters.")
         return texts
 
 
@@ -60,7 +58,7 @@ async def embed(body: EmbeddingsRequest, request: Request) -> Response:
     embedder: Embedder = request.app.state.embedder
     dimensions = body.dimensions or embedder.dimensions
     if dimensions > embedder.dimensions:
-        raise refused("dimensions", f"The vectors have {embedder.dimensions} dimensions.")
+        raise refused("dimensions", f"At most {embedder.dimensions} are supported.")
     texts = body.texts()
     vectors, tokens = await embedder.counted(texts)
     # Many vectors are megabytes of JSON: they are written in a thread, some at a time.

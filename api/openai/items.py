@@ -57,7 +57,7 @@ def _unknown(what: str, known: str) -> Callable[[Any], Any]:
 
     def refuse(value: Any) -> Any:
         kind = str(value.get("type", ""))[:64] if isinstance(value, dict) else "?"
-        raise ValueError(f"{what} of the type {kind!r} are not supported here; {known} are.")
+        raise ValueError(f"{what} of the type {kind!r} are not supported; {known} are.")
 
     return refuse
 
@@ -75,7 +75,7 @@ class TextPart(BaseModel):
 
 
 class ImagePart(BaseModel):
-    """A picture, at an address or in it."""
+    """An image, at a URL or inside a data URL."""
 
     type: Literal["input_image"]
     image_url: Annotated[str, Field(pattern=_URL), TEXT]
@@ -116,7 +116,7 @@ Parts: TypeAlias = Annotated[
 
 
 class MessageItem(BaseModel):
-    """What somebody said; `type` may be absent."""
+    """A message; `type` may be absent."""
 
     role: Literal["user", "assistant", "system", "developer"]
     content: Parts
@@ -145,7 +145,7 @@ class CallItem(BaseModel):
 
 
 class OutputItem(BaseModel):
-    """What a call came to."""
+    """The result of a call."""
 
     type: Literal["function_call_output"]
     call_id: CallId
@@ -153,7 +153,7 @@ class OutputItem(BaseModel):
 
 
 class ReasoningItem(BaseModel):
-    """What the model thought, which is not given back to it."""
+    """The model's reasoning, which is not sent back to the model."""
 
     type: Literal["reasoning"]
 
@@ -195,14 +195,14 @@ class Tool(FunctionDefinition):
 
 
 class NamedTool(BaseModel):
-    """One tool that has to be called."""
+    """The one tool that the model must call."""
 
     type: Literal["function"]
     name: Annotated[str, Field(pattern=_NAME)]
 
 
 class TextFormat(BaseModel):
-    """The form of an answer, or none."""
+    """The format of an answer; plain text has none."""
 
     model_config = {"populate_by_name": True}
 
@@ -228,7 +228,7 @@ class TextFormat(BaseModel):
 
 
 class TextConfig(BaseModel):
-    """How the answer's text is to be."""
+    """The format of the answer's text."""
 
     format: TextFormat | None = None
 
@@ -238,7 +238,7 @@ _VALUE = Annotated[str, StringConstraints(max_length=512), TEXT]
 
 
 class ResponseRequest(Sampling):
-    """What is to be answered, and how. Unknown members are ignored."""
+    """An input, and options for its answer. Unknown fields are ignored."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
     input: Annotated[
@@ -249,7 +249,7 @@ class ResponseRequest(Sampling):
         Discriminator(_kind),
     ]
     instructions: Text | None = Field(
-        None, description="After the agent's own, for this response only."
+        None, description="Added after the agent's own, for this response only."
     )
     previous_response_id: Annotated[str, Field(max_length=128)] | None = None
     tools: Annotated[list[Tool], Field(max_length=128, fail_fast=True)] | None = None
@@ -260,8 +260,8 @@ class ResponseRequest(Sampling):
     store: bool | None = None
     stream: bool | None = None
     background: bool | None = None
-    conversation: Any = Field(None, description="Superseded here by `previous_response_id`.")
-    prompt: Any = Field(None, description="Prompts are not kept here.")
+    conversation: Any = Field(None, description="Not supported; use `previous_response_id`.")
+    prompt: Any = Field(None, description="Not supported; use `instructions`.")
 
     def run_request(
         self,
@@ -316,11 +316,11 @@ class ResponseRequest(Sampling):
 
     def _check(self) -> None:
         if self.conversation is not None:
-            raise refused("conversation", "Use previous_response_id.")
+            raise refused("conversation", "Not supported; use previous_response_id.")
         if self.prompt is not None:
-            raise refused("prompt", "There are no prompts here; use instructions.")
+            raise refused("prompt", "Not supported; use instructions.")
         if self.background and self.store is False:
-            raise refused("background", "Only for a response that is stored.")
+            raise refused("background", "Only allowed for a response that is stored.")
 
     def _echo(self) -> dict[str, Any]:
         """Return what the response says of its request; what is ignored is said to be off."""
@@ -445,5 +445,5 @@ def _text(parts: Iterable[Content]) -> str:
 def _only_text(content: str | list[TextPart | ImagePart]) -> str:
     parts = _contents(content)
     if any(isinstance(part, ImageContent) for part in parts):
-        raise refused("input", "A picture can only be part of what the user says.")
+        raise refused("input", "Only a user message may contain an image.")
     return _text(parts)

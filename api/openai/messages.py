@@ -64,14 +64,14 @@ class TextPart(BaseModel):
 
 
 class ImageUrl(BaseModel):
-    """Where a picture is."""
+    """The address of an image."""
 
     url: Annotated[str, Field(pattern=_URL), TEXT]
     detail: Literal["auto", "low", "high"] | None = None
 
 
 class ImagePart(BaseModel):
-    """A picture."""
+    """An image."""
 
     type: Literal["image_url"]
     image_url: ImageUrl
@@ -102,7 +102,7 @@ Parts: TypeAlias = Annotated[
 
 
 class Function(BaseModel):
-    """What a call calls. `arguments` is JSON text."""
+    """The function of a call. `arguments` is JSON text."""
 
     name: Annotated[str, Field(max_length=256), TEXT]
     arguments: Text
@@ -124,7 +124,7 @@ class FromSystem(BaseModel):
 
 
 class FromUser(BaseModel):
-    """What the user says."""
+    """A message of the user."""
 
     role: Literal["user"]
     content: Parts
@@ -132,7 +132,7 @@ class FromUser(BaseModel):
 
 
 class FromAssistant(BaseModel):
-    """What the model said."""
+    """A message of the model."""
 
     role: Literal["assistant"]
     content: Texts | None = None
@@ -141,7 +141,7 @@ class FromAssistant(BaseModel):
 
 
 class FromTool(BaseModel):
-    """What a call of the client came to."""
+    """The result of a call that the client executed."""
 
     role: Literal["tool"]
     tool_call_id: Annotated[str, Field(min_length=1, max_length=256), TEXT]
@@ -168,14 +168,14 @@ class FunctionDefinition(BaseModel):
 
 
 class WireTool(BaseModel):
-    """A tool, of the one kind that there is here."""
+    """A tool; functions are the only supported kind."""
 
     type: Literal["function"]
     function: FunctionDefinition
 
 
 class JsonSchema(BaseModel):
-    """The form of an answer."""
+    """The format of an answer."""
 
     model_config = {"populate_by_name": True}
 
@@ -185,7 +185,7 @@ class JsonSchema(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """The form of an answer, or none."""
+    """The format of an answer; plain text has none."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
@@ -201,7 +201,7 @@ class ResponseFormat(BaseModel):
         if self.type == "json_object":
             return OutputSchema("object")
         if self.json_schema is None or self.json_schema.form is None:
-            raise refused("response_format.json_schema", "This is missing.")
+            raise refused("response_format.json_schema", "Required.")
         form = self.json_schema
         return OutputSchema(form.name, form.form, form.strict)
 
@@ -213,7 +213,7 @@ class ChosenFunction(BaseModel):
 
 
 class NamedChoice(BaseModel):
-    """One tool that has to be called."""
+    """The one tool that the model must call."""
 
     type: Literal["function"]
     function: ChosenFunction
@@ -248,7 +248,7 @@ def messages_of(wire: Iterable[WireMessage]) -> tuple[Message, ...]:
     for at, each in enumerate(wire):
         if isinstance(each, FromTool):
             if each.tool_call_id not in due:
-                text = "A message of the role tool must answer a call of the message before."
+                text = "A message of the role tool must answer a call of the message before it."
                 raise refused(f"messages.{at}.tool_call_id", text)
             name = due.pop(each.tool_call_id)
             messages.append(ToolMessage(each.tool_call_id, name, text_of(each.content)))
@@ -312,7 +312,7 @@ def chosen(
         return "required", tools
     named = tuple(tool for tool in tools if tool.name == choice)
     if not named:
-        raise refused("tool_choice", "There is no tool of this name among the request's tools.")
+        raise refused("tool_choice", "The request has no tool of this name.")
     return "required", named
 
 
@@ -328,8 +328,8 @@ class Sampling(BaseModel):
     )
     memory: bool | None = Field(
         None,
-        description="Whether the user is remembered; where it is absent: if a user is named, or "
-        "the agent remembers everybody.",
+        description="Whether the user is remembered. Default: yes if a user is named, or if the "
+        "agent remembers everybody.",
     )
 
     def who(self) -> str | None:

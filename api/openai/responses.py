@@ -46,7 +46,7 @@ router = APIRouter(prefix="/v1/responses", tags=["openai"], responses=FAILURES)
 
 @router.post("", response_class=JSONResponse, responses=EVENT_STREAM)
 async def create(body: ResponseRequest, runs: StartRuns) -> Response:
-    """Answer an input."""
+    """Create a response to an input."""
     request, user = await _wanted(body, runs.registry, runs.caller)
     run = await runs.start(request, user=user)
     if body.stream:
@@ -70,7 +70,7 @@ async def retrieve(
         int | None, Query(ge=0, lt=2**53, description="The last frame's `sequence_number`.")
     ] = None,
 ) -> Response:
-    """Show a response as it is now, or stream it from its start or from after a frame."""
+    """Show a response as it is now, or stream it from its start or after a frame."""
     run = await _found(runs.registry, runs.caller, id)
     if stream:
         return await _stream(runs, run, starting_after)
@@ -79,7 +79,7 @@ async def retrieve(
 
 @router.delete("/{id}")
 async def delete(id: str, registry: Registry, caller: Who) -> dict[str, str | bool]:
-    """Delete a response for good; one under way is cancelled."""
+    """Delete a response permanently; if it is active, it is cancelled."""
     run = await _found(registry, caller, id)
     await registry.cancel(caller, run.id)
     if not await registry.delete(run.owner, run.conversation_id):
@@ -89,7 +89,7 @@ async def delete(id: str, registry: Registry, caller: Who) -> dict[str, str | bo
 
 @router.post("/{id}/cancel", response_class=JSONResponse)
 async def cancel(id: str, runs: ReadRuns) -> Response:
-    """Cancel a response; one that has ended stays as it is. Answers when it has ended."""
+    """Cancel a response, and answer when it has ended. An ended response does not change."""
     run = await _found(runs.registry, runs.caller, id)
     return await _present(runs, await runs.registry.cancel(runs.caller, run.id, wait=CANCEL_WAIT))
 
@@ -139,7 +139,7 @@ async def _before(
             why = "has failed"
         case None:
             why = "is still in progress"
-    text = f"Previous response with id '{id}' {why}, so it cannot be gone on with."
+    text = f"Previous response with id '{id}' {why}, so it cannot be continued."
     raise refused("previous_response_id", text)
 
 
@@ -241,6 +241,6 @@ async def _replay_before(runs: Runs, run: StoredRun, encoder: ResponsesEncoder, 
         if ruler.next <= after + 1:
             seq = event.seq
     if ruler.next <= after:
-        raise refused("starting_after", "There is no frame of this number yet.")
+        raise refused("starting_after", "There is no frame with this number yet.")
     await replay_to(encoder, events[:seq])
     return seq
