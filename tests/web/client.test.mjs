@@ -1,4 +1,4 @@
-/** What a client does besides not losing anything: see cuts.test.mjs and restarts.test.mjs for that. */
+/** What a client does besides not losing anything: for that see cuts and restarts.test.mjs. */
 
 import { test } from 'node:test';
 import { ParleyClient, ParleyError } from '../../web/client.js';

@@ -2,6 +2,9 @@
 
 import { $, h } from './dom.js';
 
+/** @type {(agrees: boolean) => void} */
+let pending = () => {};
+
 /**
  * @param {string} title
  * @param {string | (string|Node)[]} text
@@ -16,11 +19,11 @@ export function confirmed(title, text) {
       h('button.primary.danger', { value: 'yes' }, 'Delete'))));
   dialog.returnValue = 'no';
   dialog.showModal();
+  pending(false); // it was left, and the event that says so is still to come
   return new Promise((resolve) => {
-    dialog.addEventListener('close', function closed() {
-      if (dialog.open) return; // the close of an earlier question
-      dialog.removeEventListener('close', closed);
-      resolve(dialog.returnValue === 'yes');
-    });
+    pending = resolve;
+    dialog.onclose = () => {
+      if (!dialog.open) resolve(dialog.returnValue === 'yes'); // else it is of an earlier question
+    };
   });
 }

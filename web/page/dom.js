@@ -44,8 +44,8 @@ export const $ = (id) => document.getElementById(id);
  *
  * @template {string} T
  * @param {T} tag a tag's name, with classes: `div.card.open`
- * @param {Record<string, any>} [properties] `on…`: a listener; a property of the element; else an attribute.
- *   `undefined`, `null` and `false` are left out.
+ * @param {Record<string, any>} [properties] `on…`: a listener; a property of the element; else an
+ *   attribute. `undefined`, `null` and `false` are left out.
  * @param {...(Node|string|null|undefined|false)} children what is falsy is left out
  * @returns {T extends `${infer N extends keyof Tags}.${string}` ? Tags[N]
  *   : T extends keyof Tags ? Tags[T] : HTMLElement}

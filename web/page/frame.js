@@ -109,7 +109,7 @@ export class Frame {
 }
 
 function connectionText({ state, transport, retryAt }) {
-  if (state === 'online') return transport === 'sse' ? 'Connected (without WebSocket)' : 'Connected';
+  if (state === 'online') return `Connected${transport === 'sse' ? ' (without WebSocket)' : ''}`;
   if (state !== 'offline') return 'Connecting…';
   const seconds = retryAt ? Math.ceil((retryAt - Date.now()) / 1000) : 0;
   return seconds > 0 ? `Offline. Trying again in ${seconds} s` : 'Offline. Trying again…';

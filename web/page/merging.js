@@ -38,8 +38,8 @@ export function nameOf(entry) {
 
 /**
  * Whether an answer of which nothing is stored is still to be shown: it failed or was ended before
- * it said anything, and nothing was said since. Where it was ended before its turn came, its message
- * was taken back, too.
+ * it said anything, and nothing was said since. Where it was ended before its turn came, its
+ * message was taken back, too.
  */
 export function leftNothing(entry, stored, isLast) {
   if (entry.kind !== 'answer') return false;
