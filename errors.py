@@ -78,7 +78,7 @@ class Invalid(ClientError):
 
 
 class TooMany(ClientError):
-    """The caller has too much under way; later it may be served."""
+    """The caller has too many active requests; a later attempt may succeed."""
 
     code = "too_many_requests"
     status = 429
@@ -86,7 +86,7 @@ class TooMany(ClientError):
 
 
 class Unavailable(ParleyError):
-    """The service's state: it cannot take this work now."""
+    """The service cannot accept this request in its present state."""
 
     code = "unavailable"
     status = 503
@@ -102,7 +102,7 @@ class RunTimeout(ParleyError):
 
 
 class UpstreamError(ParleyError):
-    """The model provider's fault, or that of the way to it.
+    """The fault of the model provider, or of the network between.
 
     Args:
         retryable: whether the same request may succeed later.
@@ -124,7 +124,7 @@ class UpstreamError(ParleyError):
 
 
 class ToolError(Exception):
-    """A tool's failure in words for the model and the user; it never ends a run.
+    """A tool's failure, with a text for the model and the user; it never ends a run.
 
     Raise it in a tool for an expected failure (a source that cannot be reached, a city that
     does not exist). Its text becomes the call's error.

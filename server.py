@@ -56,7 +56,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol, with a bound on unread pongs, `abort` and `offer`."""
 
     def handle_ping(self) -> None:
-        """Answer a ping, or end a connection that asks and does not read."""
+        """Answer a ping, or end a connection that sends pings and does not read."""
         if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
             self.transport.abort()
         else:
@@ -199,10 +199,10 @@ def configuration(app: "FastAPI", settings: Settings) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Ends in order at a second signal, too; at a third one at once.
+    """Shuts down in order at a second signal, too; a third signal ends the process at once.
 
-    At the second one the application suspends what is under way, so that there is nothing to wait
-    for any more.
+    At the second signal the application suspends the active runs, so that there is nothing left to
+    wait for.
     """
 
     _signals = 0

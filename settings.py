@@ -1,6 +1,6 @@
 """The environment, read once into one frozen object.
 
-Every setting is an environment variable, or a line in `.env`, of the same name in capitals;
+Every setting is an environment variable, or a line in `.env`, with the field's name in capitals;
 `.env.example` lists them with their defaults, and a test keeps the two alike. An empty value
 counts as absent.
 
@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     websocket_origins: Names = ()
     allowed_hosts: Names = ()
 
-    # What /chat/stream speaks where the request does not say
+    # The protocol of /chat/stream for requests that name none
     chat_stream_protocol: Literal["events", "tokens", "chunks", "agents-sdk", "openai"] = "events"
 
     # Limits
@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     heartbeat_interval: float = Field(15.0, gt=0)
     tool_workers: int = Field(256, ge=1)
 
-    # Where the tools ask
+    # Addresses for the tools
     weather_geocoding_url: str = "https://geocoding-api.open-meteo.com"
     weather_forecast_url: str = "https://api.open-meteo.com"
     search_backend: str = "auto"

@@ -1,31 +1,31 @@
 """`POST /invocations` and `GET /ping`: the contract of an AWS Bedrock AgentCore runtime.
 
-The platform, or a client that was written for it, talks to a container that listens on
-`HOST=0.0.0.0` and `PORT=8080`. This follows "HTTP protocol contract" of the AgentCore developer
-guide and what `BedrockAgentCoreApp` of its SDK does; `/ws` is `api.native.socket`. Both are also
-below `/runtimes/{arn}`, whatever the ARN: there the platform's clients look for them, so that one
-whose endpoint is this service needs no platform between.
+The platform, or a client of it, talks to a container that listens on `HOST=0.0.0.0` and
+`PORT=8080`. This follows "HTTP protocol contract" of the AgentCore developer guide, and
+`BedrockAgentCoreApp` of its SDK; `/ws` is `api.native.socket`. Both routes also exist under
+`/runtimes/{arn}`, for any ARN: the platform's clients expect them there, so a client can use this
+service as its endpoint, without the platform.
 
-* **The payload** is JSON, whatever its `Content-Type` says. What is asked is in exactly one of
+* **The payload** is JSON, whatever its `Content-Type` is. The question is in exactly one of
   `prompt`, `message`, `input` and `messages`: a text, or a list of messages of which the last is
-  the user's and the others are what was said before. A payload that is a text or a list is an
-  `input`. Its other members are those of `/chat`. A browser's request, which has an `Origin`,
-  must say that it is JSON, so that no page can send it without being allowed to.
-* **The session** of the header is the conversation; a signed address has it in the query. An id
-  of the platform has up to 256 characters, one of a conversation 128 of fewer kinds: one that does
-  not fit stands for the conversation `session_<SHA-256>`. Users are treated alike (1024
-  characters, `user_<SHA-256>`). The headers win over the payload, because the platform vouches for
-  them. Without a session there is no memory.
+  the user's and the others are earlier messages. A payload that is a text or a list is an `input`.
+  Its other fields are those of `/chat`. A request from a browser, which has an `Origin`, must have
+  the content type of JSON, so that the browser asks for permission (CORS) before it sends it.
+* **The session** of the header is the conversation; in a signed URL it is in the query. A session
+  id of the platform has up to 256 characters. A conversation id has up to 128, of fewer kinds: a
+  session id that is not a valid conversation id becomes `session_<SHA-256>`. User ids likewise
+  (1024 characters, `user_<SHA-256>`). The headers take precedence over the payload, because the
+  platform vouches for them. Without a session there is no memory.
 * **The answer** is that of `/chat` with `result`, `status` and `session_id`, or an event stream
-  where `Accept` names one and does not prefer JSON. Both headers of ids come back.
-* **A failure** is `{"error": title, "details": text}` where the caller can mend it and
-  `{"error": text}` where it cannot. `message` is the text in both, because AWS's SDKs show it;
-  `code` and `retryable` are for programs. What cannot be served as a payload is a 400.
+  if `Accept` names one and does not prefer JSON. The answer has both id headers of the request.
+* **A failure** is `{"error": title, "details": text}` if the caller can correct it, and
+  `{"error": text}` if not. `message` is the text in both, because AWS's SDKs show it; `code` and
+  `retryable` are for programs. An invalid payload is a 400.
 * **A stream that fails** ends in one frame that is both the native `error` event and the
-  platform's `{"error", "error_type", "message"}`. Who asks for another protocol by `?protocol=`
-  gets its own end.
-* **A ping** is answered on the event loop, which no tool can hold up. As in the SDK, its time
-  moves when a ping finds another status than the one before.
+  platform's `{"error", "error_type", "message"}`. With another protocol (`?protocol=`), it ends
+  with the error of that protocol.
+* **A ping** is answered on the event loop, which no tool can block. As in the SDK, its time
+  changes when a ping finds another status than the one before.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """Agents with sessions: `/run`, `/stream`, `/info` and `/session/{id}` of each agent.
 
-Under `/assistant` and `/chat` for the two that come with the service, under `/agents/{name}` for
-every one. A session is a conversation whose id the client chose; without one a call has no
-memory. The stream's own protocol is `agents-sdk`.
+Under `/assistant` and `/chat` for the two built-in agents, under `/agents/{name}` for every agent.
+A session is a conversation whose id the client chose; without one a call has no memory. The default
+protocol of the stream is `agents-sdk`.
 """
 
 from typing import Annotated, Any

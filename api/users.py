@@ -1,7 +1,8 @@
-"""`/api`: one conversation for each user, for the simplest of clients.
+"""`/api`: one conversation for each user, for very simple clients.
 
-A user is a name that the client chose. What is said here is the user's conversation `default`,
-which is also one of `GET /conversations?user_id=…`. The stream's own protocol is `chunks`.
+A user is a name that the client chose. The messages belong to the user's conversation
+`default`, which `GET /conversations?user_id=…` lists too. The default protocol of the stream is
+`chunks`.
 """
 
 import asyncio

@@ -1,1 +1,1 @@
-"""What every surface over HTTP uses: who asks, streams, errors, checks on every route."""
+"""What every surface over HTTP uses: the caller, streams, errors, checks on every route."""

@@ -1,7 +1,7 @@
-"""The API's description: `/openapi.json`, `/docs`, `/redoc` and the protocol they speak of.
+"""The API's description: `/openapi.json`, `/docs`, `/redoc` and the description of the protocol.
 
-The events and the WebSocket messages are part of it. The pages' assets come with a package
-and are served from here, so that they work without a network.
+It includes the events and the WebSocket messages. The assets of the pages come from a Python
+package and are served by this service, so that the pages work without internet access.
 """
 
 import re
@@ -48,7 +48,7 @@ HEADERS = {
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
 }
-"""Of the pages: they may ask nobody else, and nobody may show them in a page of his own."""
+"""The pages may load nothing from other servers, and no other page may embed them."""
 
 router = APIRouter(include_in_schema=False)
 
@@ -135,7 +135,7 @@ def _protocol_text() -> str:
 
 
 def _chapter(title: str) -> str:
-    """Return the chapter of the protocol's description that has this title."""
+    """Return the chapter of the protocol's description with this title."""
     found = re.search(rf"^## {title}$(.*?)(?=^## |\Z)", _protocol_text(), re.M | re.S)
     if found is None:
         raise RuntimeError(f"docs/protocol.md has no chapter {title!r}")

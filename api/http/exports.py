@@ -1,8 +1,8 @@
 """Answers of any length: a whole conversation as a file, long lists.
 
-They are written in pieces, which a response sends one after the other, each made in a thread
-(`starlette.responses.StreamingResponse`), and what goes into them is read in pages. So they keep no
-other request waiting, and no such answer is in memory as a whole.
+They are written in pieces. A response sends the pieces one after the other, each made in a thread
+(`starlette.responses.StreamingResponse`), and reads the data from storage in pages. So they block
+no other request, and no such answer is in memory as a whole.
 """
 
 import re
@@ -23,13 +23,13 @@ PAGE: Final = 1000
 """How many messages are read at a time."""
 
 PIECE: Final = 65_536
-"""Characters after which a piece ends, with the message that makes it as long."""
+"""A piece ends with the message that makes it at least so many characters long."""
 
 
 async def everything_said(store: Store, owner: Caller, conversation_id: str) -> list[StoredMessage]:
     """Return all messages of a conversation, oldest first.
 
-    What is deleted while it is read may be missing, with what was before it.
+    Messages that are deleted meanwhile may be missing, and so may those before them.
 
     Raises:
         storage.StorageUnavailable: the database cannot be read.
@@ -51,17 +51,17 @@ def as_json(view: ConversationView, said: Sequence[StoredMessage]) -> Iterator[b
 
 
 def as_markdown(heading: str, said: Sequence[StoredMessage]) -> Iterator[bytes]:
-    """Return a conversation for people: who said what; tools by their name and result.
+    """Return a conversation as Markdown: each message with its role; tools with name and result.
 
-    What was said stands in block quotes, whose end ends every fence and heading in them
-    (CommonMark 0.31, 5.1), so that no text can pass for another's.
+    Messages are block quotes. The end of a block quote ends every code fence and heading in it
+    (CommonMark 0.31, 5.1), so no text can look like the message of somebody else.
     """
     blocks = chain([f"# {' '.join(heading.split())}"], chain.from_iterable(map(_blocks, said)))
     return _pieces(chain(_separated(blocks, "\n\n"), ["\n"]))
 
 
 def json_list(head: str, items: Iterable[BaseModel], tail: str) -> Iterator[bytes]:
-    """Return the JSON of many things, between the JSON before and after them."""
+    """Return the JSON of many objects, between a JSON prefix and suffix."""
     texts = (item.model_dump_json() for item in items)
     return _pieces(chain([head], _separated(texts, ","), [tail]))
 

@@ -1,13 +1,13 @@
-"""What is decided before a request reaches a route: a pure ASGI middleware.
+"""The checks before a request reaches a route: a pure ASGI middleware.
 
-* A body over the limit is refused: at once where its length is declared, else as soon as too
-  much of it has come.
-* While the service listens on loopback without credentials, its only protection is that the
-  browser of a stranger's page cannot reach it. So the Host must be an address, `localhost` or
-  an allowed name (a page can point a name of its own at 127.0.0.1: DNS rebinding).
-* A browser lets any page open a WebSocket to anywhere, without CORS: its Origin must be this
-  host or an allowed one, and is checked before the accept. A client that is not a browser
-  sends no Origin.
+* A body over the limit is refused: at once if its length is declared, else as soon as too many
+  bytes have arrived.
+* While the service listens on loopback without credentials, its only protection is that pages of
+  other web sites cannot reach it from the user's browser. So the Host must be an IP address,
+  `localhost` or an allowed name (a web site can point its own name at 127.0.0.1: DNS rebinding).
+* A browser lets any page open a WebSocket to any server, without CORS. So the Origin must be this
+  host or an allowed one, and is checked before the WebSocket is accepted. A client that is not a
+  browser sends no Origin.
 """
 
 import ipaddress
@@ -100,7 +100,7 @@ def _declared_length(headers: dict[bytes, str]) -> int:
 
 
 def _name_of(host: str) -> str:
-    """Return a Host header without its port; what is none is no name."""
+    """Return a Host header without its port; empty if it is invalid."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

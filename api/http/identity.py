@@ -1,7 +1,7 @@
-"""Who asks: the one place where a request's credential becomes a `Caller`.
+"""The one place where a request's credential becomes a `Caller`.
 
-There are no credentials yet. The service is open, and a request may name a user, which is a name
-within what the caller may see.
+There are no credentials yet. The service is open, and a request may name a user within the caller's
+tenant.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from caller import Caller
 from models import USER_PATTERN
 
 OPEN = Caller("open", "default")
-"""Who asks without credentials, and names no user."""
+"""The caller of a request without credentials that names no user."""
 
 _HASHED = re.compile(r"user_[0-9a-f]{64}")
 
 
 def caller_of(connection: HTTPConnection) -> Caller:
-    """Return who asks."""
+    """Return the caller of a request."""
     return OPEN
 
 
@@ -48,9 +48,10 @@ WhoInQuery = Annotated[Caller, Depends(_named)]
 
 
 def user_named(name: str) -> str:
-    """Return the id of a user whom a client calls so.
+    """Return the id of the user to whom a client gives this name.
 
-    A name that is no id is hashed, and so is one that looks like such a hash: it is not that user.
+    A name that is not a valid id is hashed. So is a name that looks like such a hash, so that
+    nobody can use it to pass for the user with that hash.
     """
     if re.fullmatch(USER_PATTERN, name) and not _HASHED.fullmatch(name):
         return name

@@ -20,13 +20,13 @@ SESSION_HEADER = "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id"
 USER_HEADER = "X-Amzn-Bedrock-AgentCore-Runtime-User-Id"
 
 QUESTIONS = ("prompt", "message", "input", "messages")
-"""The members of a payload that may hold what is asked."""
+"""The fields of a payload that may hold the question."""
 
 _Messages = TypeAdapter(Annotated[list[InputItem], Field(min_length=1, max_length=1000)])
 
 
 class Session(NamedTuple):
-    """What headers or the query say: the session as sent, and what it and the user stand for."""
+    """The session of the headers or the query, as sent, and the conversation and user for it."""
 
     sent: str | None
     conversation_id: str | None
@@ -37,7 +37,7 @@ def session_of(connection: HTTPConnection) -> Session:
     """Return the session of a request.
 
     Raises:
-        errors.ClientError: an id is too long, or holds what no id may.
+        errors.ClientError: an id is too long, or has invalid characters.
     """
     session = _sent(connection, SESSION_HEADER, 256)
     user = _sent(connection, USER_HEADER, 1024)
@@ -62,7 +62,7 @@ def _fitting(value: str, pattern: str, kind: str) -> str:
 
 
 def asks(payload: Mapping[str, Any]) -> bool:
-    """Tell whether a payload has a member that may hold what is asked."""
+    """Tell whether a payload has a field that may hold the question."""
     return any(name in payload for name in QUESTIONS)
 
 
@@ -85,7 +85,7 @@ def chat_fields(payload: Any, session: Session) -> dict[str, Any]:
 
 
 def _question(fields: Any) -> str:
-    """Return the name of the only member that holds a question."""
+    """Return the name of the only field that holds a question."""
     names = [name for name in QUESTIONS if fields.get(name)] if isinstance(fields, dict) else []
     if len(names) != 1 or not isinstance(fields[names[0]], str | list):
         raise Invalid(f"Send exactly one of {', '.join(QUESTIONS)}: a text or a list of messages.")

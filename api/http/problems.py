@@ -1,9 +1,9 @@
 """Errors over HTTP: RFC 9457, `application/problem+json`.
 
-Beside the members of the standard each problem has `code`, a stable name for programs,
+Besides the fields of the standard, each problem has `code`, a stable name for programs,
 `retryable`, and for invalid values `errors`, one entry for each fault.
 
-A surface whose clients know another shape has its own, for all paths that begin alike.
+A surface whose clients expect another shape has its own, for all paths with the same prefix.
 """
 
 import logging
@@ -145,7 +145,7 @@ def install(app: FastAPI, shapes: Mapping[str, Shape]) -> None:
 
 
 def _lacks_body(faults: Sequence[Any]) -> bool:
-    """Tell whether the body as a whole was found unfit, not one of its fields."""
+    """Tell whether the body as a whole is invalid, not one of its fields."""
     return any(tuple(fault["loc"]) == ("body",) for fault in faults)
 
 

@@ -1,4 +1,4 @@
-"""The service's own bodies as what a run is started with."""
+"""The service's own bodies as `RunRequest`s."""
 
 from typing import TypedDict
 
@@ -33,7 +33,7 @@ def of_message(chat: ChatRequest, *, ephemeral: bool = False) -> RunRequest:
 
 
 def of_edit(edit: EditRequest) -> RunRequest:
-    """Return a message in the place of an earlier one, in a new conversation."""
+    """Return the request to replace an earlier message, in a new conversation."""
     return RunRequest(
         messages=(UserMessage(edit.message),),
         branch=(edit.conversation_id, edit.message_id),
@@ -43,7 +43,7 @@ def of_edit(edit: EditRequest) -> RunRequest:
 
 
 def of_regeneration(wish: RegenerateRequest) -> RunRequest:
-    """Return a wish for another answer."""
+    """Return the request to regenerate an answer."""
     return RunRequest(
         conversation_id=wish.conversation_id,
         must_exist=True,

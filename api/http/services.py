@@ -29,7 +29,7 @@ from storage import StoredRun
 class Streaming(NamedTuple):
     """How this server streams; see `api.http.streams`. Durations in seconds.
 
-    `chat_protocol`: what `/chat/stream` speaks where the request does not say.
+    `chat_protocol`: the protocol of `/chat/stream` for requests that name none.
     """
 
     heartbeat: float
@@ -83,7 +83,7 @@ RemembersSessions = Annotated[bool, Depends(_remembers_sessions)]
 
 
 class Runs(NamedTuple):
-    """Starts runs for one request, reads them, and answers with what was read.
+    """Starts runs for one request, reads them, and answers with their events.
 
     `key`: the request's idempotency key.
     """
@@ -104,7 +104,7 @@ class Runs(NamedTuple):
     async def stream(
         self, request: RunRequest, protocol: str, *, user: str | None = None
     ) -> Response:
-        """Start a run, and return its events as they come."""
+        """Start a run, and return its events as a stream."""
         run = await self.start(request, user=user)
         reader = await self.read(run)
         return self.response(run.id, reader, ENCODERS[protocol](reader.epoch))

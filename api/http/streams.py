@@ -1,12 +1,12 @@
 """A run's events as a streaming HTTP response.
 
 One loop: take all events that are new, send their frames in one write, repeat. It ends with
-the run's log, or when the client goes away, which ends nothing but this reader.
+the run's log, or when the client disconnects, which ends only this reader.
 
-Two things happen by the clock, and one timer a stream sees to both, so that a token costs no
-timer: while the stream is silent a heartbeat is sent every `heartbeat` seconds; and a client
-whose connection has taken nothing for `write_timeout` seconds is cut off. It lost nothing: it can
-resume from its cursor.
+One timer for each stream does two things, so that a token needs no timer. While the stream is
+silent, it sends a heartbeat every `heartbeat` seconds. It disconnects a client whose connection has
+accepted no data for `write_timeout` seconds. The client loses nothing: it can resume from its
+cursor.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from hub import Offer, Reader
 from protocols import Encoder
 
 _AT_ONCE = 1000
-"""How many events are encoded before other tasks go on."""
+"""How many events are encoded before other tasks get a turn."""
 
 logger = logging.getLogger("parley.api")
 
@@ -44,13 +44,13 @@ class WriteTimeout:
         self._since = 0.0
 
     def begin(self) -> None:
-        """A write begins; the time counts from the first of those under way."""
+        """A write begins; the time counts from the first pending write."""
         if self._sending == 0:
             self._since = self._loop.time()
         self._sending += 1
 
     def end(self) -> None:
-        """A write was taken, or given up."""
+        """A write was accepted by the connection, or abandoned."""
         self._sending -= 1
         self._since = self._loop.time()
 
@@ -63,7 +63,7 @@ class WriteTimeout:
 
 
 async def cut_off(scope: Scope) -> None:
-    """Drop a connection with all that it did not take, where the server has a way to."""
+    """Abort a connection with all its unsent data, if the server supports it."""
     abort = scope.get("extensions", {}).get("parley.abort")
     if abort is not None:
         abort()
@@ -71,7 +71,7 @@ async def cut_off(scope: Scope) -> None:
 
 
 def offer_of(scope: Scope, encode: Callable[[Event], bytes]) -> Offer | None:
-    """Return what sends events without waiting, where the server has a way to."""
+    """Return the function that sends events without waiting, if the server supports it."""
     offer = scope.get("extensions", {}).get("parley.offer")
     return None if offer is None else partial(offer, encode)
 
@@ -83,7 +83,7 @@ async def replay_to(encoder: Encoder, events: Iterable[Event]) -> None:
 
 
 async def in_turns(events: Iterable[Event]) -> AsyncIterator[Event]:
-    """Yield events, and let other tasks go on now and then."""
+    """Yield events, and let other tasks run now and then."""
     for number, event in enumerate(events, 1):
         yield event
         if number % _AT_ONCE == 0:
@@ -91,7 +91,7 @@ async def in_turns(events: Iterable[Event]) -> AsyncIterator[Event]:
 
 
 class EventStream(Response):
-    """The response.
+    """A run's events as a streaming response.
 
     Args:
         reader: follows the run.

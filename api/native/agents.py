@@ -1,4 +1,4 @@
-"""`/agents`: what can be talked to."""
+"""`/agents`: list, create, replace and delete agents."""
 
 import json
 from typing import Annotated

@@ -1,10 +1,10 @@
-"""`POST /chat` and `POST /chat/stream`: start a run, and read it whole or as it comes.
+"""`POST /chat` and `POST /chat/stream`: start a run, and get the whole answer or a stream.
 
-Going away ends the reading and not the run: `GET /runs/{run_id}/events` goes on with it, and
-`POST /runs/{run_id}/cancel` ends it.
+Disconnecting does not end the run: `GET /runs/{run_id}/events` continues reading it, and
+`POST /runs/{run_id}/cancel` cancels it.
 
-`/chat/stream` has two bodies: one with `message`, and one with `input`, which is that of every
-agent's `/stream` and answered as there.
+`/chat/stream` accepts two bodies: one with `message`, and one with `input`, which is the body of
+every agent's `/stream` and is answered in the same way.
 """
 
 from typing import Annotated, Any

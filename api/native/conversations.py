@@ -1,4 +1,4 @@
-"""`/conversations`: what was said, and going on from any point of it."""
+"""`/conversations`: stored conversations, and continuing from any message of them."""
 
 from typing import Annotated, Literal
 

@@ -1,7 +1,7 @@
 """`/memories` and `/callbacks`: what is remembered of a user across conversations.
 
-A user is named as in `user` of a chat completion. Clearing is for good: what is cleared is gone
-from every store, also what was still to be learned.
+A user is named as in `user` of a chat completion. Clearing is permanent: it deletes the memories
+from every store, and the exchanges that wait for extraction.
 """
 
 from datetime import datetime

@@ -1,10 +1,10 @@
-"""The chat page: `/` to a browser, and what the page is made of under `/web`.
+"""The chat page: `/` for browsers, and the page's files under `/web`.
 
 * The page may run and load only what this service serves (CSP 3), and may put into itself only HTML
   that the sanitizer has made (Trusted Types). So text of a model or a tool that gets past the
   sanitizer still executes nothing and loads nothing.
-* Nothing is served of `web/node_modules` but the modules that the page names. Where they are not
-  installed their answer is 404, and the page shows plain text.
+* Of `web/node_modules`, only the modules that the page imports are served. If they are not
+  installed, the answer is 404, and the page shows plain text.
 """
 
 import os
@@ -61,7 +61,7 @@ router = APIRouter()
 @router.head("/", include_in_schema=False)
 @router.get("/", response_class=Response, tags=["health"])
 async def root(request: Request) -> Response:
-    """Show a browser the chat page, and anything else that the service is there."""
+    """Show the chat page to browsers, and a short status to all other clients."""
     response: Response
     if "text/html" in request.headers.get("accept", "").lower():
         response = await _Files(shows_page=True).get_response(PAGE, request.scope)

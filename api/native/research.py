@@ -1,7 +1,7 @@
 """`POST /research` and `POST /research/stream`: a question becomes a report with its sources.
 
-Both start a run of the agent `research`, which is one like any other: `GET /runs/{run_id}/events`
-goes on with it in every protocol, and `POST /runs/{run_id}/cancel` ends it.
+Both start a run of the agent `research`, like any other run: `GET /runs/{run_id}/events` continues
+reading it in every protocol, and `POST /runs/{run_id}/cancel` cancels it.
 """
 
 from typing import Annotated
@@ -32,7 +32,7 @@ from runs.request import RunRequest
 router = APIRouter(tags=["research"])
 
 PROTOCOL = "agents-sdk"
-"""What the stream speaks where the request does not say."""
+"""The protocol of the stream for requests that name none."""
 
 _WHOLE = ("stop", "length", "content_filter")
 """The finish reasons of a report whose end is the service's own."""

@@ -1,4 +1,4 @@
-"""`/runs`: what happens with a message after it was sent."""
+"""`/runs`: the state, the events and the cancelling of runs."""
 
 from typing import Annotated
 

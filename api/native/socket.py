@@ -1,10 +1,10 @@
 """`/ws`: several chats at a time on one socket, in the service's own protocol.
 
 A client's message is `{"type", "request_id"?, "data"?}`. What the service sends in answer to
-it carries the same `request_id`, so that a client can tell its chats apart. Faults of the
-content come as `error` messages and the socket stays open; only a fault of the framing closes
-it. Each subscription has a task that reads the run and sends; the socket owns them all, and
-its end ends them and nothing else: the runs go on.
+it has the same `request_id`, so that a client can tell its chats apart. Invalid content gets an
+`error` message and the socket stays open; only a framing error closes it. Each subscription has
+a task that reads the run and sends its events. The socket owns these tasks: when it closes, they
+end, and the runs go on.
 
 A client of an AgentCore runtime brings its session and user, see `api.agentcore`: the session is
 the conversation of the socket's chats, the user that of all its messages. What such a client
@@ -43,7 +43,7 @@ from runs.request import RunRequest
 logger = logging.getLogger("parley.api")
 
 TOO_SLOW = 1013
-"""The close code for a client that takes nothing: try again later (IANA registry)."""
+"""The close code for a client that accepts no data: try again later (IANA registry)."""
 
 RESTARTS = 1012
 """The close code of a service that restarts (IANA registry)."""
@@ -93,7 +93,7 @@ class Subscription(RunReference):
 _RequestId = TypeAdapter(Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,256}$")] | None)
 
 RESERVED = ("tool_result", "approve", "deny")
-"""Messages of the protocol that no agent asks for yet."""
+"""Messages of the protocol that no agent expects yet."""
 
 
 class SocketLimits(NamedTuple):

@@ -1,4 +1,4 @@
-"""`GET /v1/models`: what a request may name as its model."""
+"""`GET /v1/models`: the names that a request may have as its model."""
 
 import time
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from runs.registry import AgentRegistry
 router = APIRouter(tags=["openai"], responses=FAILURES)
 
 STARTED = int(time.time())
-"""When this process came up, which is as much as it knows of a model's age. Unix seconds."""
+"""The start of this process, in Unix seconds; the service does not know the age of a model."""
 
 
 class Model(BaseModel):

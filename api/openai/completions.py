@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: this service for whatever speaks to OpenAI.
+"""`POST /v1/chat/completions`: this service for any client of OpenAI.
 
 `model` is an agent's name, or else a model: then the agent `chat` answers with that one. The
 client keeps the conversation and sends it whole; its system messages come after the

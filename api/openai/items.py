@@ -1,12 +1,12 @@
-"""What a response is asked for with: its request and the items of its input (OpenAI, "Responses").
+"""The request of a response, and the items of its input (OpenAI, "Responses").
 
-The input is a text or a list of items. Calls and their outputs are items of their own there, in
-any order that names a call before its output; the service has the outputs directly after their
-calls, as every model wants them. A call without an output, and an output without a call, are
-refused in OpenAI's words.
+The input is a text or a list of items. Calls and their outputs are separate items, in any
+order in which a call is before its output. The service puts the outputs directly after their calls,
+as every model requires. A call without an output, and an output without a call, are refused with
+OpenAI's messages.
 
-Unknown members are ignored. Kinds of items, parts and tools that there are not here are refused,
-as are conversations and prompts that OpenAI would keep.
+Unknown fields are ignored. Unsupported types of items, parts and tools are refused, and so are
+conversations and prompts that OpenAI would store.
 """
 
 from collections import Counter, defaultdict, deque
@@ -386,7 +386,7 @@ def messages_of(items: Iterable[Item], asked: Iterable[RequestedCall] = ()) -> t
 
 
 class _Thread:
-    """Messages in the making: calls wait in a group for the item that ends it."""
+    """Builds the messages: calls are collected in a group until an item ends the group."""
 
     def __init__(self, items: Iterable[Item], asked: list[ToolCall]) -> None:
         self.messages: list[Message] = []

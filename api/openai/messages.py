@@ -1,7 +1,7 @@
 """OpenAI's messages, tools and options, as this service has them (OpenAI API, "Chat").
 
-What is not known is ignored, as OpenAI's own clients expect; what is known and cannot be done
-here is refused, so that nobody waits for what does not come.
+Unknown fields are ignored, as OpenAI's own clients expect. Known fields that are not supported are
+refused, so that no client relies on them in vain.
 """
 
 from collections.abc import Iterable

@@ -1,11 +1,11 @@
-"""`/v1/responses`: answers that are kept, found again, gone on with and resumed (OpenAI).
+"""`/v1/responses`: answers that are stored, retrieved, continued and resumed (OpenAI).
 
-A response is a run. Its conversation is its own: that of the response before, copied, with the
-new input after it; so a response can be continued more than once, and deleted alone. It is
-kept for as long as runs are, unless `store` is false.
+A response is a run with its own conversation: a copy of the previous response's conversation, and
+the new input after it. So a response can be continued more than once, and deleted alone. It is kept
+as long as runs are, unless `store` is false.
 
-A stream goes on after any frame, by its number: the log is replayed to an encoder, up to
-the event of that frame, and from there to the client. Where the log has expired, the client gets
+A stream can continue after any frame, by its number: the log is replayed to an encoder up to the
+event of that frame, and from there to the client. Where the log has expired, the client gets
 the last frame, which has the whole response; where it was lost in a crash, an `error`.
 """
 

@@ -58,7 +58,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
             ]
         },
         "input",
-        "picture",
+        "image",
     ),
     ({"input": [3]}, "input.0", "not supported"),
     ({"input": []}, "input", "at least 1"),
