@@ -103,7 +103,6 @@ class AnthropicProvider(SdkProvider["AsyncAnthropic"]):
         return cast("Response", response)
 
     def _body(self, request: ModelRequest) -> dict[str, Any]:
-        """Return the request's JSON; what has no value is left out."""
         body: dict[str, Any] = {
             "model": request.model,
             "max_tokens": request.options.max_tokens or self.max_tokens or MAX_TOKENS,

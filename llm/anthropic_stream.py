@@ -66,8 +66,6 @@ class _Delta(msgspec.Struct, gc=False):
 
 
 class _Start(msgspec.Struct, gc=False):
-    """A block as it begins."""
-
     type: Any = None
     text: Any = None
     thinking: Any = None
@@ -94,8 +92,6 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 
 class _Thinking:
-    """A block of thinking as it grows."""
-
     __slots__ = ("pieces", "signature")
 
     def __init__(self) -> None:
@@ -104,8 +100,6 @@ class _Thinking:
 
 
 class AnthropicReply(Reply):
-    """A message as it arrives; see `Reply`."""
-
     reasons: ClassVar[Mapping[str, Reason]] = {
         "max_tokens": "length",
         "model_context_window_exceeded": "length",

@@ -105,18 +105,15 @@ class Attempt:
         self._period = period
 
     def answered(self) -> None:
-        """The answer has begun."""
         if self._circuit._trial is self:
             self._period = self._circuit._close()
 
     def completed(self) -> None:
-        """The answer is complete."""
         self.answered()
         if self._circuit._period is self._period:
             self._circuit._failed.clear()
 
     def failed(self) -> None:
-        """The provider failed."""
         if self._circuit._trial is self:
             self._circuit._open()
         elif self._circuit._period is self._period:

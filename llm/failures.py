@@ -133,7 +133,6 @@ class Failures(ABC):
         )
 
     def _meaning(self, status: int) -> tuple[str, str, bool]:
-        """Return message, code and `retryable` of a status."""
         match status:
             case 404:
                 text = (

@@ -66,7 +66,6 @@ class OpenAIProvider(SdkProvider["AsyncOpenAI"]):
         return cast("Response", response)
 
     def _body(self, request: ModelRequest) -> dict[str, Any]:
-        """Return the request's JSON; what has no value is left out."""
         body: dict[str, Any] = {
             "model": request.model,
             "messages": [_message(message) for message in request.messages],

@@ -136,7 +136,6 @@ class Router:
             raise failed
 
     async def aclose(self) -> None:
-        """Release the connections of all providers, also where one of them fails to."""
         async with AsyncExitStack() as stack:
             for provider in self._providers.values():
                 stack.push_async_callback(provider.aclose)
@@ -188,7 +187,6 @@ class Router:
 
 
 def _may_help(error: UpstreamError) -> bool:
-    """Tell whether another model may answer where one failed like this."""
     return error.retryable or error.code in _ANOTHER_MAY_ANSWER
 
 

@@ -41,11 +41,7 @@ STREAM_HEADERS = {"content-type": "application/json", "accept-encoding": "identi
 
 
 class Client(Protocol):
-    """An SDK's client."""
-
-    async def close(self) -> None:
-        """Close all connections."""
-        ...
+    async def close(self) -> None: ...
 
 
 C = TypeVar("C", bound=Client)
@@ -93,31 +89,22 @@ class SdkProvider(ABC, Generic[C]):
         """Import the SDK and make its client; in a thread."""
 
     @abstractmethod
-    async def _post(self, client: C, request: ModelRequest) -> "Response":
-        """Return the response to a request, its body not yet read."""
+    async def _post(self, client: C, request: ModelRequest) -> "Response": ...
 
     def answering(self, wanted: str | None) -> str:
-        """Return the model that answers where an agent wants this one, or names none."""
         return wanted or self.default_model
 
     async def warm(self) -> None:
-        """Import the SDK and make its client, in a thread.
-
-        Raises:
-            UpstreamError: the settings do not make a client.
-        """
         try:
             await self._connected()
         except Exception as error:  # noqa: BLE001 - three libraries' errors, none may escape
             raise self._failures.before_stream(error) from None
 
     async def aclose(self) -> None:
-        """Close all connections."""
         if self._client is not None:
             await self._client.close()
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[list[ReplyPart], None]:
-        """Ask the model; see `Provider.stream`."""
         response, body = await self._ask(request)
         reply = self.reply_type(self._failures, ids_in(request.messages))
         try:

@@ -23,8 +23,6 @@ _BODY = "parley.body"
 
 
 class Readable(Protocol):
-    """Bytes that come from a server."""
-
     async def read(self) -> bytes:
         """Return the bytes that have come, waiting while there are none; at the end b"".
 
@@ -52,7 +50,6 @@ class Body(httpx2.AsyncByteStream):
         self._timer = self._loop.call_later(timeout, self._check)
 
     async def read(self) -> bytes:
-        """Return the bytes that have come; see `Readable`."""
         self._since = self._loop.time()
         self._is_reading = True
         try:
@@ -84,8 +81,6 @@ class Body(httpx2.AsyncByteStream):
 
 
 class _Decoded:
-    """A compressed body."""
-
     def __init__(self, response: httpx2.Response) -> None:
         self._chunks = response.aiter_bytes()
 
@@ -139,7 +134,6 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         )
 
     async def aclose(self) -> None:
-        """Close all connections."""
         if self._session is not None:
             await self._session.close()
 

@@ -61,7 +61,6 @@ class WordllamaEmbedder:
         return await self._in_thread(self._thread, self._embed, texts)
 
     async def counted(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
-        """Return the vectors, and how many tokens they were made of."""
         vectors = await self._in_thread(self._bulk, self._embed, texts)
         return vectors, await self._in_thread(self._bulk, self._count, texts)
 
@@ -89,7 +88,6 @@ class WordllamaEmbedder:
             return self._table
 
     async def aclose(self) -> None:
-        """End the threads."""
         self._thread.shutdown(wait=False)
         self._bulk.shutdown(wait=False)
 
@@ -149,19 +147,12 @@ class OpenAIEmbedder:
         self._loading = asyncio.Lock()
 
     async def warm(self) -> None:
-        """Import the SDK.
-
-        Raises:
-            MemoryUnavailable: the settings do not make a client.
-        """
         await self._connected()
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Return a unit vector for each text; see `Embedder`."""
         return (await self.counted(texts))[0]
 
     async def counted(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
-        """Return the vectors, and how many tokens the server says the texts have."""
         client = await self._connected()
         vectors: list[list[float]] = []
         tokens = 0
@@ -208,7 +199,6 @@ class OpenAIEmbedder:
             raise MemoryUnavailable(text) from None
 
     async def aclose(self) -> None:
-        """Close all connections."""
         if self._client is not None:
             await self._client.close()
 

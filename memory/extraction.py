@@ -79,7 +79,6 @@ async def prompts() -> ModuleType:
 
 
 def for_mem0(message: UserMessage | AssistantMessage) -> dict[str, str]:
-    """Return a message as mem0 wants it."""
     role = "user" if isinstance(message, UserMessage) else "assistant"
     return {"role": role, "content": clean_text(message.content[:MAX_READ])}
 

@@ -76,7 +76,6 @@ class Recall:
         return ""
 
     def drop(self) -> None:
-        """Stop looking."""
         self._task.cancel()
 
 
@@ -123,7 +122,6 @@ class LongTermMemory:
         await self.memories.aclose()
 
     def recall(self, caller: Caller, text: str) -> Recall:
-        """Begin to look for what helps to answer a text."""
         task = asyncio.create_task(self._found(caller, text))
         self._tasks.add(task)
         task.add_done_callback(self._recalled)
@@ -230,8 +228,6 @@ class LongTermMemory:
 
 
 def asker(provider: Provider) -> AskModel:
-    """Return what asks the service's own model and returns its whole answer."""
-
     async def ask(messages: Sequence[Message], output: OutputSchema | None) -> str:
         request = ModelRequest(
             model=provider.default_model,

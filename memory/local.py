@@ -49,11 +49,9 @@ class Matrix:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory."""
         return self._vectors.nbytes + self._positions.nbytes
 
     def append(self, position: int, vector: Sequence[float]) -> None:
-        """Add a row."""
         if self._length == len(self._positions):
             room = max(16, self._length // 4)
             self._positions = np.concatenate([self._positions, np.zeros(room, np.int64)])
@@ -64,7 +62,6 @@ class Matrix:
         self._length += 1
 
     def state(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return positions and vectors as they are now."""
         return self._positions[: self._length], self._vectors[: self._length]
 
 
@@ -106,7 +103,6 @@ class LocalRecords(Records):
         await super().close()
 
     async def nearest(self, owner: str, vector: Sequence[float], limit: int) -> list[Memory]:
-        """Return the memories whose vectors are nearest, best first."""
         matrix = self._matrices.get(owner)
         if matrix is None:
             matrix = await self._load(owner)
@@ -149,13 +145,11 @@ class LocalRecords(Records):
             self._shrink()
 
     async def _erase(self) -> None:
-        """Empty the write-ahead log."""
         if await self.read(_checkpoint):
             text = "What was deleted is not yet gone from the file."
             raise MemoryUnavailable(text, retry_after=1)
 
     async def _load(self, owner: str) -> Matrix:
-        """Bring a user's vectors into memory."""
         async with self._alone:
             matrix = self._matrices.get(owner)
             if matrix is None:

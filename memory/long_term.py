@@ -88,11 +88,6 @@ class DatabaseMemories:
         self._is_closing = False
 
     async def warm(self) -> None:
-        """Load the embedder and what a model is asked, and open what the memories are kept in.
-
-        Raises:
-            MemoryUnavailable: one of these cannot be done now.
-        """
         records = await self._loaded()
         await self._embedder.embed(["ready"])
         if self._ask is not None:
@@ -109,12 +104,10 @@ class DatabaseMemories:
             await self._records.close()
 
     async def recall(self, caller: Caller, query: str, limit: int) -> list[Memory]:
-        """Return memories near to `query`, best first; see `Memories`."""
         found = await self.search(caller, query, limit)
         return [memory for memory in found if (memory.score or 0.0) >= NEAR]
 
     async def search(self, caller: Caller, query: str, limit: int) -> list[Memory]:
-        """Return memories, those nearest to `query` first."""
         asked = clean_text(query).strip()
         if not asked or limit < 1:
             return []
@@ -124,17 +117,14 @@ class DatabaseMemories:
         return await records.nearest(owner, vector, limit)
 
     async def page(self, caller: Caller, limit: int) -> list[Memory]:
-        """Return the newest memories, newest first."""
         records = await self._loaded()
         return await records.read(rows.newest, key_of(caller), max(0, limit))
 
     async def find(self, caller: Caller, memory_id: str) -> Memory | None:
-        """Return a memory."""
         records = await self._loaded()
         return await records.read(rows.find, key_of(caller), memory_id)
 
     async def add(self, caller: Caller, text: str) -> Memory:
-        """Remember a text as it is."""
         records, said = await self._loaded(), clean_text(text)
         [vector] = await self._embedder.embed([said])
         draft = rows.draft(said, vector, None)
@@ -142,24 +132,20 @@ class DatabaseMemories:
         return draft.memory
 
     async def change(self, caller: Caller, memory_id: str, text: str) -> Memory | None:
-        """Put another text in the place of a memory's."""
         records, said = await self._loaded(), clean_text(text)
         [vector] = await self._embedder.embed([said])
         what = (records.embedder, memory_id, said, vector)
         return await records.write(key_of(caller), rows.change, *what)
 
     async def remove(self, caller: Caller, memory_id: str) -> bool:
-        """Forget a memory; tell whether there was one."""
         records = await self._loaded()
         return await records.write(key_of(caller), rows.remove, memory_id)
 
     async def clear(self, caller: Caller) -> int:
-        """Forget all of a user's memories."""
         records = await self._loaded()
         return await records.write(key_of(caller), rows.clear)
 
     async def learn(self, caller: Caller, messages: Sequence[Message], run_id: str) -> int:
-        """Remember what is worth it of an exchange, once; see `Memories`."""
         said = told(messages) if self._ask is None else spoken(messages)
         if not said:
             return 0
@@ -182,7 +168,6 @@ class DatabaseMemories:
     async def _extracted(
         self, records: Records, owner: str, said: Sequence[_Spoken], ask: AskModel
     ) -> list[extraction.Fact]:
-        """Return what a model finds worth remembering of what was said."""
         exchange = extraction.as_text(said)
         [vector] = await self._embedder.embed([exchange])
         await self._adopt(records, owner)

@@ -68,15 +68,12 @@ class Payload(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Draft(NamedTuple):
-    """A row to be kept."""
-
     id: str
     payload: Payload
     vector: Sequence[float]
 
     @property
     def memory(self) -> Memory:
-        """The row as a memory."""
         return _memory(self.id, self.payload)
 
 
@@ -109,13 +106,11 @@ class Vector(TypeDecorator[Any]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Return the database's own type."""
         return dialect.type_descriptor(
             _PgVector() if dialect.name == "postgresql" else self.impl_instance
         )
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | bytes:
-        """Return numbers as the database takes them."""
         if dialect.name == "postgresql":
             return "[" + ",".join(map(repr, value)) + "]"
         return array("f", value).tobytes()
@@ -160,14 +155,12 @@ _m = memories.c
 
 
 def newest(db: Connection, owner: str, limit: int) -> list[Memory]:
-    """Return the newest memories, newest first."""
     query = select(_m.id, _m.payload).where(_m.owner == owner)
     rows = db.execute(query.order_by(_m.position.desc()).limit(limit))
     return [_memory_in(row) for row in rows]
 
 
 def find(db: Connection, owner: str, memory_id: str) -> Memory | None:
-    """Return a memory."""
     query = select(_m.id, _m.payload).where(_m.owner == owner, _m.id == memory_id)
     row = db.execute(query).first()
     return None if row is None else _memory_in(row)
@@ -201,7 +194,6 @@ def vectors(
 
 
 def add(db: Connection, owner: str, embedder: str, drafts: Sequence[Draft]) -> Added:
-    """Add rows."""
     if not drafts:
         return Added([], False)
     rows = [
@@ -269,12 +261,10 @@ def change(
 
 
 def remove(db: Connection, owner: str, memory_id: str) -> bool:
-    """Delete a row; False: there is none."""
     return db.execute(delete(memories).where(_m.owner == owner, _m.id == memory_id)).rowcount > 0
 
 
 def clear(db: Connection, owner: str) -> int:
-    """Delete all rows of an owner, and return how many there were."""
     _clearings(db, owner, 1)
     return db.execute(delete(memories).where(_m.owner == owner)).rowcount
 

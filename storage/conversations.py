@@ -184,7 +184,6 @@ _BEGINNING = select(func.min(messages.c.seq)).where(
 def context(
     db: Connection, caller: Caller, conversation_id: str, limit: int | None
 ) -> list[Message]:
-    """Return the newest `limit` messages, or all, oldest first."""
     values = _where(caller, conversation_id) | {"count": _ALL if limit is None else limit}
     found = db.execute(_CONTEXT, values).scalars().all()
     return list(reversed(found))
@@ -193,7 +192,6 @@ def context(
 def page(
     db: Connection, caller: Caller, limit: int, before: tuple[datetime, str] | None
 ) -> tuple[list[ConversationRecord], str | None]:
-    """Return a page of conversations, newest first, and the cursor of the next one."""
     values: dict[str, Any] = {
         "of_tenant": caller.tenant,
         "of_user": caller.user,
@@ -208,7 +206,6 @@ def page(
 
 
 def find(db: Connection, caller: Caller, conversation_id: str) -> ConversationRecord | None:
-    """Return a conversation."""
     row = db.execute(_RECORD, _where(caller, conversation_id)).one_or_none()
     return None if row is None else _record(row)
 
@@ -216,7 +213,6 @@ def find(db: Connection, caller: Caller, conversation_id: str) -> ConversationRe
 def said(
     db: Connection, caller: Caller, conversation_id: str, limit: int | None, before: str | None
 ) -> list[StoredMessage]:
-    """Return messages, oldest first: the newest `limit`, or those before one of them."""
     values = _where(caller, conversation_id) | {"count": _ALL if limit is None else limit}
     if before is None:
         rows = db.execute(_NEWEST, values).all()
@@ -232,14 +228,12 @@ def change(
     title: str | None,
     metadata: dict[str, Any] | None,
 ) -> ConversationRecord | None:
-    """Set title and metadata; None leaves as it is."""
     values = {"new_title": title, "new_metadata": metadata}
     db.execute(_UPDATE, _where(caller, conversation_id) | values)
     return find(db, caller, conversation_id)
 
 
 def remove(db: Connection, caller: Caller, conversation_id: str) -> bool:
-    """Delete a conversation with its messages and its finished runs; False: there is none."""
     where = _where(caller, conversation_id)
     if db.execute(_DELETE, where).rowcount == 0:
         return False
@@ -248,7 +242,6 @@ def remove(db: Connection, caller: Caller, conversation_id: str) -> bool:
 
 
 def clear(db: Connection, caller: Caller, conversation_id: str) -> bool:
-    """Forget what was said in a conversation; False: there is none."""
     return forget(db, caller, conversation_id)
 
 

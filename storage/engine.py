@@ -113,14 +113,12 @@ class Begun:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def do(self, unit: Coroutine[Any, Any, _T]) -> _T:
-        """Return a unit's result."""
         task = asyncio.create_task(unit)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
     async def end(self) -> None:
-        """Wait until all have ended."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
@@ -148,11 +146,9 @@ class SqliteDatabase:
         self._begun = Begun()
 
     async def read(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Do a unit that changes nothing."""
         return await self._begun.do(self._read(lambda db: unit(db, *args, **kwargs)))
 
     async def write(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Do a unit and commit it."""
         return await self._writer.do(lambda db: unit(db, *args, **kwargs))
 
     async def migrate(self, unit: Callable[[Connection], None]) -> None:
@@ -164,7 +160,6 @@ class SqliteDatabase:
         await self._begun.do(self._migrate(unit))
 
     async def aclose(self) -> None:
-        """Let the units under way end, and close every connection."""
         await self._begun.end()
         await self._writer.aclose()
         await self._reading.dispose()
@@ -215,15 +210,12 @@ class PostgresDatabase:
         self._begun = Begun()
 
     async def read(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Do a unit that changes nothing."""
         return await self.write(unit, *args, **kwargs)
 
     async def write(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Do a unit and commit it."""
         return await self._begun.do(_transact(self._engine, lambda db: unit(db, *args, **kwargs)))
 
     async def migrate(self, unit: Callable[[Connection], None]) -> None:
-        """Do a unit that changes the schema, on a connection without a time-out."""
         connecting = {"timeout": self._timeout}
         engine = create_async_engine(
             self._url, poolclass=NullPool, hide_parameters=True, connect_args=connecting
@@ -231,7 +223,6 @@ class PostgresDatabase:
         await self._begun.do(_transact(engine, unit))
 
     async def aclose(self) -> None:
-        """Let the units under way end, and close every connection."""
         await self._begun.end()
         await self._engine.dispose()
 

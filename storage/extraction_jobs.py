@@ -91,7 +91,6 @@ _OF_USER = _COUNT.where(
 
 
 def add(db: Connection, run: StoredRun, messages: Sequence[Message]) -> None:
-    """Queue what is to be learned from a run."""
     row: dict[str, Any] = {
         "tenant": run.owner.tenant,
         "user_id": run.owner.user,
@@ -102,7 +101,6 @@ def add(db: Connection, run: StoredRun, messages: Sequence[Message]) -> None:
 
 
 def take(db: Connection, me: str, alone: bool) -> ExtractionJob | None:
-    """Take the oldest job that nobody holds; who is alone takes those of others as well."""
     row = db.execute(_TAKE, {"me": me, "held": HELD, "alone": alone}).one_or_none()
     if row is None:
         return None
@@ -116,27 +114,22 @@ def take(db: Connection, me: str, alone: bool) -> ExtractionJob | None:
 
 
 def give_back(db: Connection, job: ExtractionJob, me: str) -> None:
-    """Let a job be taken again, by anybody, after a pause."""
     db.execute(_RETURN, {"of_seq": job.seq, "me": me, "pause": PAUSE})
 
 
 def drop(db: Connection, job: ExtractionJob, me: str) -> None:
-    """Delete a job that is done, or never will be."""
     db.execute(_DROP, {"of_seq": job.seq, "me": me})
 
 
 def trim(db: Connection, capacity: int) -> int:
-    """Delete the oldest jobs beyond so many; return how many."""
     return db.execute(_TRIM, {"capacity": capacity}).rowcount
 
 
 def forget(db: Connection, caller: Caller) -> None:
-    """Delete all jobs of a user."""
     db.execute(_FORGET, {"of_tenant": caller.tenant, "of_user": caller.user})
 
 
 def count(db: Connection, caller: Caller | None) -> int:
-    """Count the jobs, of a user or of all, that wait or are being done."""
     if caller is None:
         return db.execute(_COUNT).scalar_one()
     return db.execute(_OF_USER, {"of_tenant": caller.tenant, "of_user": caller.user}).scalar_one()

@@ -245,11 +245,6 @@ def _enter(db: Connection, run: StoredRun, entry: Entry, agent: str | None) -> N
 
 
 def begin(db: Connection, run: StoredRun, begin: Begin) -> None:
-    """Give a queued run the conversation lock.
-
-    Raises:
-        Undone: the run is not held.
-    """
     now = datetime.now(UTC)
     there = _touch(db, run, now, agent=run.agent)
     _change(db, run, {"status": "running", "started_at": now})
@@ -260,11 +255,6 @@ def begin(db: Connection, run: StoredRun, begin: Begin) -> None:
 def save_turn(
     db: Connection, run: StoredRun, said: Sequence[Message], pending: AssistantMessage | None
 ) -> None:
-    """Append messages, and note the turn whose calls are being executed.
-
-    Raises:
-        Undone: the run is not held.
-    """
     now = datetime.now(UTC)
     there = _touch(db, run, now)
     _change(db, run, {"pending": pending})
@@ -280,11 +270,6 @@ def finish(
     title: str | None,
     begin: Begin | None,
 ) -> None:
-    """Append messages and end a run; name its conversation where it has no title.
-
-    Raises:
-        Undone: the run is not held.
-    """
     now = datetime.now(UTC)
     there = _touch(db, run, now, title=title)
     if there and begin is not None:  # while this run is not one of the finished ones
@@ -302,7 +287,6 @@ def finish(
 
 
 def status_of(terminal: TerminalEvent) -> RunStatus:
-    """Return what a run is that ended so."""
     match terminal:
         case RunError():
             return "failed"
@@ -313,13 +297,11 @@ def status_of(terminal: TerminalEvent) -> RunStatus:
 
 
 def find(db: Connection, tenant: str, run_id: str) -> StoredRun | None:
-    """Return a run of a tenant."""
     row = db.execute(_BY_ID, {"of_tenant": tenant, "of_run": run_id}).one_or_none()
     return None if row is None else _run(row)
 
 
 def made(db: Connection, run: StoredRun) -> list[Message]:
-    """Return the messages that a run has appended, in order."""
     return list(db.execute(_MADE, _where(run)).scalars())
 
 
@@ -345,7 +327,6 @@ def claim(db: Connection, abandoned_only: bool, me: str, lease: float) -> list[S
 
 
 def _decoded(db: Connection, values: dict[str, Any]) -> dict[str, Any]:
-    """Return what stands in a row as JSON."""
     return {
         column.name: column.type.process_result_value(values[column.name], db.dialect)
         for column in _COLUMNS
@@ -373,12 +354,10 @@ def _as_it_ended(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def renew(db: Connection, me: str, lease: float) -> None:
-    """Extend the lease of the unfinished runs that a store holds."""
     db.execute(_RENEW, {"me": me, "lease": lease})
 
 
 def give_back(db: Connection, me: str) -> None:
-    """Let others claim the unfinished runs that a store holds."""
     db.execute(_GIVE_BACK, {"me": me, "lease": -1.0})
 
 
@@ -436,7 +415,6 @@ def _append(
 
 
 def role_of(message: Message) -> str:
-    """Return the name of a message's role."""
     return str(message.__struct_config__.tag)
 
 

@@ -58,7 +58,6 @@ class Driver:
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction has begun."""
         return self._db is not None and self._db.in_transaction
 
     def begin(self, *statements: str) -> None:
@@ -111,7 +110,6 @@ class Driver:
 
 
 def _work(jobs: "SimpleQueue[_Job]") -> None:
-    """Do jobs one after the other, until nothing more comes."""
     while True:
         future, job = jobs.get()
         error: BaseException | None = None
@@ -171,30 +169,24 @@ class Cursor:
         self.lastrowid: int | None = None
 
     def execute(self, sql: str, parameters: Any = ()) -> None:
-        """Execute a statement and fetch all its rows."""
         await_(self._driver.submit(self._run, sql, () if parameters is None else parameters))
 
     def executemany(self, sql: str, parameters: Iterable[Any]) -> None:
-        """Execute a statement that has no rows, once with each of the parameters."""
         await_(self._driver.submit(self._run_many, sql, parameters))
 
     def __iter__(self) -> Iterator[Any]:
         return self._rows
 
     def fetchone(self) -> Any:
-        """Return the next row, or None."""
         return next(self._rows, None)
 
     def fetchmany(self, size: int | None = None) -> Sequence[Any]:
-        """Return so many rows, or those that are left."""
         return [*islice(self._rows, self.arraysize if size is None else size)]
 
     def fetchall(self) -> Sequence[Any]:
-        """Return the rows that are left."""
         return [*self._rows]
 
     def close(self) -> None:
-        """Forget the rows."""
         self._rows = iter(())
 
     def _run(self, db: sqlite3.Connection, sql: str, parameters: Any) -> None:

@@ -84,7 +84,6 @@ class Store:
         return "postgresql" if self._db.shared else "sqlite"
 
     async def ping(self) -> None:
-        """Ask the database for an answer."""
         await self._db.read(_ping)
 
     # Runs
@@ -235,7 +234,6 @@ class Store:
         return await self._db.read(rows.page, caller, limit, place)
 
     async def conversation(self, caller: Caller, conversation_id: str) -> ConversationRecord | None:
-        """Return a conversation."""
         return await self._db.read(rows.find, caller, conversation_id)
 
     async def messages(

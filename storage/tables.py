@@ -59,11 +59,9 @@ class Utc(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Return the time in UTC."""
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Return the time in UTC, with its zone."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -82,11 +80,9 @@ class Json(TypeDecorator[_T], Generic[_T]):
         self._encode = msgspec.json.Encoder().encode
 
     def process_bind_param(self, value: _T | None, dialect: Dialect) -> str | None:
-        """Return the JSON of a value."""
         return None if value is None else self._encode(value).decode()
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> _T | None:
-        """Return the value of a JSON text."""
         return None if value is None else self._decode(value)
 
 

@@ -94,7 +94,6 @@ class GroupWriter:
             time_limit.cancel()
 
     async def aclose(self) -> None:
-        """Do what waits, and close the connection."""
         if self._working is not None:
             await asyncio.wait([self._working])
         await self._close()
