@@ -233,11 +233,7 @@ def _call_id(id: str) -> str:
 
 
 def _tool(tool: ToolSpec) -> dict[str, Any]:
-    return {
-        "name": tool.name,
-        "description": tool.description,
-        "input_schema": tool.parameters,
-    }
+    return {"name": tool.name, "description": tool.description, "input_schema": tool.parameters}
 
 
 def _format(wanted: dict[str, Any]) -> dict[str, Any]:

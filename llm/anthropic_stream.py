@@ -26,13 +26,7 @@ from llm.failures import Failures
 from llm.reply import Reason, Reply
 from llm.text import join_surrogates
 from llm.tool_calls import GrowingCall
-from messages import (
-    ReasoningBlock,
-    ReasoningBlockPart,
-    ReasoningPart,
-    TextPart,
-    clean_text,
-)
+from messages import ReasoningBlock, ReasoningBlockPart, ReasoningPart, TextPart, clean_text
 
 PROVIDER = "anthropic"
 """The name of the provider, and of the reasoning that only it can read."""

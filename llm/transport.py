@@ -30,7 +30,6 @@ class Readable(Protocol):
             httpx2.TransportError: the server fell silent, or the connection broke.
             httpx2.DecodingError: the bytes are compressed in a way that cannot be undone.
         """
-        ...
 
 
 class Body(httpx2.AsyncByteStream):
@@ -127,10 +126,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             raise httpx2.ConnectError(str(error)) from error
         body = Body(response, timeout["read"])
         return httpx2.Response(
-            response.status,
-            headers=[*response.raw_headers],
-            stream=body,
-            extensions={_BODY: body},
+            response.status, headers=[*response.raw_headers], stream=body, extensions={_BODY: body}
         )
 
     async def aclose(self) -> None:

@@ -50,48 +50,38 @@ class Memories(Protocol):
 
     async def recall(self, caller: Caller, query: str, limit: int) -> list[Memory]:
         """Return at most `limit` memories that are near enough to `query` to help, best first."""
-        ...
 
     async def search(self, caller: Caller, query: str, limit: int) -> list[Memory]:
         """Return at most `limit` memories, best first, however far from `query` they are."""
-        ...
 
     async def page(self, caller: Caller, limit: int) -> list[Memory]:
         """Return the newest memories, newest first."""
-        ...
 
     async def find(self, caller: Caller, memory_id: str) -> Memory | None: ...
 
     async def add(self, caller: Caller, text: str) -> Memory:
         """Remember a text as it is."""
-        ...
 
     async def change(self, caller: Caller, memory_id: str, text: str) -> Memory | None:
         """Put another text in the place of a memory's, and return it."""
-        ...
 
     async def remove(self, caller: Caller, memory_id: str) -> bool:
         """Forget a memory; tell whether there was one."""
-        ...
 
     async def clear(self, caller: Caller) -> int:
         """Forget all of a user's memories, in every store; return how many there were."""
-        ...
 
     async def learn(self, caller: Caller, messages: Sequence[Message], run_id: str) -> int:
         """Remember what is worth it of an exchange, and return how many memories that made.
 
         The same `run_id` again adds nothing: what was not sure to have happened may be repeated.
         """
-        ...
 
     async def warm(self) -> None:
         """Do slow preparations, such as imports, ahead of the first call."""
-        ...
 
     async def aclose(self) -> None:
         """Release threads, connections and files."""
-        ...
 
 
 class Embedder(Protocol):
@@ -110,10 +100,8 @@ class Embedder(Protocol):
         Raises:
             MemoryUnavailable: the embedder cannot be used now.
         """
-        ...
 
     async def counted(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
         """Return the same, and how many tokens of the model the texts have."""
-        ...
 
     async def aclose(self) -> None: ...

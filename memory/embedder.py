@@ -168,10 +168,7 @@ class OpenAIEmbedder:
 
         try:
             answer = await client.embeddings.create(
-                input=batch,
-                model=self._model,
-                dimensions=DIMENSIONS,
-                encoding_format="float",
+                input=batch, model=self._model, dimensions=DIMENSIONS, encoding_format="float"
             )
         except OpenAIError as error:
             text = f"The embedder did not answer ({type(error).__name__})."

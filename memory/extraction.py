@@ -13,14 +13,7 @@ import msgspec
 
 from memory import Memory
 from memory.library import load
-from messages import (
-    AssistantMessage,
-    Message,
-    OutputSchema,
-    SystemMessage,
-    UserMessage,
-    clean_text,
-)
+from messages import AssistantMessage, Message, OutputSchema, SystemMessage, UserMessage, clean_text
 
 MAX_FACTS = 32
 """Memories that one exchange may make."""

@@ -66,10 +66,7 @@ class Matrix:
 
 
 def _nearest(
-    positions: NDArray[np.int64],
-    vectors: NDArray[np.float32],
-    vector: Sequence[float],
-    limit: int,
+    positions: NDArray[np.int64], vectors: NDArray[np.float32], vector: Sequence[float], limit: int
 ) -> dict[int, float]:
     """Return the scores of the best rows by their positions."""
     scores = vectors @ np.asarray(vector, np.float32)

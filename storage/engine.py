@@ -61,7 +61,6 @@ class Database(Protocol):
         Raises:
             StorageUnavailable: the database cannot do it now.
         """
-        ...
 
     async def write(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Do a unit in one transaction; a unit that raises is rolled back.
@@ -69,7 +68,6 @@ class Database(Protocol):
         Raises:
             StorageUnavailable: the database cannot do it now.
         """
-        ...
 
     async def migrate(self, unit: Callable[[Connection], None]) -> None:
         """Do a unit that changes the schema; a statement may take as long as it needs.
@@ -77,11 +75,9 @@ class Database(Protocol):
         Raises:
             StorageUnavailable: the database cannot do it now.
         """
-        ...
 
     async def aclose(self) -> None:
         """Let the units under way end, and close every connection."""
-        ...
 
 
 def connect(url: str, timeout: float) -> Database:

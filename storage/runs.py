@@ -21,21 +21,7 @@ from itertools import repeat
 from typing import Any
 
 import msgspec
-from sqlalchemy import (
-    Connection,
-    Float,
-    Row,
-    Text,
-    and_,
-    bindparam,
-    delete,
-    func,
-    insert,
-    select,
-    text,
-    type_coerce,
-    update,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -83,7 +69,7 @@ _NOBODY = ""
 _CLAIMING = 0x7061726C657A
 """The key of an advisory lock."""
 
-_LEASE = seconds_from_now(bindparam("lease", type_=Float()))
+_LEASE = seconds_from_now(sa.bindparam("lease", type_=sa.Float()))
 
 # SQLite took its upsert from PostgreSQL: the one construct compiles for both.
 _upsert = postgresql.insert(conversations).inline()
@@ -91,8 +77,8 @@ _ENTER = _upsert.on_conflict_do_update(
     index_elements=["tenant", "user_id", "id"],
     set_={
         "updated_at": _upsert.excluded.updated_at,
-        "agent": func.coalesce(_upsert.excluded.agent, conversations.c.agent),
-        "ephemeral": and_(conversations.c.ephemeral, _upsert.excluded.ephemeral),
+        "agent": sa.func.coalesce(_upsert.excluded.agent, conversations.c.agent),
+        "ephemeral": sa.and_(conversations.c.ephemeral, _upsert.excluded.ephemeral),
     },
 )
 _ACCEPT = (
@@ -101,95 +87,97 @@ _ACCEPT = (
     .values(lease_until=_LEASE)
     .on_conflict_do_nothing(index_elements=["tenant", "user_id", "key"])
 )
-_APPEND = insert(messages).inline()
+_APPEND = sa.insert(messages).inline()
 
-_OF_RUN = and_(runs.c.tenant == bindparam("of_tenant"), runs.c.id == bindparam("of_run"))
-_HELD = and_(
+_OF_RUN = sa.and_(runs.c.tenant == sa.bindparam("of_tenant"), runs.c.id == sa.bindparam("of_run"))
+_HELD = sa.and_(
     _OF_RUN,
-    runs.c.user_id == bindparam("of_user"),
-    runs.c.epoch == bindparam("of_epoch"),
+    runs.c.user_id == sa.bindparam("of_user"),
+    runs.c.epoch == sa.bindparam("of_epoch"),
     runs.c.finished_at.is_(None),
 )
-_BEGIN = update(runs).where(_HELD)
+_BEGIN = sa.update(runs).where(_HELD)
 _TOUCH = (
-    update(conversations)
+    sa.update(conversations)
     .where(
-        conversations.c.tenant == bindparam("of_tenant"),
-        conversations.c.user_id == bindparam("of_user"),
-        conversations.c.id == bindparam("of_conversation"),
+        conversations.c.tenant == sa.bindparam("of_tenant"),
+        conversations.c.user_id == sa.bindparam("of_user"),
+        conversations.c.id == sa.bindparam("of_conversation"),
     )
     .values(
-        updated_at=bindparam("at", type_=Utc()),
-        title=func.coalesce(conversations.c.title, bindparam("new_title", type_=Text())),
-        agent=func.coalesce(bindparam("new_agent", type_=Text()), conversations.c.agent),
+        updated_at=sa.bindparam("at", type_=Utc()),
+        title=sa.func.coalesce(conversations.c.title, sa.bindparam("new_title", type_=sa.Text())),
+        agent=sa.func.coalesce(sa.bindparam("new_agent", type_=sa.Text()), conversations.c.agent),
     )
 )
-_IN_CONVERSATION = and_(
-    messages.c.tenant == bindparam("of_tenant"),
-    messages.c.user_id == bindparam("of_user"),
-    messages.c.conversation_id == bindparam("of_conversation"),
+_IN_CONVERSATION = sa.and_(
+    messages.c.tenant == sa.bindparam("of_tenant"),
+    messages.c.user_id == sa.bindparam("of_user"),
+    messages.c.conversation_id == sa.bindparam("of_conversation"),
 )
 _LAST_OF_USER = (
-    select(func.max(messages.c.seq))
+    sa.select(sa.func.max(messages.c.seq))
     .where(_IN_CONVERSATION, messages.c.role == "user")
     .scalar_subquery()
 )
-_REPLACE = delete(messages).where(
+_REPLACE = sa.delete(messages).where(
     _IN_CONVERSATION,
     messages.c.seq > _LAST_OF_USER,
-    messages.c.run_id.is_distinct_from(bindparam("of_run")),
+    messages.c.run_id.is_distinct_from(sa.bindparam("of_run")),
 )
 
 _COLUMNS = [column for column in runs.c if column.name not in ("seq", "instance", "lease_until")]
-_BY_ID = select(*_COLUMNS).where(_OF_RUN)
-_BY_KEY = select(*_COLUMNS).where(
-    runs.c.tenant == bindparam("of_tenant"),
-    runs.c.user_id == bindparam("of_user"),
-    runs.c.key == bindparam("of_key"),
+_BY_ID = sa.select(*_COLUMNS).where(_OF_RUN)
+_BY_KEY = sa.select(*_COLUMNS).where(
+    runs.c.tenant == sa.bindparam("of_tenant"),
+    runs.c.user_id == sa.bindparam("of_user"),
+    runs.c.key == sa.bindparam("of_key"),
 )
 _MADE = (
-    select(messages.c.message)
-    .where(_IN_CONVERSATION, messages.c.run_id == bindparam("of_run"))
+    sa.select(messages.c.message)
+    .where(_IN_CONVERSATION, messages.c.run_id == sa.bindparam("of_run"))
     .order_by(messages.c.seq)
 )
 
 # A row that cannot be decoded must not keep the others from being claimed, so it is read as text.
 _AS_TEXT = [
-    type_coerce(column, Text()).label(column.name) if isinstance(column.type, Json) else column
+    sa.type_coerce(column, sa.Text()).label(column.name)
+    if isinstance(column.type, Json)
+    else column
     for column in _COLUMNS
 ]
 CLAIM_ALL = (
-    update(runs)
-    .where(runs.c.finished_at.is_(None), runs.c.instance != bindparam("me"))
-    .values(epoch=runs.c.epoch + 1, instance=bindparam("me"), lease_until=_LEASE)
+    sa.update(runs)
+    .where(runs.c.finished_at.is_(None), runs.c.instance != sa.bindparam("me"))
+    .values(epoch=runs.c.epoch + 1, instance=sa.bindparam("me"), lease_until=_LEASE)
     .returning(runs.c.seq, *_AS_TEXT)
 )
 # A store is gone with the last of its leases: all its runs go to one other. Each row's own lease is
 # looked at too, because its store may renew it while the claim waits for the row.
-_now = seconds_from_now(bindparam("zero", 0.0, type_=Float()))
+_now = seconds_from_now(sa.bindparam("zero", 0.0, type_=sa.Float()))
 _gone = (
-    select(runs.c.instance)
+    sa.select(runs.c.instance)
     .where(runs.c.finished_at.is_(None))
     .group_by(runs.c.instance)
-    .having(func.max(runs.c.lease_until) < _now)
+    .having(sa.func.max(runs.c.lease_until) < _now)
 )
 CLAIM_ABANDONED = CLAIM_ALL.where(runs.c.lease_until < _now, runs.c.instance.in_(_gone))
-_ONE_CLAIMS = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=_CLAIMING)
-_END_UNREAD = update(runs).where(runs.c.seq == bindparam("of_seq"))
+_ONE_CLAIMS = sa.text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=_CLAIMING)
+_END_UNREAD = sa.update(runs).where(runs.c.seq == sa.bindparam("of_seq"))
 _RENEW = (
-    update(runs)
-    .where(runs.c.finished_at.is_(None), runs.c.instance == bindparam("me"))
+    sa.update(runs)
+    .where(runs.c.finished_at.is_(None), runs.c.instance == sa.bindparam("me"))
     .values(lease_until=_LEASE)
 )
 _GIVE_BACK = (
-    update(runs)
-    .where(runs.c.finished_at.is_(None), runs.c.instance == bindparam("me"))
+    sa.update(runs)
+    .where(runs.c.finished_at.is_(None), runs.c.instance == sa.bindparam("me"))
     .values(instance=_NOBODY, lease_until=_LEASE, suspensions=runs.c.suspensions + 1)
 )
 
 
 def accept(
-    db: Connection, run: StoredRun, begin: Begin | None, entry: Entry, me: str, lease: float
+    db: sa.Connection, run: StoredRun, begin: Begin | None, entry: Entry, me: str, lease: float
 ) -> None:
     """Insert a run and its conversation, and begin it where it has the conversation lock.
 
@@ -207,7 +195,7 @@ def accept(
         _take_lock(db, run, begin, run.created_at)
 
 
-def _check_key(db: Connection, run: StoredRun) -> None:
+def _check_key(db: sa.Connection, run: StoredRun) -> None:
     """Look whether there is a run of the same key.
 
     Raises:
@@ -218,7 +206,7 @@ def _check_key(db: Connection, run: StoredRun) -> None:
         raise Undone(_run(there))
 
 
-def _enter(db: Connection, run: StoredRun, entry: Entry, agent: str | None) -> None:
+def _enter(db: sa.Connection, run: StoredRun, entry: Entry, agent: str | None) -> None:
     """Make the run's conversation, or find it; `agent` is the one that answers in it now."""
     if entry.branch is not None:
         of, message_id = entry.branch
@@ -244,7 +232,7 @@ def _enter(db: Connection, run: StoredRun, entry: Entry, agent: str | None) -> N
         db.execute(_ENTER, conversation)
 
 
-def begin(db: Connection, run: StoredRun, begin: Begin) -> None:
+def begin(db: sa.Connection, run: StoredRun, begin: Begin) -> None:
     now = datetime.now(UTC)
     there = _touch(db, run, now, agent=run.agent)
     _change(db, run, {"status": "running", "started_at": now})
@@ -253,7 +241,7 @@ def begin(db: Connection, run: StoredRun, begin: Begin) -> None:
 
 
 def save_turn(
-    db: Connection, run: StoredRun, said: Sequence[Message], pending: AssistantMessage | None
+    db: sa.Connection, run: StoredRun, said: Sequence[Message], pending: AssistantMessage | None
 ) -> None:
     now = datetime.now(UTC)
     there = _touch(db, run, now)
@@ -263,7 +251,7 @@ def save_turn(
 
 
 def finish(
-    db: Connection,
+    db: sa.Connection,
     run: StoredRun,
     said: Sequence[Message],
     terminal: TerminalEvent,
@@ -296,16 +284,16 @@ def status_of(terminal: TerminalEvent) -> RunStatus:
             return "completed"
 
 
-def find(db: Connection, tenant: str, run_id: str) -> StoredRun | None:
+def find(db: sa.Connection, tenant: str, run_id: str) -> StoredRun | None:
     row = db.execute(_BY_ID, {"of_tenant": tenant, "of_run": run_id}).one_or_none()
     return None if row is None else _run(row)
 
 
-def made(db: Connection, run: StoredRun) -> list[Message]:
+def made(db: sa.Connection, run: StoredRun) -> list[Message]:
     return list(db.execute(_MADE, _where(run)).scalars())
 
 
-def claim(db: Connection, abandoned_only: bool, me: str, lease: float) -> list[StoredRun]:
+def claim(db: sa.Connection, abandoned_only: bool, me: str, lease: float) -> list[StoredRun]:
     """Take over unfinished runs, oldest first; end those that cannot be read.
 
     Stores that claim do it one after another, and each takes all that there is: so runs of a
@@ -326,7 +314,7 @@ def claim(db: Connection, abandoned_only: bool, me: str, lease: float) -> list[S
     return claimed
 
 
-def _decoded(db: Connection, values: dict[str, Any]) -> dict[str, Any]:
+def _decoded(db: sa.Connection, values: dict[str, Any]) -> dict[str, Any]:
     return {
         column.name: column.type.process_result_value(values[column.name], db.dialect)
         for column in _COLUMNS
@@ -353,15 +341,15 @@ def _as_it_ended(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def renew(db: Connection, me: str, lease: float) -> None:
+def renew(db: sa.Connection, me: str, lease: float) -> None:
     db.execute(_RENEW, {"me": me, "lease": lease})
 
 
-def give_back(db: Connection, me: str) -> None:
+def give_back(db: sa.Connection, me: str) -> None:
     db.execute(_GIVE_BACK, {"me": me, "lease": -1.0})
 
 
-def _take_lock(db: Connection, run: StoredRun, begin: Begin, now: datetime) -> None:
+def _take_lock(db: sa.Connection, run: StoredRun, begin: Begin, now: datetime) -> None:
     if begin.reset:
         forget(db, run.owner, run.conversation_id)
     # The answers that a client brings are no run's.
@@ -370,7 +358,7 @@ def _take_lock(db: Connection, run: StoredRun, begin: Begin, now: datetime) -> N
 
 
 def _touch(
-    db: Connection,
+    db: sa.Connection,
     run: StoredRun,
     now: datetime,
     *,
@@ -382,13 +370,13 @@ def _touch(
     return db.execute(_TOUCH, values).rowcount == 1
 
 
-def _change(db: Connection, run: StoredRun, changes: dict[str, Any]) -> None:
+def _change(db: sa.Connection, run: StoredRun, changes: dict[str, Any]) -> None:
     if db.execute(_BEGIN, _where(run) | changes).rowcount == 0:
         raise Undone
 
 
 def _append(
-    db: Connection,
+    db: sa.Connection,
     run: StoredRun,
     said: Sequence[Message],
     now: datetime,
@@ -433,7 +421,7 @@ def _row(run: StoredRun) -> dict[str, Any]:
     return row | {"tenant": run.owner.tenant, "user_id": run.owner.user}
 
 
-def _run(row: Row[Any]) -> StoredRun:
+def _run(row: sa.Row[Any]) -> StoredRun:
     return _as_run(dict(row._mapping))
 
 
