@@ -1,4 +1,4 @@
-"""Conversations and their messages. Each function is part of one transaction.
+"""Conversations and their messages. Each function is part of one transaction of `Store`.
 
 Pages of conversations go by (`updated_at`, `id`), newest first. A page's cursor holds both of the
 last row, so rows of one time are neither left out nor repeated, and a conversation that is
@@ -16,7 +16,15 @@ import sqlalchemy as sa
 from caller import Caller
 from messages import Message
 from storage import ConversationRecord, InvalidPage, StoredMessage, TooLong
-from storage.tables import Utc, conversations, messages, runs
+from storage.tables import (
+    Utc,
+    conversations,
+    in_its_conversation,
+    messages,
+    of_conversation,
+    of_owner,
+    runs,
+)
 
 BRANCH = 2000
 """How many messages a branch copies about at most: while it does, nobody else can write."""
@@ -27,30 +35,18 @@ BRANCH_CHARS = 8 * 1024 * 1024
 _ALL = 2**31 - 1  # as many as a limit can say
 _END = 2**63 - 1  # after every message
 
-_OWN = sa.and_(
-    conversations.c.tenant == sa.bindparam("of_tenant"),
-    conversations.c.user_id == sa.bindparam("of_user"),
-)
-_ONE = sa.and_(_OWN, conversations.c.id == sa.bindparam("of_conversation"))
-_WITHIN = sa.and_(
-    messages.c.tenant == sa.bindparam("of_tenant"),
-    messages.c.user_id == sa.bindparam("of_user"),
-    messages.c.conversation_id == sa.bindparam("of_conversation"),
-)
+_ONE = sa.and_(of_owner(conversations), conversations.c.id == sa.bindparam("of_conversation"))
+_WITHIN = of_conversation(messages)
 _count = (
     sa.select(sa.func.count())
     .select_from(messages)
-    .where(
-        messages.c.tenant == conversations.c.tenant,
-        messages.c.user_id == conversations.c.user_id,
-        messages.c.conversation_id == conversations.c.id,
-    )
+    .where(in_its_conversation(messages))
     .scalar_subquery()
 )
 _RECORDS = sa.select(conversations, _count.label("message_count"))
 _RECORD = _RECORDS.where(_ONE)
 _FIRST_PAGE = (
-    _RECORDS.where(_OWN, conversations.c.ephemeral == sa.false())
+    _RECORDS.where(of_owner(conversations), conversations.c.ephemeral == sa.false())
     .order_by(conversations.c.updated_at.desc(), conversations.c.id.desc())
     .limit(sa.bindparam("count", type_=sa.Integer()))
 )
@@ -97,60 +93,40 @@ _UNNAME = (
 _NAMELESS = sa.update(conversations).where(_ONE).values(title=None)
 _CLEAR = sa.delete(messages).where(_WITHIN)
 _DELETE = sa.delete(conversations).where(_ONE)
-_DELETE_RUNS = sa.delete(runs).where(
-    runs.c.tenant == sa.bindparam("of_tenant"),
-    runs.c.user_id == sa.bindparam("of_user"),
-    runs.c.conversation_id == sa.bindparam("of_conversation"),
-    runs.c.finished_at.is_not(None),
-)
+_DELETE_RUNS = sa.delete(runs).where(of_conversation(runs), runs.c.finished_at.is_not(None))
 _IS_USERS = sa.select(messages.c.seq).where(
     _WITHIN, messages.c.id == sa.bindparam("of_message"), messages.c.role == "user"
 )
+_branched = {
+    "tenant": conversations.c.tenant,
+    "user_id": conversations.c.user_id,
+    "id": sa.bindparam("new", type_=sa.Text()),
+    "title": conversations.c.title,
+    "metadata": conversations.c.metadata,
+    "ephemeral": sa.bindparam("ephemeral", type_=sa.Boolean()),
+    "created_at": sa.bindparam("at", type_=Utc()),
+    "updated_at": sa.bindparam("at", type_=Utc()),
+    "branched_conversation": conversations.c.id,
+    "branched_message": sa.bindparam("of_message", type_=sa.Text()),
+    "agent": sa.func.coalesce(sa.bindparam("new_agent", type_=sa.Text()), conversations.c.agent),
+}
 _BRANCH = sa.insert(conversations).from_select(
-    [
-        "tenant",
-        "user_id",
-        "id",
-        "title",
-        "metadata",
-        "ephemeral",
-        "created_at",
-        "updated_at",
-        "branched_conversation",
-        "branched_message",
-        "agent",
-    ],
-    sa.select(
-        conversations.c.tenant,
-        conversations.c.user_id,
-        sa.bindparam("new", type_=sa.Text()),
-        conversations.c.title,
-        conversations.c.metadata,
-        sa.bindparam("ephemeral", type_=sa.Boolean()),
-        sa.bindparam("at", type_=Utc()),
-        sa.bindparam("at", type_=Utc()),
-        conversations.c.id,
-        sa.bindparam("of_message", type_=sa.Text()),
-        sa.func.coalesce(sa.bindparam("new_agent", type_=sa.Text()), conversations.c.agent),
-    ).where(_ONE),
+    [*_branched], sa.select(*_branched.values()).where(_ONE)
+)
+_SPAN = sa.and_(
+    _WITHIN,
+    messages.c.seq >= sa.bindparam("first", type_=sa.BigInteger()),
+    messages.c.seq < sa.bindparam("end", type_=sa.BigInteger()),
 )
 _COPIED = ["tenant", "user_id", "id", "role", "message", "run_id", "created_at"]
 _COPY = sa.insert(messages).from_select(
     ["conversation_id", *_COPIED],
     sa.select(sa.bindparam("new", type_=sa.Text()), *(messages.c[name] for name in _COPIED))
-    .where(
-        _WITHIN,
-        messages.c.seq >= sa.bindparam("first", type_=sa.BigInteger()),
-        messages.c.seq < sa.bindparam("end", type_=sa.BigInteger()),
-    )
+    .where(_SPAN)
     .order_by(messages.c.seq),
 )
 _chars = sa.func.sum(sa.func.length(sa.type_coerce(messages.c.message, sa.Text)))
-_SIZE = sa.select(sa.func.coalesce(_chars, 0)).where(
-    _WITHIN,
-    messages.c.seq >= sa.bindparam("first", type_=sa.BigInteger()),
-    messages.c.seq < sa.bindparam("end", type_=sa.BigInteger()),
-)
+_SIZE = sa.select(sa.func.coalesce(_chars, 0)).where(_SPAN)
 _FARTHEST = (
     sa.select(messages.c.seq)
     .where(_WITHIN, messages.c.seq < sa.bindparam("end", type_=sa.BigInteger()))
@@ -177,11 +153,7 @@ def context(
 def page(
     db: sa.Connection, caller: Caller, limit: int, before: tuple[datetime, str] | None
 ) -> tuple[list[ConversationRecord], str | None]:
-    values: dict[str, Any] = {
-        "of_tenant": caller.tenant,
-        "of_user": caller.user,
-        "count": limit + 1,
-    }
+    values = {"of_tenant": caller.tenant, "of_user": caller.user, "count": limit + 1}
     if before is None:
         rows = db.execute(_FIRST_PAGE, values).all()
     else:
@@ -199,10 +171,8 @@ def said(
     db: sa.Connection, caller: Caller, conversation_id: str, limit: int | None, before: str | None
 ) -> list[StoredMessage]:
     values = _where(caller, conversation_id) | {"count": _ALL if limit is None else limit}
-    if before is None:
-        rows = db.execute(_NEWEST, values).all()
-    else:
-        rows = db.execute(_BEFORE, values | {"of_message": before}).all()
+    statement = _NEWEST if before is None else _BEFORE
+    rows = db.execute(statement, values | {"of_message": before}).all()
     return [StoredMessage(**row._mapping) for row in reversed(rows)]
 
 
@@ -227,11 +197,6 @@ def remove(db: sa.Connection, caller: Caller, conversation_id: str) -> bool:
 
 
 def clear(db: sa.Connection, caller: Caller, conversation_id: str) -> bool:
-    return forget(db, caller, conversation_id)
-
-
-def forget(db: sa.Connection, caller: Caller, conversation_id: str) -> bool:
-    """Delete a conversation's messages, title and finished runs; False: there is none."""
     where = _where(caller, conversation_id)
     if db.execute(_UNNAME, where | {"at": datetime.now(UTC)}).rowcount == 0:
         return False
@@ -273,11 +238,7 @@ def branch(
 
 
 def parse_page(text: str) -> tuple[datetime, str]:
-    """Return the place in the list that a cursor names.
-
-    Raises:
-        InvalidPage: it is none.
-    """
+    """Return the place in the list that a cursor names; raises `InvalidPage` where it is none."""
     try:
         raw = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
         at, conversation_id = msgspec.json.decode(raw, type=tuple[datetime, str])

@@ -8,9 +8,9 @@ it had to wait for a row, and a conversation that was just written in stays.
 
 from datetime import datetime
 
-from sqlalchemy import Connection, Integer, and_, bindparam, delete, exists, select, true
+from sqlalchemy import Connection, Integer, bindparam, delete, exists, select, true
 
-from storage.tables import Utc, conversations, runs
+from storage.tables import Utc, conversations, in_its_conversation, runs
 
 BATCH = 500
 """How many rows one transaction deletes."""
@@ -20,11 +20,7 @@ WITHIN = 5.0
 
 _batch = bindparam("batch", type_=Integer())
 _before = bindparam("before", type_=Utc())
-_runs_here = and_(
-    runs.c.tenant == conversations.c.tenant,
-    runs.c.user_id == conversations.c.user_id,
-    runs.c.conversation_id == conversations.c.id,
-)
+_runs_here = in_its_conversation(runs)
 _OLD_RUNS = delete(runs).where(
     runs.c.seq.in_(select(runs.c.seq).where(runs.c.finished_at < _before).limit(_batch))
 )

@@ -1,4 +1,4 @@
-"""What is to be learned from exchanges: a queue. Each function is part of one transaction.
+"""What is to be learned from exchanges: a queue. Each is part of a transaction of `Store`.
 
 A job is put in by the transaction that ends its run. Who takes one holds it for a while, by the
 database's clock; a process that ended meanwhile has it taken by another, and where there is one
@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from caller import Caller
 from messages import Message
 from storage import ExtractionJob, StoredRun
-from storage.runs import seconds_from_now
 from storage.tables import extraction_jobs as jobs
+from storage.tables import of_owner, seconds_from_now
 
 HELD = 300.0
 """Seconds for which a job belongs to who has taken it: longer than it takes."""
@@ -65,13 +65,9 @@ _LAST_KEPT = (
     .scalar_subquery()
 )
 _TRIM = sa.delete(jobs).where(jobs.c.seq <= _LAST_KEPT)
-_FORGET = sa.delete(jobs).where(
-    jobs.c.tenant == sa.bindparam("of_tenant"), jobs.c.user_id == sa.bindparam("of_user")
-)
+_FORGET = sa.delete(jobs).where(of_owner(jobs))
 _COUNT = sa.select(sa.func.count()).select_from(jobs)
-_OF_USER = _COUNT.where(
-    jobs.c.tenant == sa.bindparam("of_tenant"), jobs.c.user_id == sa.bindparam("of_user")
-)
+_OF_USER = _COUNT.where(of_owner(jobs))
 
 
 def add(db: sa.Connection, run: StoredRun, messages: Sequence[Message]) -> None:

@@ -1,4 +1,4 @@
-"""Runs: accepted, begun, written, ended, taken over. Each function is part of one transaction.
+"""Runs: accepted, begun, written, ended, taken over. Each is part of a transaction of `Store`.
 
 Who writes touches the conversation's row first and the run's row second, always in this order:
 on PostgreSQL these two locks make the writers of a conversation queue, and never deadlock.
@@ -23,16 +23,31 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
 
 from caller import Caller
 from events import ChatComplete, ChatStart, RunError, TerminalEvent, stamped
 from messages import AssistantMessage, Message, ToolMessage, new_id
 from models import RunStatus
-from storage import UNREADABLE, Begin, Entry, NoSuchConversation, NoSuchMessage, StoredRun
-from storage.conversations import branch, forget
-from storage.tables import Json, Utc, conversations, messages, runs
+from storage import (
+    UNREADABLE,
+    Begin,
+    Entry,
+    NoSuchConversation,
+    NoSuchMessage,
+    StoredRun,
+    extraction_jobs,
+)
+from storage.conversations import branch, clear
+from storage.tables import (
+    Json,
+    Utc,
+    conversations,
+    messages,
+    of_conversation,
+    of_owner,
+    runs,
+    seconds_from_now,
+)
 
 logger = logging.getLogger("parley.storage")
 
@@ -45,30 +60,8 @@ class Undone(Exception):
         self.run = run
 
 
-class seconds_from_now(FunctionElement[datetime]):
-    """The database's own time, moved by so many seconds."""
-
-    type = Utc()
-    inherit_cache = True
-
-
-@compiles(seconds_from_now, "sqlite")
-def _on_sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
-    seconds = compiler.process(element.clauses, **kwargs)
-    return f"strftime('%Y-%m-%d %H:%M:%f', 'now', {seconds} || ' seconds')"
-
-
-@compiles(seconds_from_now, "postgresql")
-def _on_postgres(element: Any, compiler: Any, **kwargs: Any) -> str:
-    return f"(now() + make_interval(secs => {compiler.process(element.clauses, **kwargs)}))"
-
-
-_NOBODY = ""
-"""The instance of a run that its store has given back."""
-
-_CLAIMING = 0x7061726C657A
-"""The key of an advisory lock."""
-
+_NOBODY = ""  # the instance of a run that its store has given back
+_CLAIMING = 0x7061726C657A  # the key of an advisory lock
 _LEASE = seconds_from_now(sa.bindparam("lease", type_=sa.Float()))
 
 # SQLite took its upsert from PostgreSQL: the one construct compiles for both.
@@ -99,43 +92,30 @@ _HELD = sa.and_(
 _BEGIN = sa.update(runs).where(_HELD)
 _TOUCH = (
     sa.update(conversations)
-    .where(
-        conversations.c.tenant == sa.bindparam("of_tenant"),
-        conversations.c.user_id == sa.bindparam("of_user"),
-        conversations.c.id == sa.bindparam("of_conversation"),
-    )
+    .where(of_owner(conversations), conversations.c.id == sa.bindparam("of_conversation"))
     .values(
         updated_at=sa.bindparam("at", type_=Utc()),
         title=sa.func.coalesce(conversations.c.title, sa.bindparam("new_title", type_=sa.Text())),
         agent=sa.func.coalesce(sa.bindparam("new_agent", type_=sa.Text()), conversations.c.agent),
     )
 )
-_IN_CONVERSATION = sa.and_(
-    messages.c.tenant == sa.bindparam("of_tenant"),
-    messages.c.user_id == sa.bindparam("of_user"),
-    messages.c.conversation_id == sa.bindparam("of_conversation"),
-)
 _LAST_OF_USER = (
     sa.select(sa.func.max(messages.c.seq))
-    .where(_IN_CONVERSATION, messages.c.role == "user")
+    .where(of_conversation(messages), messages.c.role == "user")
     .scalar_subquery()
 )
 _REPLACE = sa.delete(messages).where(
-    _IN_CONVERSATION,
+    of_conversation(messages),
     messages.c.seq > _LAST_OF_USER,
     messages.c.run_id.is_distinct_from(sa.bindparam("of_run")),
 )
 
 _COLUMNS = [column for column in runs.c if column.name not in ("seq", "instance", "lease_until")]
 _BY_ID = sa.select(*_COLUMNS).where(_OF_RUN)
-_BY_KEY = sa.select(*_COLUMNS).where(
-    runs.c.tenant == sa.bindparam("of_tenant"),
-    runs.c.user_id == sa.bindparam("of_user"),
-    runs.c.key == sa.bindparam("of_key"),
-)
+_BY_KEY = sa.select(*_COLUMNS).where(of_owner(runs), runs.c.key == sa.bindparam("of_key"))
 _MADE = (
     sa.select(messages.c.message)
-    .where(_IN_CONVERSATION, messages.c.run_id == sa.bindparam("of_run"))
+    .where(of_conversation(messages), messages.c.run_id == sa.bindparam("of_run"))
     .order_by(messages.c.seq)
 )
 
@@ -164,27 +144,15 @@ _gone = (
 CLAIM_ABANDONED = CLAIM_ALL.where(runs.c.lease_until < _now, runs.c.instance.in_(_gone))
 _ONE_CLAIMS = sa.text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=_CLAIMING)
 _END_UNREAD = sa.update(runs).where(runs.c.seq == sa.bindparam("of_seq"))
-_RENEW = (
-    sa.update(runs)
-    .where(runs.c.finished_at.is_(None), runs.c.instance == sa.bindparam("me"))
-    .values(lease_until=_LEASE)
-)
-_GIVE_BACK = (
-    sa.update(runs)
-    .where(runs.c.finished_at.is_(None), runs.c.instance == sa.bindparam("me"))
-    .values(instance=_NOBODY, lease_until=_LEASE, suspensions=runs.c.suspensions + 1)
-)
+_MINE = sa.update(runs).where(runs.c.finished_at.is_(None), runs.c.instance == sa.bindparam("me"))
+_RENEW = _MINE.values(lease_until=_LEASE)
+_GIVE_BACK = _MINE.values(instance=_NOBODY, lease_until=_LEASE, suspensions=runs.c.suspensions + 1)
 
 
 def accept(
     db: sa.Connection, run: StoredRun, begin: Begin | None, entry: Entry, me: str, lease: float
 ) -> None:
-    """Insert a run and its conversation, and begin it where it has the conversation lock.
-
-    Raises:
-        Undone: the run's key is taken; by which run, it says.
-        NoSuchMessage, NoSuchConversation: see `Store.accept`.
-    """
+    """See `Store.accept`; raises `Undone` with the run that has the same key, if there is one."""
     _enter(db, run, entry, None if begin is None else run.agent)
     row = _row(run) | {"instance": me, "lease": lease}
     if begin is not None:
@@ -196,14 +164,10 @@ def accept(
 
 
 def _check_key(db: sa.Connection, run: StoredRun) -> None:
-    """Look whether there is a run of the same key.
-
-    Raises:
-        Undone: there is.
-    """
+    """Raise `Undone` where there is a run of the same key."""
     there = db.execute(_BY_KEY, _where(run) | {"of_key": run.key}).one_or_none()
     if there is not None:
-        raise Undone(_run(there))
+        raise Undone(_run(there._mapping))
 
 
 def _enter(db: sa.Connection, run: StoredRun, entry: Entry, agent: str | None) -> None:
@@ -257,6 +221,7 @@ def finish(
     terminal: TerminalEvent,
     title: str | None,
     begin: Begin | None,
+    learn_from: Sequence[Message],
 ) -> None:
     now = datetime.now(UTC)
     there = _touch(db, run, now, title=title)
@@ -272,6 +237,8 @@ def finish(
     _change(db, run, changes)
     if there:
         _append(db, run, said, now)
+    if learn_from:
+        extraction_jobs.add(db, run, learn_from)
 
 
 def status_of(terminal: TerminalEvent) -> RunStatus:
@@ -286,7 +253,7 @@ def status_of(terminal: TerminalEvent) -> RunStatus:
 
 def find(db: sa.Connection, tenant: str, run_id: str) -> StoredRun | None:
     row = db.execute(_BY_ID, {"of_tenant": tenant, "of_run": run_id}).one_or_none()
-    return None if row is None else _run(row)
+    return None if row is None else _run(row._mapping)
 
 
 def made(db: sa.Connection, run: StoredRun) -> list[Message]:
@@ -307,7 +274,7 @@ def claim(db: sa.Connection, abandoned_only: bool, me: str, lease: float) -> lis
     for row in sorted(rows, key=lambda row: int(row.seq)):
         values = dict(row._mapping)
         try:
-            claimed.append(_as_run(values | _decoded(db, values)))
+            claimed.append(_run(values | _decoded(db, values)))
         except msgspec.MsgspecError:
             logger.exception("Run %s cannot be read; it ends here", values["id"])
             db.execute(_END_UNREAD, {"of_seq": row.seq} | _as_it_ended(values))
@@ -351,7 +318,7 @@ def give_back(db: sa.Connection, me: str) -> None:
 
 def _take_lock(db: sa.Connection, run: StoredRun, begin: Begin, now: datetime) -> None:
     if begin.reset:
-        forget(db, run.owner, run.conversation_id)
+        clear(db, run.owner, run.conversation_id)
     # The answers that a client brings are no run's.
     own = [not isinstance(message, AssistantMessage | ToolMessage) for message in begin.messages]
     _append(db, run, begin.messages, now, own)
@@ -421,11 +388,6 @@ def _row(run: StoredRun) -> dict[str, Any]:
     return row | {"tenant": run.owner.tenant, "user_id": run.owner.user}
 
 
-def _run(row: sa.Row[Any]) -> StoredRun:
-    return _as_run(dict(row._mapping))
-
-
-def _as_run(values: dict[str, Any]) -> StoredRun:
-    values.pop("seq", None)
-    owner = Caller(values.pop("tenant"), values.pop("user_id"))
-    return StoredRun(owner=owner, **values)
+def _run(row: sa.RowMapping | dict[str, Any]) -> StoredRun:
+    values = {name: row[name] for name in StoredRun.__struct_fields__ if name != "owner"}
+    return StoredRun(owner=Caller(row["tenant"], row["user_id"]), **values)

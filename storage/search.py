@@ -26,7 +26,7 @@ import sqlalchemy as sa
 
 from caller import Caller
 from storage import Hit
-from storage.tables import conversations, messages
+from storage.tables import conversations, in_its_conversation, messages, of_owner
 
 MAX_TEXT = 10_000
 """How many characters of a text are looked at."""
@@ -60,19 +60,7 @@ _WORD = re.compile(f"(?:[^\\W_]|[{_UNSPACED}])(?:[^\\W_]|[\u0300-\u036f{_UNSPACE
 _HAS_UNSPACED = re.compile(f"[{_UNSPACED}]")
 _SPACE = re.compile(r"\s+")
 
-_own_messages = sa.and_(
-    messages.c.tenant == sa.bindparam("of_tenant"),
-    messages.c.user_id == sa.bindparam("of_user"),
-    conversations.c.tenant == messages.c.tenant,
-    conversations.c.user_id == messages.c.user_id,
-    conversations.c.id == messages.c.conversation_id,
-    conversations.c.ephemeral == sa.false(),
-)
-_own_titles = sa.and_(
-    conversations.c.tenant == sa.bindparam("of_tenant"),
-    conversations.c.user_id == sa.bindparam("of_user"),
-    conversations.c.ephemeral == sa.false(),
-)
+_is_listed = conversations.c.ephemeral == sa.false()
 _MESSAGES: sa.Select[Any] = (
     sa.select(
         messages.c.conversation_id,
@@ -82,7 +70,7 @@ _MESSAGES: sa.Select[Any] = (
         messages.c.message,
         messages.c.created_at,
     )
-    .where(_own_messages)
+    .where(of_owner(messages), in_its_conversation(messages), _is_listed)
     .limit(sa.bindparam("count", type_=sa.Integer()))
 )
 _TITLES: sa.Select[Any] = (
@@ -94,7 +82,7 @@ _TITLES: sa.Select[Any] = (
         sa.null().label("message"),
         conversations.c.updated_at.label("created_at"),
     )
-    .where(_own_titles)
+    .where(of_owner(conversations), _is_listed)
     .order_by(conversations.c.updated_at.desc())
     .limit(sa.bindparam("count", type_=sa.Integer()))
 )
@@ -102,17 +90,14 @@ _TITLES: sa.Select[Any] = (
 _SCANNED = sa.bindparam("scanned", type_=sa.Integer())
 _newest = (
     sa.select(messages.c.seq)
-    .where(
-        messages.c.tenant == sa.bindparam("of_tenant"),
-        messages.c.user_id == sa.bindparam("of_user"),
-    )
+    .where(of_owner(messages))
     .order_by(messages.c.seq.desc())
     .limit(_SCANNED)
     .subquery()
 )
 _last_changed = (
     sa.select(conversations.c.seq)
-    .where(_own_titles)
+    .where(of_owner(conversations), _is_listed)
     .order_by(conversations.c.updated_at.desc())
     .limit(_SCANNED)
 )

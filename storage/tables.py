@@ -15,6 +15,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from events import ChatStart, TerminalEvent
 from messages import AssistantMessage, Message
@@ -68,6 +70,24 @@ class Json(sa.TypeDecorator[_T], Generic[_T]):
 
     def process_result_value(self, value: str | None, dialect: sa.Dialect) -> _T | None:
         return None if value is None else self._decode(value)
+
+
+class seconds_from_now(FunctionElement[datetime]):
+    """The database's own time, moved by so many seconds."""
+
+    type = Utc()
+    inherit_cache = True
+
+
+@compiles(seconds_from_now, "sqlite")
+def _on_sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
+    seconds = compiler.process(element.clauses, **kwargs)
+    return f"strftime('%Y-%m-%d %H:%M:%f', 'now', {seconds} || ' seconds')"
+
+
+@compiles(seconds_from_now, "postgresql")
+def _on_postgres(element: Any, compiler: Any, **kwargs: Any) -> str:
+    return f"(now() + make_interval(secs => {compiler.process(element.clauses, **kwargs)}))"
 
 
 def _conversation_key() -> sa.ForeignKeyConstraint:
@@ -187,3 +207,24 @@ agents = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("config", sa.Text, nullable=False),
 )
+
+
+def of_owner(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Match the rows of the user whom `of_tenant` and `of_user` name in a statement."""
+    return sa.and_(
+        table.c.tenant == sa.bindparam("of_tenant"), table.c.user_id == sa.bindparam("of_user")
+    )
+
+
+def of_conversation(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Match the rows of that user's conversation that `of_conversation` names."""
+    return sa.and_(of_owner(table), table.c.conversation_id == sa.bindparam("of_conversation"))
+
+
+def in_its_conversation(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Join the rows with their conversation."""
+    return sa.and_(
+        table.c.tenant == conversations.c.tenant,
+        table.c.user_id == conversations.c.user_id,
+        table.c.conversation_id == conversations.c.id,
+    )
