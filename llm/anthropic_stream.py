@@ -122,11 +122,7 @@ class AnthropicReply(Reply):
         self._take(msgspec.convert(whole, _Event, strict=False))
 
     def _take(self, event: _Event) -> None:
-        """Take an event.
-
-        Raises:
-            ValueError: a field is not of the type that it has to have.
-        """
+        """Take an event; raises `ValueError` where a field has another type than it should."""
         delta = event.delta or _NOTHING
         match event.type:
             case "content_block_delta":
@@ -207,11 +203,7 @@ class AnthropicReply(Reply):
 
 
 def _text(value: Any) -> str:
-    """Return a field's text, which is empty where the field is absent.
-
-    Raises:
-        ValueError: it is no text.
-    """
+    """Return a field's text, empty where it is absent; raises `ValueError` where it is no text."""
     if value is None or isinstance(value, str):
         return value or ""
     raise ValueError("a field that is no text")

@@ -17,7 +17,6 @@ Nothing here waits: time is a clock that is asked.
 import time
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 
 from errors import UpstreamError
 
@@ -127,12 +126,7 @@ class Attempt:
     def __enter__(self) -> "Attempt":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is None:
             self.completed()
         elif isinstance(error, UpstreamError) and error.retryable:

@@ -109,9 +109,7 @@ class Failures(ABC):
     def of_answer(self, status: int, body: Any, wait: float | None = None) -> UpstreamError:
         """Return the error of an HTTP status.
 
-        Args:
-            body: the answer's JSON, or the error in it.
-            wait: seconds after which the provider wants to be asked again.
+        `body`: the answer's JSON, or the error in it. `wait`: seconds before the next request.
         """
         error = body["error"] if isinstance(body, dict) and "error" in body else body
         if status in (401, 403):
@@ -143,11 +141,8 @@ class Failures(ABC):
             case 408:
                 return "The model provider gave up waiting", "upstream_timeout", True
             case 429:
-                return (
-                    "The model provider limits the rate of requests",
-                    "upstream_rate_limited",
-                    True,
-                )
+                text = "The model provider limits the rate of requests"
+                return text, "upstream_rate_limited", True
             case _ if 400 <= status < 500 and status != 409:
                 return "The model provider rejected the request", "upstream_rejected", False
         return "The model provider failed", "upstream_error", status == 409 or status >= 500

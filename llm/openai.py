@@ -36,8 +36,7 @@ _MAX_NAME = 64
 class OpenAIProvider(SdkProvider["AsyncOpenAI"]):
     """A provider that asks an OpenAI-compatible server.
 
-    Args:
-        temperature: for requests that have none; not sent where None.
+    `temperature`: for requests that have none; not sent where None.
     """
 
     temperature: float | None

@@ -41,6 +41,8 @@ STREAM_HEADERS = {"content-type": "application/json", "accept-encoding": "identi
 
 
 class Client(Protocol):
+    async def post(self, *args: Any, **kwargs: Any) -> Any: ...
+
     async def close(self) -> None: ...
 
 
@@ -143,11 +145,7 @@ class SdkProvider(ABC, Generic[C]):
         )
 
     async def _ask(self, request: ModelRequest) -> "tuple[Response, Readable]":
-        """Return the response to a request, and its body to read.
-
-        Raises:
-            UpstreamError: there is none, after all retries.
-        """
+        """Return the response to a request, and its body to read."""
         try:
             response = await self._post(await self._connected(), request)
         except Exception as error:  # noqa: BLE001 - three libraries' errors, none may escape

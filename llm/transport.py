@@ -33,12 +33,7 @@ class Readable(Protocol):
 
 
 class Body(httpx2.AsyncByteStream):
-    """The body of a response as it comes.
-
-    Args:
-        response: its head has been read.
-        timeout: seconds without a byte after which it is given up.
-    """
+    """The body of a response as it comes; given up after `timeout` seconds without a byte."""
 
     def __init__(self, response: aiohttp.ClientResponse, timeout: float) -> None:
         self._response = response
@@ -101,11 +96,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         self._proxies: dict[tuple[str, str], str | None] = {}
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Return the response to a request once its head has come.
-
-        Raises:
-            httpx2.TransportError: there is none, or not in time.
-        """
+        """Return the response once its head has come; raises `httpx2.TransportError`."""
         timeout = request.extensions["timeout"]
         try:
             async with asyncio.timeout(timeout["read"]):
@@ -152,8 +143,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 def client(timeout: float) -> httpx2.AsyncClient:
     """Return an HTTP client for an SDK.
 
-    Args:
-        timeout: seconds for the head of a response, and between any two bytes of its body.
+    `timeout`: seconds for the head of a response, and between any two bytes of its body.
     """
     return httpx2.AsyncClient(
         transport=AiohttpTransport(),

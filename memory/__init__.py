@@ -15,7 +15,7 @@ Three ways to keep memories, behind one interface: a folder of this process
 (`long_term.open_postgres`), and mem0's own service (`hosted.open_hosted`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -23,13 +23,17 @@ import msgspec
 
 from caller import Caller
 from errors import Unavailable
-from messages import Message
+from messages import Message, OutputSchema
 
 
 class MemoryUnavailable(Unavailable):
     """Memories cannot be read or kept now."""
 
     code = "memory_unavailable"
+
+
+AskModel = Callable[[Sequence[Message], OutputSchema | None], Awaitable[str]]
+"""Asks a model and returns its whole answer; raises `errors.ParleyError`."""
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,11 +99,7 @@ class Embedder(Protocol):
     dimensions: int
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Return a unit vector for each text, in their order.
-
-        Raises:
-            MemoryUnavailable: the embedder cannot be used now.
-        """
+        """Return a unit vector for each text, in their order; may raise `MemoryUnavailable`."""
 
     async def counted(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
         """Return the same, and how many tokens of the model the texts have."""

@@ -48,14 +48,6 @@ class WordllamaEmbedder:
         self._loading = threading.Lock()
         self._table: _Table | None = None
 
-    async def warm(self) -> None:
-        """Load the vectors.
-
-        Raises:
-            MemoryUnavailable: they cannot be loaded.
-        """
-        await self.embed(["ready"])
-
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return a unit vector for each text; see `Embedder`. One without words is all zeros."""
         return await self._in_thread(self._thread, self._embed, texts)
@@ -95,8 +87,7 @@ class WordllamaEmbedder:
 class _Table:
     """A vector for each token: wordllama's `l2_supercat`, of 256 dimensions.
 
-    Raises:
-        ImportError, OSError: it is not there, or cannot be read.
+    Raises `ImportError` or `OSError` where it is not there, or cannot be read.
     """
 
     def __init__(self) -> None:
@@ -128,12 +119,9 @@ class _Table:
 
 
 class OpenAIEmbedder:
-    """Vectors of OpenAI's API, or of one that speaks it.
+    """Vectors of OpenAI's API, or of a server at `base_url` that speaks it.
 
-    Args:
-        api_key: the credential.
-        base_url: the server's address; OpenAI's own where it is None.
-        model: an embedding model that can shorten its vectors.
+    `model` has to be one that can shorten its vectors.
     """
 
     dimensions = DIMENSIONS
@@ -145,9 +133,6 @@ class OpenAIEmbedder:
         self._model = model
         self._client: Any = None
         self._loading = asyncio.Lock()
-
-    async def warm(self) -> None:
-        await self._connected()
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         return (await self.counted(texts))[0]

@@ -184,14 +184,9 @@ class HostedMemories:
         return load("mem0").AsyncMemoryClient(self._api_key, self._base_url, client)
 
     async def _asked(self, request: Callable[[Any], Awaitable[Any]], **missing: Any) -> Any:
-        """Return the answer to a request.
+        """Return the answer to a request that is made with the client.
 
-        Args:
-            request: makes it with the client.
-            missing: under this name, what to return where there is no such thing.
-
-        Raises:
-            MemoryUnavailable: there is no answer, or it says that something failed.
+        `missing`: under this name, what to return where there is no such thing.
         """
         try:
             async with asyncio.timeout(TIMEOUT):
@@ -220,13 +215,7 @@ def _got(path: str) -> Callable[[Any], Awaitable[dict[str, Any]]]:
 
 
 def _page(filters: dict[str, Any], number: int) -> Callable[[Any], Awaitable[dict[str, Any]]]:
-    def get(client: Any) -> Awaitable[dict[str, Any]]:
-        page: Awaitable[dict[str, Any]] = client.get_all(
-            filters=filters, page=number, page_size=_PAGE
-        )
-        return page
-
-    return get
+    return lambda client: client.get_all(filters=filters, page=number, page_size=_PAGE)
 
 
 def _of(caller: Caller) -> dict[str, Any]:

@@ -76,13 +76,7 @@ def _nearest(
 
 
 class LocalRecords(Records):
-    """Memories in a folder.
-
-    Args:
-        folder: made where it is not there.
-        embedder: the name of the embedder that makes vectors now.
-        dimensions: how long they are.
-    """
+    """Memories in a folder, which is made where it is not there; see `Records`."""
 
     def __init__(self, folder: Path, embedder: str, dimensions: int) -> None:
         self._folder = folder

@@ -7,16 +7,16 @@ Greetings and the like are no use and are left out.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
 from caller import Caller
 from errors import ParleyError
-from memory import Embedder, Memories, Memory, MemoryUnavailable, extraction, rows
+from memory import AskModel, Embedder, Memories, Memory, MemoryUnavailable, extraction, rows
 from memory.records import PostgresRecords, Records
-from messages import AssistantMessage, Message, OutputSchema, UserMessage, clean_text
+from messages import AssistantMessage, Message, UserMessage, clean_text
 
 NEAR: Final = 0.2
 """The score from which a memory helps. With wordllama, of questions about a user's life and ten
@@ -36,16 +36,12 @@ _BATCH: Final = 512
 
 _Spoken = UserMessage | AssistantMessage
 
-AskModel = Callable[[Sequence[Message], OutputSchema | None], Awaitable[str]]
-
 
 def open_local(folder: Path, embedder: Embedder, ask: AskModel | None) -> Memories:
     """Return memories in a folder, which belongs to one process; nothing is opened yet.
 
-    Args:
-        folder: for this alone; made where it is not there.
-        embedder: makes vectors.
-        ask: asks a model, raising `errors.ParleyError`; None keeps what was said as it is.
+    The folder is for this alone, and made where it is not there. Without `ask` what was said is
+    kept as it is.
     """
 
     def records() -> Records:
@@ -59,22 +55,13 @@ def open_local(folder: Path, embedder: Embedder, ask: AskModel | None) -> Memori
 def open_postgres(url: str, embedder: Embedder, ask: AskModel | None) -> Memories:
     """Return memories in PostgreSQL; nothing is opened yet.
 
-    Args:
-        url: `postgresql://…`; the database has pgvector, or its user may install it.
-        embedder: makes vectors.
-        ask: asks a model, raising `errors.ParleyError`; None keeps what was said as it is.
+    The database has pgvector, or its user may install it. `ask`: see `open_local`.
     """
     return DatabaseMemories(lambda: PostgresRecords(url, embedder.name), embedder, ask)
 
 
 class DatabaseMemories:
-    """Memories in a database.
-
-    Args:
-        make_records: returns where they are kept; called in a thread.
-        embedder: makes vectors.
-        ask: asks a model; None keeps what was said as it is.
-    """
+    """Memories in a database, which `make_records` returns; it is called in a thread."""
 
     def __init__(
         self, make_records: Callable[[], Records], embedder: Embedder, ask: AskModel | None

@@ -115,12 +115,7 @@ class Records(ABC):
 
 
 class PostgresRecords(Records):
-    """Memories in PostgreSQL, which several processes share.
-
-    Args:
-        url: `postgresql://…`.
-        embedder: the name of the embedder that makes vectors now.
-    """
+    """Memories in PostgreSQL, which several processes share."""
 
     def __init__(self, url: str, embedder: str) -> None:
         super().__init__(connect(url, TIMEOUT), embedder)

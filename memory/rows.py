@@ -205,13 +205,7 @@ def learn(
 ) -> Added:
     """Add the rows of an exchange whose texts are new, once.
 
-    Args:
-        db: the transaction.
-        owner: whose rows they are.
-        embedder: what made their vectors.
-        drafts: the rows.
-        run_id: the exchange.
-        clearings: how often the owner's memories had been cleared before the exchange was read.
+    `clearings`: how often the owner's memories had been cleared before the exchange was read.
     """
     is_same = _clearings(db, owner) == clearings
     mark = upsert(learned).values(owner=owner, run_id=run_id).on_conflict_do_nothing()

@@ -48,7 +48,7 @@ Unit = Callable[Concatenate[Connection, _P], _T]
 
 
 class Database(Protocol):
-    """Does units of work.
+    """Does units of work, or raises `StorageUnavailable` where the database cannot do it now.
 
     `shared`: other processes may be at work on it at the same time.
     """
@@ -56,25 +56,13 @@ class Database(Protocol):
     shared: bool
 
     async def read(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Do a unit that changes nothing; others may write between two of its statements.
-
-        Raises:
-            StorageUnavailable: the database cannot do it now.
-        """
+        """Do a unit that changes nothing; others may write between two of its statements."""
 
     async def write(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Do a unit in one transaction; a unit that raises is rolled back.
-
-        Raises:
-            StorageUnavailable: the database cannot do it now.
-        """
+        """Do a unit in one transaction; a unit that raises is rolled back."""
 
     async def migrate(self, unit: Callable[[Connection], None]) -> None:
-        """Do a unit that changes the schema; a statement may take as long as it needs.
-
-        Raises:
-            StorageUnavailable: the database cannot do it now.
-        """
+        """Do a unit that changes the schema; a statement may take as long as it needs."""
 
     async def aclose(self) -> None:
         """Let the units under way end, and close every connection."""
@@ -123,8 +111,7 @@ class SqliteDatabase:
 
     Args:
         path: the file; its folder has to be there.
-        timeout: seconds that a unit waits for its turn at most; those who hold the file's lock
-            are waited for as long.
+        timeout: seconds that a unit waits at most for its turn, and for the file's lock.
     """
 
     shared = False
@@ -148,11 +135,8 @@ class SqliteDatabase:
         return await self._writer.do(lambda db: unit(db, *args, **kwargs))
 
     async def migrate(self, unit: Callable[[Connection], None]) -> None:
-        """Do a unit that changes the schema.
-
-        Foreign keys are off: SQLite's way to change a table is to copy and to drop it, and the
-        drop would take along the rows that refer to it.
-        """
+        # Foreign keys are off: SQLite's way to change a table is to copy and to drop it, and the
+        # drop would take along the rows that refer to it.
         await self._begun.do(self._migrate(unit))
 
     async def aclose(self) -> None:

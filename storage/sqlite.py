@@ -30,9 +30,7 @@ _Job: TypeAlias = "tuple[asyncio.Future[None], Callable[[], None] | None]"
 class Driver:
     """A connection to a file, and the thread that works on it.
 
-    Args:
-        path: the file.
-        timeout: seconds that a statement waits for the file's lock.
+    `timeout`: seconds that a statement waits for the file's lock.
     """
 
     def __init__(self, path: str, timeout: float) -> None:
@@ -44,11 +42,7 @@ class Driver:
         self._stopped: asyncio.Future[None] | None = None
 
     async def open(self) -> None:
-        """Open the file.
-
-        Raises:
-            sqlite3.Error: it cannot be opened; the thread has ended.
-        """
+        """Open the file; where that fails (`sqlite3.Error`) the thread has ended."""
         self._thread.start()
         try:
             await self._do(self._connect)
@@ -69,11 +63,7 @@ class Driver:
         self._ahead.append(statement)
 
     def submit(self, function: Callable[..., Any], *args: Any) -> "asyncio.Future[None]":
-        """Call a function of the sqlite3 connection in the thread, after what is ahead of it.
-
-        Raises:
-            sqlite3.ProgrammingError: the connection is closed.
-        """
+        """Call a function of the sqlite3 connection in the thread, after what is ahead of it."""
         ahead, self._ahead = self._ahead, []
         return self._do(partial(self._call, ahead, function, args))
 
@@ -232,11 +222,7 @@ class Adapted(AdaptedConnection):
 
 
 class Dbapi:
-    """The `module` of an engine: `sqlite3`, but for how a connection is made.
-
-    Args:
-        path, timeout: see `Driver`.
-    """
+    """The `module` of an engine: `sqlite3`, but for how a connection is made."""
 
     paramstyle = "qmark"
     has_stop = True
