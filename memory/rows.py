@@ -25,6 +25,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert  # SQLite's is the s
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
 from memory import Memory
+from storage.tables import Serial
 
 MAX_MEMORIES: Final = 20_000
 """Memories of one user; the oldest ones go first."""
@@ -96,14 +97,12 @@ class Vector(TypeDecorator[Any]):
         return array("f", value).tobytes()
 
 
-_Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-
 metadata = sa.MetaData()
 
 memories = sa.Table(
     "memories",
     metadata,
-    sa.Column("position", _Serial, primary_key=True, autoincrement=True),
+    sa.Column("position", Serial, primary_key=True, autoincrement=True),
     sa.Column("id", sa.Text, nullable=False, unique=True),
     sa.Column("owner", sa.Text, nullable=False),
     sa.Column("hash", sa.Text, nullable=False),
@@ -118,7 +117,7 @@ memories = sa.Table(
 learned = sa.Table(
     "learned",
     metadata,
-    sa.Column("position", _Serial, primary_key=True, autoincrement=True),
+    sa.Column("position", Serial, primary_key=True, autoincrement=True),
     sa.Column("owner", sa.Text, nullable=False),
     sa.Column("run_id", sa.Text, nullable=False),
     sa.UniqueConstraint("owner", "run_id"),

@@ -196,8 +196,6 @@ def _statements(
     on_sqlite: bool, has_words: bool, parts: int
 ) -> tuple[sa.Select[Any], sa.Select[Any]]:
     """Return how messages and titles are found by words of the index, or parts, or both."""
-    in_messages: sa.Select[Any]
-    in_titles: sa.Select[Any]
     if has_words:
         in_messages, in_titles = _ON_SQLITE if on_sqlite else _ON_POSTGRES
     else:
