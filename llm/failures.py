@@ -51,13 +51,12 @@ class Failures(ABC):
             headers = getattr(getattr(error, "response", None), "headers", {})
             return self.of_answer(status, getattr(error, "body", None), retry_after(headers))
         if _has_cause(error, TimeoutException):
-            return _timeout("The model provider did not answer in time.")
+            return _passing("upstream_timeout", "The model provider did not answer in time.")
         # An SDK calls all that happens while it sends a failure of the connection.
         if _has_cause(error, (RequestError, OSError)):
-            return UpstreamError(
+            return _passing(
+                "upstream_unreachable",
                 "The model provider could not be reached, or hung up before it answered.",
-                code="upstream_unreachable",
-                retryable=True,
             )
         return UpstreamError(
             f"The request to the model provider could not be made ({type(error).__name__}); "
@@ -69,13 +68,14 @@ class Failures(ABC):
         from httpx2 import DecodingError, TimeoutException
 
         if _has_cause(error, TimeoutException):
-            return _timeout("The model provider fell silent in the middle of its answer.")
+            return _passing(
+                "upstream_timeout", "The model provider fell silent in the middle of its answer."
+            )
         if isinstance(error, DecodingError):
             return self.malformed("it is compressed in a way that cannot be undone")
-        return UpstreamError(
+        return _passing(
+            "upstream_disconnected",
             "The connection to the model provider broke in the middle of its answer.",
-            code="upstream_disconnected",
-            retryable=True,
         )
 
     def sent(self, error: Any) -> UpstreamError:
@@ -84,18 +84,12 @@ class Failures(ABC):
 
     def malformed(self, why: str) -> UpstreamError:
         """Return the error of an answer that breaks the protocol."""
-        return UpstreamError(
-            f"The model provider's answer cannot be read: {why}.",
-            code="upstream_malformed",
-            retryable=True,
-        )
+        return _passing("upstream_malformed", f"The model provider's answer cannot be read: {why}.")
 
     def truncated(self) -> UpstreamError:
         """Return the error of a stream that ended without saying why."""
-        return UpstreamError(
-            "The model provider's answer ended before it was complete.",
-            code="upstream_truncated",
-            retryable=True,
+        return _passing(
+            "upstream_truncated", "The model provider's answer ended before it was complete."
         )
 
     def not_a_stream(self) -> UpstreamError:
@@ -186,8 +180,9 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def _timeout(message: str) -> UpstreamError:
-    return UpstreamError(message, code="upstream_timeout", retryable=True)
+def _passing(code: str, message: str) -> UpstreamError:
+    """Return an error that may not happen again."""
+    return UpstreamError(message, code=code, retryable=True)
 
 
 def _has_cause(error: BaseException, kinds: type[Exception] | tuple[type[Exception], ...]) -> bool:

@@ -147,7 +147,7 @@ class SdkProvider(ABC):
         """Return the response to a request, and its body to read."""
         try:
             client = await self._connected()
-            from httpx2 import Response
+            from httpx2 import Response  # which `_connected` has imported in a thread
 
             path, body, options = self._call(request)
             response: Response = await client.post(
