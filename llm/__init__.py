@@ -20,7 +20,6 @@ class Provider(Protocol):
     @property
     def is_available(self) -> bool:
         """Whether it makes sense to ask the default model now."""
-        ...
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[list[ReplyPart], None]:
         """Ask the model and yield its reply as it arrives.
@@ -33,16 +32,11 @@ class Provider(Protocol):
             errors.UpstreamError: the provider refused, broke off, or sent nonsense. Retries
                 happen inside, and only while nothing has been yielded.
         """
-        ...
 
     def answering(self, wanted: str | None) -> str:
         """Return the model that answers where an agent wants this one, or names none."""
-        ...
 
     async def warm(self) -> None:
-        """Do slow preparations, such as imports, ahead of the first request."""
-        ...
+        """Do slow preparations ahead of the first request; may raise `errors.UpstreamError`."""
 
-    async def aclose(self) -> None:
-        """Release connections."""
-        ...
+    async def aclose(self) -> None: ...

@@ -20,7 +20,7 @@ still know it; by itself this sends none.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -28,7 +28,6 @@ from llm.anthropic_failures import AnthropicFailures
 from llm.anthropic_stream import PROVIDER, AnthropicReply
 from llm.failures import retry_after
 from llm.sdk import STREAM_HEADERS, SdkProvider
-from llm.text import encode_json
 from llm.tool_calls import hashed_id, sendable_arguments, sendable_name
 from messages import (
     AssistantMessage,
@@ -68,7 +67,7 @@ _ANY_OBJECT = "Answer with one JSON object and nothing else."
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class AnthropicProvider(SdkProvider["AsyncAnthropic"]):
+class AnthropicProvider(SdkProvider):
     """A provider that asks Anthropic, or a server that speaks its Messages API.
 
     Its `base_url` has no `/v1`; `max_tokens` is `MAX_TOKENS` where None.
@@ -84,26 +83,14 @@ class AnthropicProvider(SdkProvider["AsyncAnthropic"]):
         http_client.event_hooks["response"].append(_refuse_long_waits)
         return AsyncAnthropic(http_client=http_client, **options)
 
-    async def _post(self, client: "AsyncAnthropic", request: ModelRequest) -> "Response":
-        from anthropic import AsyncStream
-        from httpx2 import Response
-
+    def _call(self, request: ModelRequest) -> tuple[str, dict[str, Any], dict[str, Any]]:
         body = self._body(request)
         headers = dict(STREAM_HEADERS)
         if "temperature" in body or "top_p" in body:
             headers["anthropic-version"] = _VERSION_WITH_SAMPLING
-        response = await client.post(
-            "/v1/messages",
-            cast_to=Response,
-            content=encode_json(body),
-            options={"headers": headers},
-            stream=True,
-            stream_cls=AsyncStream[Any],
-        )
-        return cast("Response", response)
+        return "/v1/messages", body, {"headers": headers}
 
     def _body(self, request: ModelRequest) -> dict[str, Any]:
-        """Return the request's JSON; what has no value is left out."""
         body: dict[str, Any] = {
             "model": request.model,
             "max_tokens": request.options.max_tokens or self.max_tokens or MAX_TOKENS,
@@ -234,11 +221,7 @@ def _call_id(id: str) -> str:
 
 
 def _tool(tool: ToolSpec) -> dict[str, Any]:
-    return {
-        "name": tool.name,
-        "description": tool.description,
-        "input_schema": tool.parameters,
-    }
+    return {"name": tool.name, "description": tool.description, "input_schema": tool.parameters}
 
 
 def _format(wanted: dict[str, Any]) -> dict[str, Any]:

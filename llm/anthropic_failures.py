@@ -33,7 +33,6 @@ class AnthropicFailures(Failures):
     no_quota = "has no credit left, or has reached its limit"
 
     def of_answer(self, status: int, body: Any, wait: float | None = None) -> UpstreamError:
-        """Return the error of an HTTP status; see `Failures`."""
         error = body.get("error", body) if isinstance(body, dict) else body
         # The API's own time-out comes as 504, which elsewhere means any gateway's.
         is_timeout = field(error, "type") == "timeout_error"

@@ -26,13 +26,7 @@ from llm.failures import Failures
 from llm.reply import Reason, Reply
 from llm.text import join_surrogates
 from llm.tool_calls import GrowingCall
-from messages import (
-    ReasoningBlock,
-    ReasoningBlockPart,
-    ReasoningPart,
-    TextPart,
-    clean_text,
-)
+from messages import ReasoningBlock, ReasoningBlockPart, ReasoningPart, TextPart, clean_text
 
 PROVIDER = "anthropic"
 """The name of the provider, and of the reasoning that only it can read."""
@@ -66,8 +60,6 @@ class _Delta(msgspec.Struct, gc=False):
 
 
 class _Start(msgspec.Struct, gc=False):
-    """A block as it begins."""
-
     type: Any = None
     text: Any = None
     thinking: Any = None
@@ -94,8 +86,6 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 
 class _Thinking:
-    """A block of thinking as it grows."""
-
     __slots__ = ("pieces", "signature")
 
     def __init__(self) -> None:
@@ -104,8 +94,6 @@ class _Thinking:
 
 
 class AnthropicReply(Reply):
-    """A message as it arrives; see `Reply`."""
-
     reasons: ClassVar[Mapping[str, Reason]] = {
         "max_tokens": "length",
         "model_context_window_exceeded": "length",
@@ -134,11 +122,7 @@ class AnthropicReply(Reply):
         self._take(msgspec.convert(whole, _Event, strict=False))
 
     def _take(self, event: _Event) -> None:
-        """Take an event.
-
-        Raises:
-            ValueError: a field is not of the type that it has to have.
-        """
+        """Take an event; raises `ValueError` where a field has another type than it should."""
         delta = event.delta or _NOTHING
         match event.type:
             case "content_block_delta":
@@ -219,11 +203,7 @@ class AnthropicReply(Reply):
 
 
 def _text(value: Any) -> str:
-    """Return a field's text, which is empty where the field is absent.
-
-    Raises:
-        ValueError: it is no text.
-    """
+    """Return a field's text, empty where it is absent; raises `ValueError` where it is no text."""
     if value is None or isinstance(value, str):
         return value or ""
     raise ValueError("a field that is no text")

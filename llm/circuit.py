@@ -17,7 +17,6 @@ Nothing here waits: time is a clock that is asked.
 import time
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 
 from errors import UpstreamError
 
@@ -105,18 +104,15 @@ class Attempt:
         self._period = period
 
     def answered(self) -> None:
-        """The answer has begun."""
         if self._circuit._trial is self:
             self._period = self._circuit._close()
 
     def completed(self) -> None:
-        """The answer is complete."""
         self.answered()
         if self._circuit._period is self._period:
             self._circuit._failed.clear()
 
     def failed(self) -> None:
-        """The provider failed."""
         if self._circuit._trial is self:
             self._circuit._open()
         elif self._circuit._period is self._period:
@@ -130,12 +126,7 @@ class Attempt:
     def __enter__(self) -> "Attempt":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is None:
             self.completed()
         elif isinstance(error, UpstreamError) and error.retryable:

@@ -51,13 +51,12 @@ class Failures(ABC):
             headers = getattr(getattr(error, "response", None), "headers", {})
             return self.of_answer(status, getattr(error, "body", None), retry_after(headers))
         if _has_cause(error, TimeoutException):
-            return _timeout("The model provider did not answer in time.")
+            return _passing("upstream_timeout", "The model provider did not answer in time.")
         # An SDK calls all that happens while it sends a failure of the connection.
         if _has_cause(error, (RequestError, OSError)):
-            return UpstreamError(
+            return _passing(
+                "upstream_unreachable",
                 "The model provider could not be reached, or hung up before it answered.",
-                code="upstream_unreachable",
-                retryable=True,
             )
         return UpstreamError(
             f"The request to the model provider could not be made ({type(error).__name__}); "
@@ -69,13 +68,14 @@ class Failures(ABC):
         from httpx2 import DecodingError, TimeoutException
 
         if _has_cause(error, TimeoutException):
-            return _timeout("The model provider fell silent in the middle of its answer.")
+            return _passing(
+                "upstream_timeout", "The model provider fell silent in the middle of its answer."
+            )
         if isinstance(error, DecodingError):
             return self.malformed("it is compressed in a way that cannot be undone")
-        return UpstreamError(
+        return _passing(
+            "upstream_disconnected",
             "The connection to the model provider broke in the middle of its answer.",
-            code="upstream_disconnected",
-            retryable=True,
         )
 
     def sent(self, error: Any) -> UpstreamError:
@@ -84,18 +84,12 @@ class Failures(ABC):
 
     def malformed(self, why: str) -> UpstreamError:
         """Return the error of an answer that breaks the protocol."""
-        return UpstreamError(
-            f"The model provider's answer cannot be read: {why}.",
-            code="upstream_malformed",
-            retryable=True,
-        )
+        return _passing("upstream_malformed", f"The model provider's answer cannot be read: {why}.")
 
     def truncated(self) -> UpstreamError:
         """Return the error of a stream that ended without saying why."""
-        return UpstreamError(
-            "The model provider's answer ended before it was complete.",
-            code="upstream_truncated",
-            retryable=True,
+        return _passing(
+            "upstream_truncated", "The model provider's answer ended before it was complete."
         )
 
     def not_a_stream(self) -> UpstreamError:
@@ -109,9 +103,7 @@ class Failures(ABC):
     def of_answer(self, status: int, body: Any, wait: float | None = None) -> UpstreamError:
         """Return the error of an HTTP status.
 
-        Args:
-            body: the answer's JSON, or the error in it.
-            wait: seconds after which the provider wants to be asked again.
+        `body`: the answer's JSON, or the error in it. `wait`: seconds before the next request.
         """
         error = body["error"] if isinstance(body, dict) and "error" in body else body
         if status in (401, 403):
@@ -133,7 +125,6 @@ class Failures(ABC):
         )
 
     def _meaning(self, status: int) -> tuple[str, str, bool]:
-        """Return message, code and `retryable` of a status."""
         match status:
             case 404:
                 text = (
@@ -144,11 +135,8 @@ class Failures(ABC):
             case 408:
                 return "The model provider gave up waiting", "upstream_timeout", True
             case 429:
-                return (
-                    "The model provider limits the rate of requests",
-                    "upstream_rate_limited",
-                    True,
-                )
+                text = "The model provider limits the rate of requests"
+                return text, "upstream_rate_limited", True
             case _ if 400 <= status < 500 and status != 409:
                 return "The model provider rejected the request", "upstream_rejected", False
         return "The model provider failed", "upstream_error", status == 409 or status >= 500
@@ -192,8 +180,9 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def _timeout(message: str) -> UpstreamError:
-    return UpstreamError(message, code="upstream_timeout", retryable=True)
+def _passing(code: str, message: str) -> UpstreamError:
+    """Return an error that may not happen again."""
+    return UpstreamError(message, code=code, retryable=True)
 
 
 def _has_cause(error: BaseException, kinds: type[Exception] | tuple[type[Exception], ...]) -> bool:

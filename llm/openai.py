@@ -1,12 +1,11 @@
 """OpenAI, and every server that speaks its chat completions; `llm.sdk` says how it is asked."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from llm.openai_failures import OpenAIFailures
 from llm.openai_stream import OpenAIReply
 from llm.sdk import STREAM_HEADERS, SdkProvider
-from llm.text import encode_json
 from llm.tool_calls import hashed_id, sendable_arguments, sendable_name
 from messages import (
     AssistantMessage,
@@ -25,7 +24,7 @@ from messages import (
 )
 
 if TYPE_CHECKING:
-    from httpx2 import AsyncClient, Response
+    from httpx2 import AsyncClient
     from openai import AsyncOpenAI
 
 _MAX_ID = 40  # OpenAI refuses longer ids of calls, which other servers make
@@ -33,11 +32,10 @@ _MAX_NAME = 64
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class OpenAIProvider(SdkProvider["AsyncOpenAI"]):
+class OpenAIProvider(SdkProvider):
     """A provider that asks an OpenAI-compatible server.
 
-    Args:
-        temperature: for requests that have none; not sent where None.
+    `temperature`: for requests that have none; not sent where None.
     """
 
     temperature: float | None
@@ -51,22 +49,11 @@ class OpenAIProvider(SdkProvider["AsyncOpenAI"]):
 
         return AsyncOpenAI(http_client=http_client, **options)
 
-    async def _post(self, client: "AsyncOpenAI", request: ModelRequest) -> "Response":
-        from httpx2 import Response
-        from openai import AsyncStream
-
-        response = await client.post(
-            "/chat/completions",
-            cast_to=Response,
-            content=encode_json(self._body(request)),
-            options={"headers": STREAM_HEADERS, "security": {"bearer_auth": True}},
-            stream=True,
-            stream_cls=AsyncStream[Any],
-        )
-        return cast("Response", response)
+    def _call(self, request: ModelRequest) -> tuple[str, dict[str, Any], dict[str, Any]]:
+        options = {"headers": STREAM_HEADERS, "security": {"bearer_auth": True}}
+        return "/chat/completions", self._body(request), options
 
     def _body(self, request: ModelRequest) -> dict[str, Any]:
-        """Return the request's JSON; what has no value is left out."""
         body: dict[str, Any] = {
             "model": request.model,
             "messages": [_message(message) for message in request.messages],

@@ -77,8 +77,6 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 
 
 class OpenAIReply(Reply):
-    """A chat completion as it arrives; see `Reply`."""
-
     reasons: ClassVar[Mapping[str, Reason]] = {
         "length": "length",
         "max_tokens": "length",
@@ -94,7 +92,6 @@ class OpenAIReply(Reply):
         self._half: tuple[type[TextPart] | type[ReasoningPart], str] | None = None
 
     def end(self) -> list[ReplyPart]:
-        """Return the last parts, the stream being at its end."""
         if not self._object or self.is_over:
             return super().end()
         self._split = lambda data: [data]  # what has come is one event
@@ -192,7 +189,6 @@ class OpenAIReply(Reply):
             self._batch.append(kind("\ufffd"))
 
     def _take_fragment(self, fragment: _Fragment) -> None:
-        """Add a fragment to its tool call, or begin one."""
         function = fragment.function or _NO_FUNCTION
         call = self._call_of(fragment)
         if call is None or _begins_another(call, fragment.id, function):
@@ -228,7 +224,6 @@ def _begins_another(call: GrowingCall, id: str | None, function: _Function) -> b
 
 
 def _text_of(content: list[Any]) -> str:
-    """Return the text of a content that is a list of typed parts."""
     texts = (part.get("text") for part in content if isinstance(part, dict))
     return "".join(text for text in texts if isinstance(text, str))
 

@@ -72,11 +72,7 @@ class Reply(ABC):
 
     @abstractmethod
     def _take_event(self, event: bytes) -> None:
-        """Take the data of one event.
-
-        Raises:
-            ValueError, RecursionError: it cannot be read.
-        """
+        """Take the data of one event; `ValueError` or `RecursionError`: it cannot be read."""
 
     def _begin_call(self, call: GrowingCall) -> None:
         self._calls.append(call)

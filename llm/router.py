@@ -81,11 +81,7 @@ class Router:
         )
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[list[ReplyPart], None]:
-        """Ask the model, or else its fall-backs; see `llm.Provider`.
-
-        Raises:
-            UpstreamError: the last model's, where all have failed.
-        """
+        """Ask the model, or else its fall-backs; raises the last one's failure."""
         models = (request.model, *request.fallbacks)
         for number, model in enumerate(models, 1):
             has_begun = False
@@ -118,11 +114,7 @@ class Router:
         return f"{name}:{answers}"
 
     async def warm(self) -> None:
-        """Prepare all providers at the same time.
-
-        Raises:
-            UpstreamError: the default one could not be; of the others it is only logged.
-        """
+        """Prepare all providers at the same time; only the default one's failure is raised."""
         ends = await asyncio.gather(
             *(provider.warm() for provider in self._providers.values()), return_exceptions=True
         )
@@ -136,7 +128,6 @@ class Router:
             raise failed
 
     async def aclose(self) -> None:
-        """Release the connections of all providers, also where one of them fails to."""
         async with AsyncExitStack() as stack:
             for provider in self._providers.values():
                 stack.push_async_callback(provider.aclose)
@@ -144,8 +135,7 @@ class Router:
     def _resolved(self, wanted: str) -> tuple[str, str]:
         """Return the provider's name, and the model by the name that the provider knows.
 
-        Raises:
-            UpstreamError: the provider is known, but this server does not have it.
+        Raises `UpstreamError` where the provider is known, but this server does not have it.
         """
         name, _, model = wanted.partition(":")
         if name in self._providers:
@@ -167,11 +157,7 @@ class Router:
     def _admitted(
         self, model: str, request: ModelRequest
     ) -> tuple[Provider, Attempt, ModelRequest]:
-        """Return whom to ask, and what.
-
-        Raises:
-            UpstreamError: there is no such provider, or its circuit is open.
-        """
+        """Return whom to ask, and what; raises `UpstreamError` where the circuit is open."""
         name, bare = self._resolved(model)
         circuit = self._circuits[name]
         attempt = circuit.enter()
@@ -188,7 +174,6 @@ class Router:
 
 
 def _may_help(error: UpstreamError) -> bool:
-    """Tell whether another model may answer where one failed like this."""
     return error.retryable or error.code in _ANOTHER_MAY_ANSWER
 
 

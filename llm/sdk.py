@@ -18,12 +18,13 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import httpx  # noqa: F401 - see above
 
 from llm.failures import Failures
 from llm.reply import Reply
+from llm.text import encode_json
 from llm.tool_calls import ids_in
 from messages import ModelRequest, ReplyPart
 
@@ -41,18 +42,13 @@ STREAM_HEADERS = {"content-type": "application/json", "accept-encoding": "identi
 
 
 class Client(Protocol):
-    """An SDK's client."""
+    async def post(self, *args: Any, **kwargs: Any) -> Any: ...
 
-    async def close(self) -> None:
-        """Close all connections."""
-        ...
-
-
-C = TypeVar("C", bound=Client)
+    async def close(self) -> None: ...
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class SdkProvider(ABC, Generic[C]):
+class SdkProvider(ABC):
     """A provider behind an official SDK.
 
     Args:
@@ -80,7 +76,7 @@ class SdkProvider(ABC, Generic[C]):
 
     def __post_init__(self) -> None:
         self._failures = self.failures_type(self.api_key)
-        self._client: C | None = None
+        self._client: Client | None = None
         self._loading = asyncio.Lock()
 
     @property
@@ -89,35 +85,27 @@ class SdkProvider(ABC, Generic[C]):
         return True
 
     @abstractmethod
-    def _sdk_client(self, http_client: "AsyncClient", **options: Any) -> C:
+    def _sdk_client(self, http_client: "AsyncClient", **options: Any) -> Client:
         """Import the SDK and make its client; in a thread."""
 
     @abstractmethod
-    async def _post(self, client: C, request: ModelRequest) -> "Response":
-        """Return the response to a request, its body not yet read."""
+    def _call(self, request: ModelRequest) -> tuple[str, dict[str, Any], dict[str, Any]]:
+        """Return a request's path, its JSON, and its options as the SDK has them."""
 
     def answering(self, wanted: str | None) -> str:
-        """Return the model that answers where an agent wants this one, or names none."""
         return wanted or self.default_model
 
     async def warm(self) -> None:
-        """Import the SDK and make its client, in a thread.
-
-        Raises:
-            UpstreamError: the settings do not make a client.
-        """
         try:
             await self._connected()
         except Exception as error:  # noqa: BLE001 - three libraries' errors, none may escape
             raise self._failures.before_stream(error) from None
 
     async def aclose(self) -> None:
-        """Close all connections."""
         if self._client is not None:
             await self._client.close()
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[list[ReplyPart], None]:
-        """Ask the model; see `Provider.stream`."""
         response, body = await self._ask(request)
         reply = self.reply_type(self._failures, ids_in(request.messages))
         try:
@@ -136,14 +124,14 @@ class SdkProvider(ABC, Generic[C]):
             with contextlib.suppress(Exception):  # whatever the libraries find wrong, it is over
                 await response.aclose()
 
-    async def _connected(self) -> C:
+    async def _connected(self) -> Client:
         if self._client is None:
             async with self._loading:
                 if self._client is None:
                     self._client = await asyncio.to_thread(self._make_client)
         return self._client
 
-    def _make_client(self) -> C:
+    def _make_client(self) -> Client:
         from llm.transport import client
 
         http_client = client(self.timeout)
@@ -156,13 +144,15 @@ class SdkProvider(ABC, Generic[C]):
         )
 
     async def _ask(self, request: ModelRequest) -> "tuple[Response, Readable]":
-        """Return the response to a request, and its body to read.
-
-        Raises:
-            UpstreamError: there is none, after all retries.
-        """
+        """Return the response to a request, and its body to read."""
         try:
-            response = await self._post(await self._connected(), request)
+            client = await self._connected()
+            from httpx2 import Response  # which `_connected` has imported in a thread
+
+            path, body, options = self._call(request)
+            response: Response = await client.post(
+                path, cast_to=Response, content=encode_json(body), options=options, stream=True
+            )
         except Exception as error:  # noqa: BLE001 - three libraries' errors, none may escape
             raise self._failures.before_stream(error) from None
         if response.headers.get("content-type", "").startswith("text/html"):

@@ -42,7 +42,6 @@ class GrowingCall:
         self._size = 0
 
     def take(self, piece: str) -> None:
-        """Add a fragment of the arguments."""
         if self.is_truncated or not piece:
             return
         self.pieces.append(piece)
@@ -52,7 +51,6 @@ class GrowingCall:
             self.is_truncated = True
 
     def has_whole_arguments(self) -> bool:
-        """Tell whether the arguments so far are a JSON object."""
         return _is_object("".join(self.pieces))
 
     def finished(self, taken: set[str]) -> ToolCallPart:
@@ -69,7 +67,6 @@ class GrowingCall:
 
 
 def ids_in(messages: Iterable[Message]) -> set[str]:
-    """Return the ids of all calls in a history."""
     return {
         call.id
         for message in messages

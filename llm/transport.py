@@ -23,8 +23,6 @@ _BODY = "parley.body"
 
 
 class Readable(Protocol):
-    """Bytes that come from a server."""
-
     async def read(self) -> bytes:
         """Return the bytes that have come, waiting while there are none; at the end b"".
 
@@ -32,16 +30,10 @@ class Readable(Protocol):
             httpx2.TransportError: the server fell silent, or the connection broke.
             httpx2.DecodingError: the bytes are compressed in a way that cannot be undone.
         """
-        ...
 
 
 class Body(httpx2.AsyncByteStream):
-    """The body of a response as it comes.
-
-    Args:
-        response: its head has been read.
-        timeout: seconds without a byte after which it is given up.
-    """
+    """The body of a response as it comes; given up after `timeout` seconds without a byte."""
 
     def __init__(self, response: aiohttp.ClientResponse, timeout: float) -> None:
         self._response = response
@@ -52,7 +44,6 @@ class Body(httpx2.AsyncByteStream):
         self._timer = self._loop.call_later(timeout, self._check)
 
     async def read(self) -> bytes:
-        """Return the bytes that have come; see `Readable`."""
         self._since = self._loop.time()
         self._is_reading = True
         try:
@@ -84,8 +75,6 @@ class Body(httpx2.AsyncByteStream):
 
 
 class _Decoded:
-    """A compressed body."""
-
     def __init__(self, response: httpx2.Response) -> None:
         self._chunks = response.aiter_bytes()
 
@@ -107,11 +96,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         self._proxies: dict[tuple[str, str], str | None] = {}
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Return the response to a request once its head has come.
-
-        Raises:
-            httpx2.TransportError: there is none, or not in time.
-        """
+        """Return the response once its head has come; raises `httpx2.TransportError`."""
         timeout = request.extensions["timeout"]
         try:
             async with asyncio.timeout(timeout["read"]):
@@ -132,14 +117,10 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             raise httpx2.ConnectError(str(error)) from error
         body = Body(response, timeout["read"])
         return httpx2.Response(
-            response.status,
-            headers=[*response.raw_headers],
-            stream=body,
-            extensions={_BODY: body},
+            response.status, headers=[*response.raw_headers], stream=body, extensions={_BODY: body}
         )
 
     async def aclose(self) -> None:
-        """Close all connections."""
         if self._session is not None:
             await self._session.close()
 
@@ -162,8 +143,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 def client(timeout: float) -> httpx2.AsyncClient:
     """Return an HTTP client for an SDK.
 
-    Args:
-        timeout: seconds for the head of a response, and between any two bytes of its body.
+    `timeout`: seconds for the head of a response, and between any two bytes of its body.
     """
     return httpx2.AsyncClient(
         transport=AiohttpTransport(),

@@ -15,7 +15,7 @@ Three ways to keep memories, behind one interface: a folder of this process
 (`long_term.open_postgres`), and mem0's own service (`hosted.open_hosted`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -23,13 +23,17 @@ import msgspec
 
 from caller import Caller
 from errors import Unavailable
-from messages import Message
+from messages import Message, OutputSchema
 
 
 class MemoryUnavailable(Unavailable):
     """Memories cannot be read or kept now."""
 
     code = "memory_unavailable"
+
+
+AskModel = Callable[[Sequence[Message], OutputSchema | None], Awaitable[str]]
+"""Asks a model and returns its whole answer; raises `errors.ParleyError`."""
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,50 +54,38 @@ class Memories(Protocol):
 
     async def recall(self, caller: Caller, query: str, limit: int) -> list[Memory]:
         """Return at most `limit` memories that are near enough to `query` to help, best first."""
-        ...
 
     async def search(self, caller: Caller, query: str, limit: int) -> list[Memory]:
         """Return at most `limit` memories, best first, however far from `query` they are."""
-        ...
 
     async def page(self, caller: Caller, limit: int) -> list[Memory]:
         """Return the newest memories, newest first."""
-        ...
 
-    async def find(self, caller: Caller, memory_id: str) -> Memory | None:
-        """Return a memory."""
-        ...
+    async def find(self, caller: Caller, memory_id: str) -> Memory | None: ...
 
     async def add(self, caller: Caller, text: str) -> Memory:
         """Remember a text as it is."""
-        ...
 
     async def change(self, caller: Caller, memory_id: str, text: str) -> Memory | None:
         """Put another text in the place of a memory's, and return it."""
-        ...
 
     async def remove(self, caller: Caller, memory_id: str) -> bool:
         """Forget a memory; tell whether there was one."""
-        ...
 
     async def clear(self, caller: Caller) -> int:
         """Forget all of a user's memories, in every store; return how many there were."""
-        ...
 
     async def learn(self, caller: Caller, messages: Sequence[Message], run_id: str) -> int:
         """Remember what is worth it of an exchange, and return how many memories that made.
 
         The same `run_id` again adds nothing: what was not sure to have happened may be repeated.
         """
-        ...
 
     async def warm(self) -> None:
         """Do slow preparations, such as imports, ahead of the first call."""
-        ...
 
     async def aclose(self) -> None:
         """Release threads, connections and files."""
-        ...
 
 
 class Embedder(Protocol):
@@ -107,17 +99,9 @@ class Embedder(Protocol):
     dimensions: int
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Return a unit vector for each text, in their order.
-
-        Raises:
-            MemoryUnavailable: the embedder cannot be used now.
-        """
-        ...
+        """Return a unit vector for each text, in their order; may raise `MemoryUnavailable`."""
 
     async def counted(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
         """Return the same, and how many tokens of the model the texts have."""
-        ...
 
-    async def aclose(self) -> None:
-        """Release threads and connections."""
-        ...
+    async def aclose(self) -> None: ...

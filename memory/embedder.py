@@ -48,20 +48,11 @@ class WordllamaEmbedder:
         self._loading = threading.Lock()
         self._table: _Table | None = None
 
-    async def warm(self) -> None:
-        """Load the vectors.
-
-        Raises:
-            MemoryUnavailable: they cannot be loaded.
-        """
-        await self.embed(["ready"])
-
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return a unit vector for each text; see `Embedder`. One without words is all zeros."""
         return await self._in_thread(self._thread, self._embed, texts)
 
     async def counted(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
-        """Return the vectors, and how many tokens they were made of."""
         vectors = await self._in_thread(self._bulk, self._embed, texts)
         return vectors, await self._in_thread(self._bulk, self._count, texts)
 
@@ -89,7 +80,6 @@ class WordllamaEmbedder:
             return self._table
 
     async def aclose(self) -> None:
-        """End the threads."""
         self._thread.shutdown(wait=False)
         self._bulk.shutdown(wait=False)
 
@@ -97,8 +87,7 @@ class WordllamaEmbedder:
 class _Table:
     """A vector for each token: wordllama's `l2_supercat`, of 256 dimensions.
 
-    Raises:
-        ImportError, OSError: it is not there, or cannot be read.
+    Raises `ImportError` or `OSError` where it is not there, or cannot be read.
     """
 
     def __init__(self) -> None:
@@ -130,12 +119,9 @@ class _Table:
 
 
 class OpenAIEmbedder:
-    """Vectors of OpenAI's API, or of one that speaks it.
+    """Vectors of OpenAI's API, or of a server at `base_url` that speaks it.
 
-    Args:
-        api_key: the credential.
-        base_url: the server's address; OpenAI's own where it is None.
-        model: an embedding model that can shorten its vectors.
+    `model` has to be one that can shorten its vectors.
     """
 
     dimensions = DIMENSIONS
@@ -148,20 +134,10 @@ class OpenAIEmbedder:
         self._client: Any = None
         self._loading = asyncio.Lock()
 
-    async def warm(self) -> None:
-        """Import the SDK.
-
-        Raises:
-            MemoryUnavailable: the settings do not make a client.
-        """
-        await self._connected()
-
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Return a unit vector for each text; see `Embedder`."""
         return (await self.counted(texts))[0]
 
     async def counted(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
-        """Return the vectors, and how many tokens the server says the texts have."""
         client = await self._connected()
         vectors: list[list[float]] = []
         tokens = 0
@@ -177,10 +153,7 @@ class OpenAIEmbedder:
 
         try:
             answer = await client.embeddings.create(
-                input=batch,
-                model=self._model,
-                dimensions=DIMENSIONS,
-                encoding_format="float",
+                input=batch, model=self._model, dimensions=DIMENSIONS, encoding_format="float"
             )
         except OpenAIError as error:
             text = f"The embedder did not answer ({type(error).__name__})."
@@ -208,7 +181,6 @@ class OpenAIEmbedder:
             raise MemoryUnavailable(text) from None
 
     async def aclose(self) -> None:
-        """Close all connections."""
         if self._client is not None:
             await self._client.close()
 

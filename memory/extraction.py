@@ -13,14 +13,7 @@ import msgspec
 
 from memory import Memory
 from memory.library import load
-from messages import (
-    AssistantMessage,
-    Message,
-    OutputSchema,
-    SystemMessage,
-    UserMessage,
-    clean_text,
-)
+from messages import AssistantMessage, Message, OutputSchema, SystemMessage, UserMessage, clean_text
 
 MAX_FACTS = 32
 """Memories that one exchange may make."""
@@ -70,16 +63,11 @@ class _Facts(msgspec.Struct):
 
 
 async def prompts() -> ModuleType:
-    """Return mem0's prompts.
-
-    Raises:
-        MemoryUnavailable: mem0 is not installed.
-    """
+    """Return mem0's prompts; raises `MemoryUnavailable` where it is not installed."""
     return await asyncio.to_thread(load, "mem0.configs.prompts")
 
 
 def for_mem0(message: UserMessage | AssistantMessage) -> dict[str, str]:
-    """Return a message as mem0 wants it."""
     role = "user" if isinstance(message, UserMessage) else "assistant"
     return {"role": role, "content": clean_text(message.content[:MAX_READ])}
 
@@ -92,12 +80,7 @@ def as_text(messages: Sequence[UserMessage | AssistantMessage]) -> str:
 async def question(exchange: str, known: Sequence[Memory]) -> list[Message]:
     """Return what to ask a model about an exchange, whose answer has the form `FACTS`.
 
-    Args:
-        exchange: as `as_text` makes it.
-        known: memories that are near to it, so that the model does not repeat them.
-
-    Raises:
-        MemoryUnavailable: mem0 is not installed.
+    `exchange`: as `as_text` makes it. `known`: memories near to it, which are not to be repeated.
     """
     mem0 = await prompts()
     # Short ids, because a model makes mistakes when it copies long ones.

@@ -61,24 +61,17 @@ class HostedMemories:
         self._loading = asyncio.Lock()
 
     async def warm(self) -> None:
-        """Import the client and check the key.
-
-        Raises:
-            MemoryUnavailable: the service is not there, or does not know the key.
-        """
+        """Make the client, which checks the key."""
         await self._asked(_nothing)
 
     async def aclose(self) -> None:
-        """Close all connections."""
         if self._client is not None:
             await self._client.async_client.aclose()
 
     async def recall(self, caller: Caller, query: str, limit: int) -> list[Memory]:
-        """Return memories near to `query`, best first; see `Memories`."""
         return await self._ranked(caller, query, limit, NEAR)
 
     async def search(self, caller: Caller, query: str, limit: int) -> list[Memory]:
-        """Return memories, those nearest to `query` first."""
         return await self._ranked(caller, query, limit, 0.0)
 
     async def _ranked(self, caller: Caller, query: str, limit: int, least: float) -> list[Memory]:
@@ -91,7 +84,6 @@ class HostedMemories:
         return _memories(answer, caller)[:limit]
 
     async def page(self, caller: Caller, limit: int) -> list[Memory]:
-        """Return the newest memories, newest first."""
         newest: list[Memory] = []
         wanted, number = _of(caller), 1
         while len(newest) < limit:
@@ -103,13 +95,11 @@ class HostedMemories:
         return newest[: max(0, limit)]
 
     async def find(self, caller: Caller, memory_id: str) -> Memory | None:
-        """Return a memory."""
         answer = await self._asked(lambda client: client.get(memory_id), missing=None)
         found = _memories({"results": [answer]} if answer else {}, caller)
         return found[0] if found else None
 
     async def add(self, caller: Caller, text: str) -> Memory:
-        """Remember a text as it is."""
         said = [{"role": "user", "content": clean_text(text)}]
         token = uuid4().hex
         await self._added(caller, said, False, {"added_as": token})
@@ -118,7 +108,6 @@ class HostedMemories:
         raise MemoryUnavailable("The memory service did not say what it kept.")
 
     async def change(self, caller: Caller, memory_id: str, text: str) -> Memory | None:
-        """Put another text in the place of a memory's."""
         if await self.find(caller, memory_id) is None:
             return None
         said = clean_text(text)
@@ -126,21 +115,18 @@ class HostedMemories:
         return await self.find(caller, memory_id)
 
     async def remove(self, caller: Caller, memory_id: str) -> bool:
-        """Forget a memory; tell whether there was one."""
         if await self.find(caller, memory_id) is None:
             return False
         await self._asked(lambda client: client.delete(memory_id), missing=None)
         return True
 
     async def clear(self, caller: Caller) -> int:
-        """Forget all of a user's memories."""
         key = key_of(caller)
         answer = await self._asked(_page(_of(caller), 1))
         await self._asked(lambda client: client.delete_all(user_id=key), missing=None)
         return int(answer.get("count", len(answer.get("results", []))))
 
     async def learn(self, caller: Caller, messages: Sequence[Message], run_id: str) -> int:
-        """Let the service remember what is worth it of an exchange; see `Memories`."""
         said = [*map(for_mem0, spoken(messages))]
         if not said or await self._marked(caller, "learned_from", run_id):
             return 0
@@ -176,7 +162,6 @@ class HostedMemories:
             await asyncio.sleep(next(pauses, _PAUSES[-1]))
 
     async def _marked(self, caller: Caller, name: str, value: str) -> list[Memory]:
-        """Return the memories that carry a mark."""
         wanted = {"AND": [_of(caller), {"metadata": {name: value}}]}
         answer = await self._asked(_page(wanted, 1))
         marked = [
@@ -199,14 +184,9 @@ class HostedMemories:
         return load("mem0").AsyncMemoryClient(self._api_key, self._base_url, client)
 
     async def _asked(self, request: Callable[[Any], Awaitable[Any]], **missing: Any) -> Any:
-        """Return the answer to a request.
+        """Return the answer to a request that is made with the client.
 
-        Args:
-            request: makes it with the client.
-            missing: under this name, what to return where there is no such thing.
-
-        Raises:
-            MemoryUnavailable: there is no answer, or it says that something failed.
+        `missing`: under this name, what to return where there is no such thing.
         """
         try:
             async with asyncio.timeout(TIMEOUT):
@@ -235,13 +215,7 @@ def _got(path: str) -> Callable[[Any], Awaitable[dict[str, Any]]]:
 
 
 def _page(filters: dict[str, Any], number: int) -> Callable[[Any], Awaitable[dict[str, Any]]]:
-    def get(client: Any) -> Awaitable[dict[str, Any]]:
-        page: Awaitable[dict[str, Any]] = client.get_all(
-            filters=filters, page=number, page_size=_PAGE
-        )
-        return page
-
-    return get
+    return lambda client: client.get_all(filters=filters, page=number, page_size=_PAGE)
 
 
 def _of(caller: Caller) -> dict[str, Any]:
@@ -255,7 +229,6 @@ def _memories(answer: dict[str, Any], caller: Caller) -> list[Memory]:
 
 
 def _memory_of(found: dict[str, Any]) -> Memory:
-    """Return a memory as mem0 words it."""
     created_at = datetime.fromisoformat(found["created_at"])
     updated_at = datetime.fromisoformat(found["updated_at"] or found["created_at"])
     return Memory(

@@ -11,16 +11,15 @@ which there is no room, is dropped, and the log says so.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Self
 
 from caller import Caller
 from errors import ParleyError
 from llm import Provider
-from memory import Memories, Memory, MemoryUnavailable
+from memory import AskModel, Memories, Memory, MemoryUnavailable
 from memory.prompt import as_data
 from messages import Message, ModelOptions, ModelRequest, OutputSchema, TextPart
 from storage import ExtractionJob, StorageUnavailable
@@ -45,17 +44,13 @@ ANSWER_TOKENS = 8_000
 MAX_ANSWER = 200_000
 """Tokens that a model may answer when it reads an exchange, and characters that are taken."""
 
-AskModel = Callable[[Sequence[Message], OutputSchema | None], Awaitable[str]]
-
 logger = logging.getLogger("parley.memory")
 
 
 class Recall:
     """What is remembered for one answer, being looked for since the answer was asked for.
 
-    Args:
-        task: looks for it.
-        deadline: on the loop's clock; what comes later is left out.
+    `deadline`: on the loop's clock; what comes later is left out.
     """
 
     def __init__(self, task: "asyncio.Task[list[Memory]]", deadline: float) -> None:
@@ -76,7 +71,6 @@ class Recall:
         return ""
 
     def drop(self) -> None:
-        """Stop looking."""
         self._task.cancel()
 
 
@@ -109,12 +103,7 @@ class LongTermMemory:
         self._worker = asyncio.create_task(self._work())
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._worker.cancel()
         with suppress(asyncio.CancelledError):
             await self._worker
@@ -123,7 +112,6 @@ class LongTermMemory:
         await self.memories.aclose()
 
     def recall(self, caller: Caller, text: str) -> Recall:
-        """Begin to look for what helps to answer a text."""
         task = asyncio.create_task(self._found(caller, text))
         self._tasks.add(task)
         task.add_done_callback(self._recalled)
@@ -151,8 +139,7 @@ class LongTermMemory:
     async def wait_until_learned(self, caller: Caller) -> None:
         """Wait until what a user has said is learned, for a while; who lists memories expects it.
 
-        Raises:
-            storage.StorageUnavailable: nobody can tell now.
+        Raises `StorageUnavailable` where nobody can tell now.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(LEARNING_WAIT):
@@ -165,13 +152,9 @@ class LongTermMemory:
         self._due.set()
 
     async def clear(self, caller: Caller) -> int:
-        """Forget all of a user's memories, and what is still to be learned of him.
+        """Forget all of a user's memories, and what is still to be learned; return how many.
 
-        Returns:
-            How many memories there were.
-
-        Raises:
-            MemoryUnavailable, storage.StorageUnavailable: it is not done, or not wholly.
+        Where `MemoryUnavailable` or `StorageUnavailable` is raised, it is not done, or not wholly.
         """
         await self.store.forget_extraction_jobs(caller)
         if self._learning is not None and self._learning.owner == caller:
@@ -230,8 +213,6 @@ class LongTermMemory:
 
 
 def asker(provider: Provider) -> AskModel:
-    """Return what asks the service's own model and returns its whole answer."""
-
     async def ask(messages: Sequence[Message], output: OutputSchema | None) -> str:
         request = ModelRequest(
             model=provider.default_model,

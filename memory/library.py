@@ -19,11 +19,7 @@ _loading = threading.Lock()
 
 @cache
 def load(module: str) -> ModuleType:
-    """Import a module of mem0; takes about a second, once.
-
-    Raises:
-        MemoryUnavailable: mem0 is not installed, or not the one that is expected.
-    """
+    """Import a module of mem0; takes about a second, once. Raises `MemoryUnavailable`."""
     with _loading, tempfile.TemporaryDirectory(prefix="parley-") as folder:
         before = os.environ.get("MEM0_DIR")
         os.environ["MEM0_TELEMETRY"] = "False"

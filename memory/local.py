@@ -49,11 +49,9 @@ class Matrix:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory."""
         return self._vectors.nbytes + self._positions.nbytes
 
     def append(self, position: int, vector: Sequence[float]) -> None:
-        """Add a row."""
         if self._length == len(self._positions):
             room = max(16, self._length // 4)
             self._positions = np.concatenate([self._positions, np.zeros(room, np.int64)])
@@ -64,15 +62,11 @@ class Matrix:
         self._length += 1
 
     def state(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return positions and vectors as they are now."""
         return self._positions[: self._length], self._vectors[: self._length]
 
 
 def _nearest(
-    positions: NDArray[np.int64],
-    vectors: NDArray[np.float32],
-    vector: Sequence[float],
-    limit: int,
+    positions: NDArray[np.int64], vectors: NDArray[np.float32], vector: Sequence[float], limit: int
 ) -> dict[int, float]:
     """Return the scores of the best rows by their positions."""
     scores = vectors @ np.asarray(vector, np.float32)
@@ -82,13 +76,7 @@ def _nearest(
 
 
 class LocalRecords(Records):
-    """Memories in a folder.
-
-    Args:
-        folder: made where it is not there.
-        embedder: the name of the embedder that makes vectors now.
-        dimensions: how long they are.
-    """
+    """Memories in a folder, which is made where it is not there; see `Records`."""
 
     def __init__(self, folder: Path, embedder: str, dimensions: int) -> None:
         self._folder = folder
@@ -106,7 +94,6 @@ class LocalRecords(Records):
         await super().close()
 
     async def nearest(self, owner: str, vector: Sequence[float], limit: int) -> list[Memory]:
-        """Return the memories whose vectors are nearest, best first."""
         matrix = self._matrices.get(owner)
         if matrix is None:
             matrix = await self._load(owner)
@@ -149,13 +136,11 @@ class LocalRecords(Records):
             self._shrink()
 
     async def _erase(self) -> None:
-        """Empty the write-ahead log."""
         if await self.read(_checkpoint):
             text = "What was deleted is not yet gone from the file."
             raise MemoryUnavailable(text, retry_after=1)
 
     async def _load(self, owner: str) -> Matrix:
-        """Bring a user's vectors into memory."""
         async with self._alone:
             matrix = self._matrices.get(owner)
             if matrix is None:

@@ -7,16 +7,16 @@ Greetings and the like are no use and are left out.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
 from caller import Caller
 from errors import ParleyError
-from memory import Embedder, Memories, Memory, MemoryUnavailable, extraction, rows
+from memory import AskModel, Embedder, Memories, Memory, MemoryUnavailable, extraction, rows
 from memory.records import PostgresRecords, Records
-from messages import AssistantMessage, Message, OutputSchema, UserMessage, clean_text
+from messages import AssistantMessage, Message, UserMessage, clean_text
 
 NEAR: Final = 0.2
 """The score from which a memory helps. With wordllama, of questions about a user's life and ten
@@ -36,16 +36,12 @@ _BATCH: Final = 512
 
 _Spoken = UserMessage | AssistantMessage
 
-AskModel = Callable[[Sequence[Message], OutputSchema | None], Awaitable[str]]
-
 
 def open_local(folder: Path, embedder: Embedder, ask: AskModel | None) -> Memories:
     """Return memories in a folder, which belongs to one process; nothing is opened yet.
 
-    Args:
-        folder: for this alone; made where it is not there.
-        embedder: makes vectors.
-        ask: asks a model, raising `errors.ParleyError`; None keeps what was said as it is.
+    The folder is for this alone, and made where it is not there. Without `ask` what was said is
+    kept as it is.
     """
 
     def records() -> Records:
@@ -59,22 +55,13 @@ def open_local(folder: Path, embedder: Embedder, ask: AskModel | None) -> Memori
 def open_postgres(url: str, embedder: Embedder, ask: AskModel | None) -> Memories:
     """Return memories in PostgreSQL; nothing is opened yet.
 
-    Args:
-        url: `postgresql://…`; the database has pgvector, or its user may install it.
-        embedder: makes vectors.
-        ask: asks a model, raising `errors.ParleyError`; None keeps what was said as it is.
+    The database has pgvector, or its user may install it. `ask`: see `open_local`.
     """
     return DatabaseMemories(lambda: PostgresRecords(url, embedder.name), embedder, ask)
 
 
 class DatabaseMemories:
-    """Memories in a database.
-
-    Args:
-        make_records: returns where they are kept; called in a thread.
-        embedder: makes vectors.
-        ask: asks a model; None keeps what was said as it is.
-    """
+    """Memories in a database, which `make_records` returns; it is called in a thread."""
 
     def __init__(
         self, make_records: Callable[[], Records], embedder: Embedder, ask: AskModel | None
@@ -88,11 +75,6 @@ class DatabaseMemories:
         self._is_closing = False
 
     async def warm(self) -> None:
-        """Load the embedder and what a model is asked, and open what the memories are kept in.
-
-        Raises:
-            MemoryUnavailable: one of these cannot be done now.
-        """
         records = await self._loaded()
         await self._embedder.embed(["ready"])
         if self._ask is not None:
@@ -109,12 +91,10 @@ class DatabaseMemories:
             await self._records.close()
 
     async def recall(self, caller: Caller, query: str, limit: int) -> list[Memory]:
-        """Return memories near to `query`, best first; see `Memories`."""
         found = await self.search(caller, query, limit)
         return [memory for memory in found if (memory.score or 0.0) >= NEAR]
 
     async def search(self, caller: Caller, query: str, limit: int) -> list[Memory]:
-        """Return memories, those nearest to `query` first."""
         asked = clean_text(query).strip()
         if not asked or limit < 1:
             return []
@@ -124,17 +104,14 @@ class DatabaseMemories:
         return await records.nearest(owner, vector, limit)
 
     async def page(self, caller: Caller, limit: int) -> list[Memory]:
-        """Return the newest memories, newest first."""
         records = await self._loaded()
         return await records.read(rows.newest, key_of(caller), max(0, limit))
 
     async def find(self, caller: Caller, memory_id: str) -> Memory | None:
-        """Return a memory."""
         records = await self._loaded()
         return await records.read(rows.find, key_of(caller), memory_id)
 
     async def add(self, caller: Caller, text: str) -> Memory:
-        """Remember a text as it is."""
         records, said = await self._loaded(), clean_text(text)
         [vector] = await self._embedder.embed([said])
         draft = rows.draft(said, vector, None)
@@ -142,24 +119,20 @@ class DatabaseMemories:
         return draft.memory
 
     async def change(self, caller: Caller, memory_id: str, text: str) -> Memory | None:
-        """Put another text in the place of a memory's."""
         records, said = await self._loaded(), clean_text(text)
         [vector] = await self._embedder.embed([said])
         what = (records.embedder, memory_id, said, vector)
         return await records.write(key_of(caller), rows.change, *what)
 
     async def remove(self, caller: Caller, memory_id: str) -> bool:
-        """Forget a memory; tell whether there was one."""
         records = await self._loaded()
         return await records.write(key_of(caller), rows.remove, memory_id)
 
     async def clear(self, caller: Caller) -> int:
-        """Forget all of a user's memories."""
         records = await self._loaded()
         return await records.write(key_of(caller), rows.clear)
 
     async def learn(self, caller: Caller, messages: Sequence[Message], run_id: str) -> int:
-        """Remember what is worth it of an exchange, once; see `Memories`."""
         said = told(messages) if self._ask is None else spoken(messages)
         if not said:
             return 0
@@ -182,7 +155,6 @@ class DatabaseMemories:
     async def _extracted(
         self, records: Records, owner: str, said: Sequence[_Spoken], ask: AskModel
     ) -> list[extraction.Fact]:
-        """Return what a model finds worth remembering of what was said."""
         exchange = extraction.as_text(said)
         [vector] = await self._embedder.embed([exchange])
         await self._adopt(records, owner)

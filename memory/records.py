@@ -59,7 +59,6 @@ class Records(ABC):
         await self._reset()
 
     async def read(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Do a unit that changes nothing."""
         async with self._trouble():
             await self._opened()
             return await self._database.read(self._unit(unit), *args, **kwargs)
@@ -116,18 +115,12 @@ class Records(ABC):
 
 
 class PostgresRecords(Records):
-    """Memories in PostgreSQL, which several processes share.
-
-    Args:
-        url: `postgresql://…`.
-        embedder: the name of the embedder that makes vectors now.
-    """
+    """Memories in PostgreSQL, which several processes share."""
 
     def __init__(self, url: str, embedder: str) -> None:
         super().__init__(connect(url, TIMEOUT), embedder)
 
     async def nearest(self, owner: str, vector: Sequence[float], limit: int) -> list[Memory]:
-        """Return the memories whose vectors are nearest, best first."""
         return await self.read(rows.nearest, owner, self.embedder, vector, limit)
 
     def _unit(self, unit: Unit[_P, _T]) -> Unit[_P, _T]:

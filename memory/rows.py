@@ -20,31 +20,12 @@ from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 import msgspec
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Dialect,
-    Float,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    Row,
-    Table,
-    Text,
-    UniqueConstraint,
-    delete,
-    insert,
-    literal,
-    or_,
-    select,
-    update,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as upsert  # SQLite's is the same
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
 from memory import Memory
+from storage.tables import Serial
 
 MAX_MEMORIES: Final = 20_000
 """Memories of one user; the oldest ones go first."""
@@ -68,15 +49,12 @@ class Payload(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Draft(NamedTuple):
-    """A row to be kept."""
-
     id: str
     payload: Payload
     vector: Sequence[float]
 
     @property
     def memory(self) -> Memory:
-        """The row as a memory."""
         return _memory(self.id, self.payload)
 
 
@@ -105,126 +83,119 @@ class _PgVector(UserDefinedType[Any]):
 class Vector(TypeDecorator[Any]):
     """A vector: pgvector's type, or the bytes of its 32 bit numbers on SQLite; read as it is."""
 
-    impl = LargeBinary
+    impl = sa.LargeBinary
     cache_ok = True
 
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Return the database's own type."""
+    def load_dialect_impl(self, dialect: sa.Dialect) -> TypeEngine[Any]:
         return dialect.type_descriptor(
             _PgVector() if dialect.name == "postgresql" else self.impl_instance
         )
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> str | bytes:
-        """Return numbers as the database takes them."""
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | bytes:
         if dialect.name == "postgresql":
             return "[" + ",".join(map(repr, value)) + "]"
         return array("f", value).tobytes()
 
 
-_Serial = BigInteger().with_variant(Integer(), "sqlite")
+metadata = sa.MetaData()
 
-metadata = MetaData()
-
-memories = Table(
+memories = sa.Table(
     "memories",
     metadata,
-    Column("position", _Serial, primary_key=True, autoincrement=True),
-    Column("id", Text, nullable=False, unique=True),
-    Column("owner", Text, nullable=False),
-    Column("hash", Text, nullable=False),
-    Column("payload", Text, nullable=False),
-    Column("embedder", Text, nullable=False),
-    Column("vector", Vector, nullable=False),
-    Index("memories_of_owner", "owner", "position"),
-    Index("memories_by_hash", "owner", "hash"),
-    Index("memories_by_embedder", "owner", "embedder"),
+    sa.Column("position", Serial, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.Text, nullable=False, unique=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("hash", sa.Text, nullable=False),
+    sa.Column("payload", sa.Text, nullable=False),
+    sa.Column("embedder", sa.Text, nullable=False),
+    sa.Column("vector", Vector, nullable=False),
+    sa.Index("memories_of_owner", "owner", "position"),
+    sa.Index("memories_by_hash", "owner", "hash"),
+    sa.Index("memories_by_embedder", "owner", "embedder"),
 )
 
-learned = Table(
+learned = sa.Table(
     "learned",
     metadata,
-    Column("position", _Serial, primary_key=True, autoincrement=True),
-    Column("owner", Text, nullable=False),
-    Column("run_id", Text, nullable=False),
-    UniqueConstraint("owner", "run_id"),
+    sa.Column("position", Serial, primary_key=True, autoincrement=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.UniqueConstraint("owner", "run_id"),
 )
 
-cleared = Table(
+cleared = sa.Table(
     "cleared",
     metadata,
-    Column("owner", Text, primary_key=True),
-    Column("times", Integer, nullable=False),
+    sa.Column("owner", sa.Text, primary_key=True),
+    sa.Column("times", sa.Integer, nullable=False),
 )
 
 _m = memories.c
 
 
-def newest(db: Connection, owner: str, limit: int) -> list[Memory]:
-    """Return the newest memories, newest first."""
-    query = select(_m.id, _m.payload).where(_m.owner == owner)
+def newest(db: sa.Connection, owner: str, limit: int) -> list[Memory]:
+    query = sa.select(_m.id, _m.payload).where(_m.owner == owner)
     rows = db.execute(query.order_by(_m.position.desc()).limit(limit))
     return [_memory_in(row) for row in rows]
 
 
-def find(db: Connection, owner: str, memory_id: str) -> Memory | None:
-    """Return a memory."""
-    query = select(_m.id, _m.payload).where(_m.owner == owner, _m.id == memory_id)
+def find(db: sa.Connection, owner: str, memory_id: str) -> Memory | None:
+    query = sa.select(_m.id, _m.payload).where(_m.owner == owner, _m.id == memory_id)
     row = db.execute(query).first()
     return None if row is None else _memory_in(row)
 
 
 def nearest(
-    db: Connection, owner: str, embedder: str, vector: Sequence[float], limit: int
+    db: sa.Connection, owner: str, embedder: str, vector: Sequence[float], limit: int
 ) -> list[Memory]:
     """Return the memories whose vectors are nearest, best first, as pgvector finds them."""
-    distance = _m.vector.op("<=>", return_type=Float())(literal(vector, Vector()))
-    query = select(_m.id, _m.payload, distance.label("distance"))
+    distance = _m.vector.op("<=>", return_type=sa.Float())(sa.literal(vector, Vector()))
+    query = sa.select(_m.id, _m.payload, distance.label("distance"))
     query = query.where(_m.owner == owner, _m.embedder == embedder)
     rows = db.execute(query.order_by("distance").limit(limit))
     return [_memory_in(row, 1.0 - row.distance) for row in rows]
 
 
-def at(db: Connection, scores: Mapping[int, float]) -> list[Memory]:
+def at(db: sa.Connection, scores: Mapping[int, float]) -> list[Memory]:
     """Return the memories at some positions, with their scores, best first."""
-    query = select(_m.position, _m.id, _m.payload).where(_m.position.in_(scores))
+    query = sa.select(_m.position, _m.id, _m.payload).where(_m.position.in_(scores))
     rows = sorted(db.execute(query), key=lambda row: -scores[row.position])
     return [_memory_in(row, scores[row.position]) for row in rows]
 
 
 def vectors(
-    db: Connection, owner: str, embedder: str, after: int, limit: int
-) -> Sequence[Row[int, bytes]]:
+    db: sa.Connection, owner: str, embedder: str, after: int, limit: int
+) -> Sequence[sa.Row[int, bytes]]:
     """Return positions and vectors of rows after a position, in order; SQLite only."""
-    query = select(_m.position, _m.vector).where(_m.owner == owner, _m.position > after)
+    query = sa.select(_m.position, _m.vector).where(_m.owner == owner, _m.position > after)
     rows = db.execute(query.where(_m.embedder == embedder).order_by(_m.position).limit(limit))
     return rows.all()
 
 
-def add(db: Connection, owner: str, embedder: str, drafts: Sequence[Draft]) -> Added:
-    """Add rows."""
+def add(db: sa.Connection, owner: str, embedder: str, drafts: Sequence[Draft]) -> Added:
     if not drafts:
         return Added([], False)
     rows = [
         {"id": draft.id, "owner": owner, **_columns(draft.payload, embedder, draft.vector)}
         for draft in drafts
     ]
-    statement = insert(memories).returning(_m.position, sort_by_parameter_order=True)
+    statement = sa.insert(memories).returning(_m.position, sort_by_parameter_order=True)
     positions = db.execute(statement, rows).scalars()
     added = [*zip(positions, (draft.vector for draft in drafts), strict=True)]
     return Added(added, _trim(db, memories, owner, MAX_MEMORIES))
 
 
-def clearings_unless_learned(db: Connection, owner: str, run_id: str) -> int | None:
+def clearings_unless_learned(db: sa.Connection, owner: str, run_id: str) -> int | None:
     """Return how often the owner's memories were cleared; None: the exchange was read before."""
     c = learned.c
-    mark = select(c.position).where(c.owner == owner, c.run_id == run_id)
+    mark = sa.select(c.position).where(c.owner == owner, c.run_id == run_id)
     if db.execute(mark).first() is not None:
         return None
-    return db.execute(select(cleared.c.times).where(cleared.c.owner == owner)).scalar() or 0
+    return db.execute(sa.select(cleared.c.times).where(cleared.c.owner == owner)).scalar() or 0
 
 
 def learn(
-    db: Connection,
+    db: sa.Connection,
     owner: str,
     embedder: str,
     drafts: Sequence[Draft],
@@ -233,13 +204,7 @@ def learn(
 ) -> Added:
     """Add the rows of an exchange whose texts are new, once.
 
-    Args:
-        db: the transaction.
-        owner: whose rows they are.
-        embedder: what made their vectors.
-        drafts: the rows.
-        run_id: the exchange.
-        clearings: how often the owner's memories had been cleared before the exchange was read.
+    `clearings`: how often the owner's memories had been cleared before the exchange was read.
     """
     is_same = _clearings(db, owner) == clearings
     mark = upsert(learned).values(owner=owner, run_id=run_id).on_conflict_do_nothing()
@@ -249,46 +214,44 @@ def learn(
     if not is_same:
         return Added([], False)
     by_hash = {draft.payload.hash: draft for draft in drafts}
-    query = select(_m.hash).where(_m.owner == owner, _m.hash.in_(by_hash))
+    query = sa.select(_m.hash).where(_m.owner == owner, _m.hash.in_(by_hash))
     known = set(db.execute(query).scalars())
     return add(db, owner, embedder, [by_hash[each] for each in by_hash if each not in known])
 
 
 def change(
-    db: Connection, owner: str, embedder: str, memory_id: str, text: str, vector: Sequence[float]
+    db: sa.Connection, owner: str, embedder: str, memory_id: str, text: str, vector: Sequence[float]
 ) -> Memory | None:
     """Put another text and its vector into a row, and return it; None: there is no such row."""
     row = (_m.owner == owner, _m.id == memory_id)
-    encoded = db.execute(select(_m.payload).where(*row)).scalar()
+    encoded = db.execute(sa.select(_m.payload).where(*row)).scalar()
     if encoded is None:
         return None
     said = {"data": text, "hash": _hash(text), "updated_at": datetime.now(UTC)}
     payload = msgspec.structs.replace(_payload(encoded), **said)
-    db.execute(update(memories).where(*row).values(_columns(payload, embedder, vector)))
+    db.execute(sa.update(memories).where(*row).values(_columns(payload, embedder, vector)))
     return _memory(memory_id, payload)
 
 
-def remove(db: Connection, owner: str, memory_id: str) -> bool:
-    """Delete a row; False: there is none."""
-    return db.execute(delete(memories).where(_m.owner == owner, _m.id == memory_id)).rowcount > 0
+def remove(db: sa.Connection, owner: str, memory_id: str) -> bool:
+    return db.execute(sa.delete(memories).where(_m.owner == owner, _m.id == memory_id)).rowcount > 0
 
 
-def clear(db: Connection, owner: str) -> int:
-    """Delete all rows of an owner, and return how many there were."""
+def clear(db: sa.Connection, owner: str) -> int:
     _clearings(db, owner, 1)
-    return db.execute(delete(memories).where(_m.owner == owner)).rowcount
+    return db.execute(sa.delete(memories).where(_m.owner == owner)).rowcount
 
 
-def foreign(db: Connection, owner: str, embedder: str, limit: int) -> list[tuple[str, str, str]]:
+def foreign(db: sa.Connection, owner: str, embedder: str, limit: int) -> list[tuple[str, str, str]]:
     """Return id, hash and text of rows whose vectors another embedder made."""
     # Not `!=`, for which no index serves: this is asked before every search.
-    others = or_(_m.embedder < embedder, _m.embedder > embedder)
-    query = select(_m.id, _m.hash, _m.payload).where(_m.owner == owner, others).limit(limit)
+    others = sa.or_(_m.embedder < embedder, _m.embedder > embedder)
+    query = sa.select(_m.id, _m.hash, _m.payload).where(_m.owner == owner, others).limit(limit)
     return [(row.id, row.hash, _payload(row.payload).data) for row in db.execute(query)]
 
 
 def adopt(
-    db: Connection, owner: str, embedder: str, made: Sequence[tuple[str, str, Sequence[float]]]
+    db: sa.Connection, owner: str, embedder: str, made: Sequence[tuple[str, str, Sequence[float]]]
 ) -> None:
     """Give rows new vectors: for each an id, the hash of the text it was made of, and the vector.
 
@@ -296,7 +259,7 @@ def adopt(
     """
     for memory_id, made_of, vector in made:
         row = (_m.owner == owner, _m.id == memory_id, _m.hash == made_of)
-        db.execute(update(memories).where(*row).values(embedder=embedder, vector=vector))
+        db.execute(sa.update(memories).where(*row).values(embedder=embedder, vector=vector))
 
 
 _payload = msgspec.json.Decoder(Payload).decode
@@ -307,7 +270,7 @@ def _columns(payload: Payload, embedder: str, vector: Sequence[float]) -> dict[s
     return {"hash": payload.hash, "payload": encoded, "embedder": embedder, "vector": vector}
 
 
-def _memory_in(row: Row[*tuple[Any, ...]], score: float | None = None) -> Memory:
+def _memory_in(row: sa.Row[*tuple[Any, ...]], score: float | None = None) -> Memory:
     return _memory(row.id, _payload(row.payload), score)
 
 
@@ -326,18 +289,18 @@ def _hash(text: str) -> str:
     return md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def _trim(db: Connection, table: Table, owner: str, limit: int) -> bool:
+def _trim(db: sa.Connection, table: sa.Table, owner: str, limit: int) -> bool:
     """Delete an owner's oldest rows beyond a limit, some at once; tell whether any went."""
     c = table.c
-    newest = select(c.position).where(c.owner == owner).order_by(c.position.desc())
+    newest = sa.select(c.position).where(c.owner == owner).order_by(c.position.desc())
     if db.execute(newest.offset(limit).limit(1)).scalar() is None:
         return False
     last = db.execute(newest.offset(limit - limit // 20).limit(1)).scalar()
-    db.execute(delete(table).where(c.owner == owner, c.position <= last))
+    db.execute(sa.delete(table).where(c.owner == owner, c.position <= last))
     return True
 
 
-def _clearings(db: Connection, owner: str, more: int = 0) -> int:
+def _clearings(db: sa.Connection, owner: str, more: int = 0) -> int:
     """Count clearings of an owner and return them all.
 
     Who learns of the owner, or clears, at the same time waits for the commit.

@@ -35,20 +35,14 @@ class StorageUnavailable(Unavailable):
 
 
 class InvalidPage(ClientError):
-    """The text is not the cursor of a page of conversations."""
-
     code = "invalid_cursor"
 
 
 class NoSuchMessage(NotFound):
-    """There is no such message of a user in such a conversation."""
-
     code = "message_not_found"
 
 
 class NoSuchConversation(NotFound):
-    """There is no such conversation."""
-
     code = "conversation_not_found"
 
 

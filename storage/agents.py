@@ -1,4 +1,4 @@
-"""Agents that were configured at run time. Each function is part of one transaction."""
+"""Agents that were configured at run time. Each function is part of one transaction of `Store`."""
 
 from sqlalchemy import Connection, bindparam, delete, select
 from sqlalchemy.dialects import postgresql
@@ -16,15 +16,12 @@ _DELETE = delete(agents).where(
 
 
 def every(db: Connection) -> list[tuple[str, str, str]]:
-    """Return tenant, name and configuration of all agents."""
     return [(row.tenant, row.name, row.config) for row in db.execute(_ALL)]
 
 
 def put(db: Connection, tenant: str, name: str, config: str) -> None:
-    """Create an agent, or replace the one of this name."""
     db.execute(_PUT, {"tenant": tenant, "name": name, "config": config})
 
 
 def remove(db: Connection, tenant: str, name: str) -> bool:
-    """Delete an agent; False: there is none of this name."""
     return db.execute(_DELETE, {"of_tenant": tenant, "of_name": name}).rowcount == 1

@@ -1,4 +1,4 @@
-"""Conversations and their messages. Each function is part of one transaction.
+"""Conversations and their messages. Each function is part of one transaction of `Store`.
 
 Pages of conversations go by (`updated_at`, `id`), newest first. A page's cursor holds both of the
 last row, so rows of one time are neither left out nor repeated, and a conversation that is
@@ -11,29 +11,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Connection,
-    Integer,
-    Row,
-    Text,
-    and_,
-    bindparam,
-    delete,
-    false,
-    func,
-    insert,
-    select,
-    tuple_,
-    type_coerce,
-    update,
-)
+import sqlalchemy as sa
 
 from caller import Caller
 from messages import Message
 from storage import ConversationRecord, InvalidPage, StoredMessage, TooLong
-from storage.tables import Utc, conversations, messages, runs
+from storage.tables import (
+    Utc,
+    conversations,
+    in_its_conversation,
+    messages,
+    of_conversation,
+    of_owner,
+    runs,
+)
 
 BRANCH = 2000
 """How many messages a branch copies about at most: while it does, nobody else can write."""
@@ -44,161 +35,125 @@ BRANCH_CHARS = 8 * 1024 * 1024
 _ALL = 2**31 - 1  # as many as a limit can say
 _END = 2**63 - 1  # after every message
 
-_OWN = and_(
-    conversations.c.tenant == bindparam("of_tenant"),
-    conversations.c.user_id == bindparam("of_user"),
-)
-_ONE = and_(_OWN, conversations.c.id == bindparam("of_conversation"))
-_WITHIN = and_(
-    messages.c.tenant == bindparam("of_tenant"),
-    messages.c.user_id == bindparam("of_user"),
-    messages.c.conversation_id == bindparam("of_conversation"),
-)
+_ONE = sa.and_(of_owner(conversations), conversations.c.id == sa.bindparam("of_conversation"))
+_WITHIN = of_conversation(messages)
 _count = (
-    select(func.count())
+    sa.select(sa.func.count())
     .select_from(messages)
-    .where(
-        messages.c.tenant == conversations.c.tenant,
-        messages.c.user_id == conversations.c.user_id,
-        messages.c.conversation_id == conversations.c.id,
-    )
+    .where(in_its_conversation(messages))
     .scalar_subquery()
 )
-_RECORDS = select(conversations, _count.label("message_count"))
+_RECORDS = sa.select(conversations, _count.label("message_count"))
 _RECORD = _RECORDS.where(_ONE)
 _FIRST_PAGE = (
-    _RECORDS.where(_OWN, conversations.c.ephemeral == false())
+    _RECORDS.where(of_owner(conversations), conversations.c.ephemeral == sa.false())
     .order_by(conversations.c.updated_at.desc(), conversations.c.id.desc())
-    .limit(bindparam("count", type_=Integer()))
+    .limit(sa.bindparam("count", type_=sa.Integer()))
 )
 _NEXT_PAGE = _FIRST_PAGE.where(
-    tuple_(conversations.c.updated_at, conversations.c.id)
-    < tuple_(bindparam("at", type_=Utc()), bindparam("id", type_=Text()))
+    sa.tuple_(conversations.c.updated_at, conversations.c.id)
+    < sa.tuple_(sa.bindparam("at", type_=Utc()), sa.bindparam("id", type_=sa.Text()))
 )
 
 _CONTEXT = (
-    select(messages.c.message)
+    sa.select(messages.c.message)
     .where(_WITHIN)
     .order_by(messages.c.seq.desc())
-    .limit(bindparam("count", type_=Integer()))
+    .limit(sa.bindparam("count", type_=sa.Integer()))
 )
 _place = (
-    select(messages.c.seq)
-    .where(_WITHIN, messages.c.id == bindparam("of_message"))
+    sa.select(messages.c.seq)
+    .where(_WITHIN, messages.c.id == sa.bindparam("of_message"))
     .scalar_subquery()
 )
 _NEWEST = (
-    select(messages.c.id, messages.c.message, messages.c.run_id, messages.c.created_at)
+    sa.select(messages.c.id, messages.c.message, messages.c.run_id, messages.c.created_at)
     .where(_WITHIN)
     .order_by(messages.c.seq.desc())
-    .limit(bindparam("count", type_=Integer()))
+    .limit(sa.bindparam("count", type_=sa.Integer()))
 )
 _BEFORE = _NEWEST.where(messages.c.seq < _place)
 
 _UPDATE = (
-    update(conversations)
+    sa.update(conversations)
     .where(_ONE)
     .values(
-        title=func.coalesce(bindparam("new_title", type_=Text()), conversations.c.title),
-        metadata=func.coalesce(
-            bindparam("new_metadata", type_=conversations.c.metadata.type),
+        title=sa.func.coalesce(sa.bindparam("new_title", type_=sa.Text()), conversations.c.title),
+        metadata=sa.func.coalesce(
+            sa.bindparam("new_metadata", type_=conversations.c.metadata.type),
             conversations.c.metadata,
         ),
     )
 )
 _UNNAME = (
-    update(conversations).where(_ONE).values(updated_at=bindparam("at", type_=Utc()), title=None)
+    sa.update(conversations)
+    .where(_ONE)
+    .values(updated_at=sa.bindparam("at", type_=Utc()), title=None)
 )
-_NAMELESS = update(conversations).where(_ONE).values(title=None)
-_CLEAR = delete(messages).where(_WITHIN)
-_DELETE = delete(conversations).where(_ONE)
-_DELETE_RUNS = delete(runs).where(
-    runs.c.tenant == bindparam("of_tenant"),
-    runs.c.user_id == bindparam("of_user"),
-    runs.c.conversation_id == bindparam("of_conversation"),
-    runs.c.finished_at.is_not(None),
+_NAMELESS = sa.update(conversations).where(_ONE).values(title=None)
+_CLEAR = sa.delete(messages).where(_WITHIN)
+_DELETE = sa.delete(conversations).where(_ONE)
+_DELETE_RUNS = sa.delete(runs).where(of_conversation(runs), runs.c.finished_at.is_not(None))
+_IS_USERS = sa.select(messages.c.seq).where(
+    _WITHIN, messages.c.id == sa.bindparam("of_message"), messages.c.role == "user"
 )
-_IS_USERS = select(messages.c.seq).where(
-    _WITHIN, messages.c.id == bindparam("of_message"), messages.c.role == "user"
+_branched = {
+    "tenant": conversations.c.tenant,
+    "user_id": conversations.c.user_id,
+    "id": sa.bindparam("new", type_=sa.Text()),
+    "title": conversations.c.title,
+    "metadata": conversations.c.metadata,
+    "ephemeral": sa.bindparam("ephemeral", type_=sa.Boolean()),
+    "created_at": sa.bindparam("at", type_=Utc()),
+    "updated_at": sa.bindparam("at", type_=Utc()),
+    "branched_conversation": conversations.c.id,
+    "branched_message": sa.bindparam("of_message", type_=sa.Text()),
+    "agent": sa.func.coalesce(sa.bindparam("new_agent", type_=sa.Text()), conversations.c.agent),
+}
+_BRANCH = sa.insert(conversations).from_select(
+    [*_branched], sa.select(*_branched.values()).where(_ONE)
 )
-_BRANCH = insert(conversations).from_select(
-    [
-        "tenant",
-        "user_id",
-        "id",
-        "title",
-        "metadata",
-        "ephemeral",
-        "created_at",
-        "updated_at",
-        "branched_conversation",
-        "branched_message",
-        "agent",
-    ],
-    select(
-        conversations.c.tenant,
-        conversations.c.user_id,
-        bindparam("new", type_=Text()),
-        conversations.c.title,
-        conversations.c.metadata,
-        bindparam("ephemeral", type_=Boolean()),
-        bindparam("at", type_=Utc()),
-        bindparam("at", type_=Utc()),
-        conversations.c.id,
-        bindparam("of_message", type_=Text()),
-        func.coalesce(bindparam("new_agent", type_=Text()), conversations.c.agent),
-    ).where(_ONE),
+_SPAN = sa.and_(
+    _WITHIN,
+    messages.c.seq >= sa.bindparam("first", type_=sa.BigInteger()),
+    messages.c.seq < sa.bindparam("end", type_=sa.BigInteger()),
 )
 _COPIED = ["tenant", "user_id", "id", "role", "message", "run_id", "created_at"]
-_COPY = insert(messages).from_select(
+_COPY = sa.insert(messages).from_select(
     ["conversation_id", *_COPIED],
-    select(bindparam("new", type_=Text()), *(messages.c[name] for name in _COPIED))
-    .where(
-        _WITHIN,
-        messages.c.seq >= bindparam("first", type_=BigInteger()),
-        messages.c.seq < bindparam("end", type_=BigInteger()),
-    )
+    sa.select(sa.bindparam("new", type_=sa.Text()), *(messages.c[name] for name in _COPIED))
+    .where(_SPAN)
     .order_by(messages.c.seq),
 )
-_chars = func.sum(func.length(type_coerce(messages.c.message, Text)))
-_SIZE = select(func.coalesce(_chars, 0)).where(
-    _WITHIN,
-    messages.c.seq >= bindparam("first", type_=BigInteger()),
-    messages.c.seq < bindparam("end", type_=BigInteger()),
-)
+_chars = sa.func.sum(sa.func.length(sa.type_coerce(messages.c.message, sa.Text)))
+_SIZE = sa.select(sa.func.coalesce(_chars, 0)).where(_SPAN)
 _FARTHEST = (
-    select(messages.c.seq)
-    .where(_WITHIN, messages.c.seq < bindparam("end", type_=BigInteger()))
+    sa.select(messages.c.seq)
+    .where(_WITHIN, messages.c.seq < sa.bindparam("end", type_=sa.BigInteger()))
     .order_by(messages.c.seq.desc())
-    .offset(bindparam("many", type_=Integer()))
+    .offset(sa.bindparam("many", type_=sa.Integer()))
     .limit(1)
 )
-_BEGINNING = select(func.min(messages.c.seq)).where(
+_BEGINNING = sa.select(sa.func.min(messages.c.seq)).where(
     _WITHIN,
     messages.c.role == "user",
-    messages.c.seq > bindparam("first", type_=BigInteger()),
-    messages.c.seq < bindparam("end", type_=BigInteger()),
+    messages.c.seq > sa.bindparam("first", type_=sa.BigInteger()),
+    messages.c.seq < sa.bindparam("end", type_=sa.BigInteger()),
 )
 
 
 def context(
-    db: Connection, caller: Caller, conversation_id: str, limit: int | None
+    db: sa.Connection, caller: Caller, conversation_id: str, limit: int | None
 ) -> list[Message]:
-    """Return the newest `limit` messages, or all, oldest first."""
     values = _where(caller, conversation_id) | {"count": _ALL if limit is None else limit}
     found = db.execute(_CONTEXT, values).scalars().all()
     return list(reversed(found))
 
 
 def page(
-    db: Connection, caller: Caller, limit: int, before: tuple[datetime, str] | None
+    db: sa.Connection, caller: Caller, limit: int, before: tuple[datetime, str] | None
 ) -> tuple[list[ConversationRecord], str | None]:
-    """Return a page of conversations, newest first, and the cursor of the next one."""
-    values: dict[str, Any] = {
-        "of_tenant": caller.tenant,
-        "of_user": caller.user,
-        "count": limit + 1,
-    }
+    values = {"of_tenant": caller.tenant, "of_user": caller.user, "count": limit + 1}
     if before is None:
         rows = db.execute(_FIRST_PAGE, values).all()
     else:
@@ -207,39 +162,33 @@ def page(
     return records, _page_cursor(records[-1]) if len(rows) > limit else None
 
 
-def find(db: Connection, caller: Caller, conversation_id: str) -> ConversationRecord | None:
-    """Return a conversation."""
+def find(db: sa.Connection, caller: Caller, conversation_id: str) -> ConversationRecord | None:
     row = db.execute(_RECORD, _where(caller, conversation_id)).one_or_none()
     return None if row is None else _record(row)
 
 
 def said(
-    db: Connection, caller: Caller, conversation_id: str, limit: int | None, before: str | None
+    db: sa.Connection, caller: Caller, conversation_id: str, limit: int | None, before: str | None
 ) -> list[StoredMessage]:
-    """Return messages, oldest first: the newest `limit`, or those before one of them."""
     values = _where(caller, conversation_id) | {"count": _ALL if limit is None else limit}
-    if before is None:
-        rows = db.execute(_NEWEST, values).all()
-    else:
-        rows = db.execute(_BEFORE, values | {"of_message": before}).all()
+    statement = _NEWEST if before is None else _BEFORE
+    rows = db.execute(statement, values | {"of_message": before}).all()
     return [StoredMessage(**row._mapping) for row in reversed(rows)]
 
 
 def change(
-    db: Connection,
+    db: sa.Connection,
     caller: Caller,
     conversation_id: str,
     title: str | None,
     metadata: dict[str, Any] | None,
 ) -> ConversationRecord | None:
-    """Set title and metadata; None leaves as it is."""
     values = {"new_title": title, "new_metadata": metadata}
     db.execute(_UPDATE, _where(caller, conversation_id) | values)
     return find(db, caller, conversation_id)
 
 
-def remove(db: Connection, caller: Caller, conversation_id: str) -> bool:
-    """Delete a conversation with its messages and its finished runs; False: there is none."""
+def remove(db: sa.Connection, caller: Caller, conversation_id: str) -> bool:
     where = _where(caller, conversation_id)
     if db.execute(_DELETE, where).rowcount == 0:
         return False
@@ -247,13 +196,7 @@ def remove(db: Connection, caller: Caller, conversation_id: str) -> bool:
     return True
 
 
-def clear(db: Connection, caller: Caller, conversation_id: str) -> bool:
-    """Forget what was said in a conversation; False: there is none."""
-    return forget(db, caller, conversation_id)
-
-
-def forget(db: Connection, caller: Caller, conversation_id: str) -> bool:
-    """Delete a conversation's messages, title and finished runs; False: there is none."""
+def clear(db: sa.Connection, caller: Caller, conversation_id: str) -> bool:
     where = _where(caller, conversation_id)
     if db.execute(_UNNAME, where | {"at": datetime.now(UTC)}).rowcount == 0:
         return False
@@ -263,7 +206,7 @@ def forget(db: Connection, caller: Caller, conversation_id: str) -> bool:
 
 
 def branch(
-    db: Connection,
+    db: sa.Connection,
     caller: Caller,
     conversation_id: str,
     message_id: str | None,
@@ -295,11 +238,7 @@ def branch(
 
 
 def parse_page(text: str) -> tuple[datetime, str]:
-    """Return the place in the list that a cursor names.
-
-    Raises:
-        InvalidPage: it is none.
-    """
+    """Return the place in the list that a cursor names; raises `InvalidPage` where it is none."""
     try:
         raw = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
         at, conversation_id = msgspec.json.decode(raw, type=tuple[datetime, str])
@@ -315,14 +254,10 @@ def _page_cursor(record: ConversationRecord) -> str:
 
 
 def _where(caller: Caller, conversation_id: str) -> dict[str, Any]:
-    return {
-        "of_tenant": caller.tenant,
-        "of_user": caller.user,
-        "of_conversation": conversation_id,
-    }
+    return {"of_tenant": caller.tenant, "of_user": caller.user, "of_conversation": conversation_id}
 
 
-def _record(row: Row[Any]) -> ConversationRecord:
+def _record(row: sa.Row[Any]) -> ConversationRecord:
     branched = row.branched_conversation and (row.branched_conversation, row.branched_message)
     return ConversationRecord(
         id=row.id,

@@ -48,7 +48,7 @@ Unit = Callable[Concatenate[Connection, _P], _T]
 
 
 class Database(Protocol):
-    """Does units of work.
+    """Does units of work, or raises `StorageUnavailable` where the database cannot do it now.
 
     `shared`: other processes may be at work on it at the same time.
     """
@@ -56,32 +56,16 @@ class Database(Protocol):
     shared: bool
 
     async def read(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Do a unit that changes nothing; others may write between two of its statements.
-
-        Raises:
-            StorageUnavailable: the database cannot do it now.
-        """
-        ...
+        """Do a unit that changes nothing; others may write between two of its statements."""
 
     async def write(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Do a unit in one transaction; a unit that raises is rolled back.
-
-        Raises:
-            StorageUnavailable: the database cannot do it now.
-        """
-        ...
+        """Do a unit in one transaction; a unit that raises is rolled back."""
 
     async def migrate(self, unit: Callable[[Connection], None]) -> None:
-        """Do a unit that changes the schema; a statement may take as long as it needs.
-
-        Raises:
-            StorageUnavailable: the database cannot do it now.
-        """
-        ...
+        """Do a unit that changes the schema; a statement may take as long as it needs."""
 
     async def aclose(self) -> None:
         """Let the units under way end, and close every connection."""
-        ...
 
 
 def connect(url: str, timeout: float) -> Database:
@@ -113,14 +97,12 @@ class Begun:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def do(self, unit: Coroutine[Any, Any, _T]) -> _T:
-        """Return a unit's result."""
         task = asyncio.create_task(unit)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
     async def end(self) -> None:
-        """Wait until all have ended."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
@@ -129,8 +111,7 @@ class SqliteDatabase:
 
     Args:
         path: the file; its folder has to be there.
-        timeout: seconds that a unit waits for its turn at most; those who hold the file's lock
-            are waited for as long.
+        timeout: seconds that a unit waits at most for its turn, and for the file's lock.
     """
 
     shared = False
@@ -148,23 +129,17 @@ class SqliteDatabase:
         self._begun = Begun()
 
     async def read(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Do a unit that changes nothing."""
         return await self._begun.do(self._read(lambda db: unit(db, *args, **kwargs)))
 
     async def write(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Do a unit and commit it."""
         return await self._writer.do(lambda db: unit(db, *args, **kwargs))
 
     async def migrate(self, unit: Callable[[Connection], None]) -> None:
-        """Do a unit that changes the schema.
-
-        Foreign keys are off: SQLite's way to change a table is to copy and to drop it, and the
-        drop would take along the rows that refer to it.
-        """
+        # Foreign keys are off: SQLite's way to change a table is to copy and to drop it, and the
+        # drop would take along the rows that refer to it.
         await self._begun.do(self._migrate(unit))
 
     async def aclose(self) -> None:
-        """Let the units under way end, and close every connection."""
         await self._begun.end()
         await self._writer.aclose()
         await self._reading.dispose()
@@ -215,15 +190,12 @@ class PostgresDatabase:
         self._begun = Begun()
 
     async def read(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Do a unit that changes nothing."""
         return await self.write(unit, *args, **kwargs)
 
     async def write(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Do a unit and commit it."""
         return await self._begun.do(_transact(self._engine, lambda db: unit(db, *args, **kwargs)))
 
     async def migrate(self, unit: Callable[[Connection], None]) -> None:
-        """Do a unit that changes the schema, on a connection without a time-out."""
         connecting = {"timeout": self._timeout}
         engine = create_async_engine(
             self._url, poolclass=NullPool, hide_parameters=True, connect_args=connecting
@@ -231,7 +203,6 @@ class PostgresDatabase:
         await self._begun.do(_transact(engine, unit))
 
     async def aclose(self) -> None:
-        """Let the units under way end, and close every connection."""
         await self._begun.end()
         await self._engine.dispose()
 

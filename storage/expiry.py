@@ -8,9 +8,9 @@ it had to wait for a row, and a conversation that was just written in stays.
 
 from datetime import datetime
 
-from sqlalchemy import Connection, Integer, and_, bindparam, delete, exists, select, true
+import sqlalchemy as sa
 
-from storage.tables import Utc, conversations, runs
+from storage.tables import Utc, conversations, in_its_conversation, runs
 
 BATCH = 500
 """How many rows one transaction deletes."""
@@ -18,51 +18,38 @@ BATCH = 500
 WITHIN = 5.0
 """Seconds of deleting at a time: who deletes has leases to renew, which are over after 30."""
 
-_batch = bindparam("batch", type_=Integer())
-_before = bindparam("before", type_=Utc())
-_runs_here = and_(
-    runs.c.tenant == conversations.c.tenant,
-    runs.c.user_id == conversations.c.user_id,
-    runs.c.conversation_id == conversations.c.id,
-)
-_OLD_RUNS = delete(runs).where(
-    runs.c.seq.in_(select(runs.c.seq).where(runs.c.finished_at < _before).limit(_batch))
-)
-_FORSAKEN = delete(conversations).where(
-    conversations.c.updated_at < _before,
-    conversations.c.seq.in_(
-        select(conversations.c.seq)
-        .where(
-            conversations.c.ephemeral == true(),
-            conversations.c.updated_at < _before,
-            ~exists(select(runs.c.seq).where(_runs_here)),
-        )
-        .limit(_batch)
-    ),
-)
-_OLD_CONVERSATIONS = delete(conversations).where(
-    conversations.c.updated_at < _before,
-    conversations.c.seq.in_(
-        select(conversations.c.seq)
-        .where(
-            conversations.c.updated_at < _before,
-            ~exists(select(runs.c.seq).where(_runs_here, runs.c.finished_at.is_(None))),
-        )
-        .limit(_batch)
-    ),
+_batch = sa.bindparam("batch", type_=sa.Integer())
+_before = sa.bindparam("before", type_=Utc())
+_runs_here = in_its_conversation(runs)
+_OLD_RUNS = sa.delete(runs).where(
+    runs.c.seq.in_(sa.select(runs.c.seq).where(runs.c.finished_at < _before).limit(_batch))
 )
 
 
-def old_runs(db: Connection, before: datetime) -> int:
+def _delete_conversations(*conditions: sa.ColumnElement[bool]) -> sa.Delete:
+    is_old = conversations.c.updated_at < _before
+    found = sa.select(conversations.c.seq).where(is_old, *conditions).limit(_batch)
+    return sa.delete(conversations).where(is_old, conversations.c.seq.in_(found))
+
+
+_FORSAKEN = _delete_conversations(
+    conversations.c.ephemeral == sa.true(), ~sa.exists(sa.select(runs.c.seq).where(_runs_here))
+)
+_OLD_CONVERSATIONS = _delete_conversations(
+    ~sa.exists(sa.select(runs.c.seq).where(_runs_here, runs.c.finished_at.is_(None)))
+)
+
+
+def old_runs(db: sa.Connection, before: datetime) -> int:
     """Delete runs that finished before a time; return how many."""
     return db.execute(_OLD_RUNS, {"before": before, "batch": BATCH}).rowcount
 
 
-def forsaken(db: Connection, before: datetime) -> int:
+def forsaken(db: sa.Connection, before: datetime) -> int:
     """Delete ephemeral conversations whose runs, all ended before a time, are gone."""
     return db.execute(_FORSAKEN, {"before": before, "batch": BATCH}).rowcount
 
 
-def old_conversations(db: Connection, before: datetime) -> int:
+def old_conversations(db: sa.Connection, before: datetime) -> int:
     """Delete conversations last updated before a time, without a run under way."""
     return db.execute(_OLD_CONVERSATIONS, {"before": before, "batch": BATCH}).rowcount

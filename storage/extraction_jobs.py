@@ -1,4 +1,4 @@
-"""What is to be learned from exchanges: a queue. Each function is part of one transaction.
+"""What is to be learned from exchanges: a queue. Each is part of a transaction of `Store`.
 
 A job is put in by the transaction that ends its run. Who takes one holds it for a while, by the
 database's clock; a process that ended meanwhile has it taken by another, and where there is one
@@ -8,26 +8,13 @@ process at a time, at once. So a job may be taken twice, and to do it twice must
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import (
-    Boolean,
-    Connection,
-    Float,
-    Integer,
-    and_,
-    bindparam,
-    delete,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
+import sqlalchemy as sa
 
 from caller import Caller
 from messages import Message
 from storage import ExtractionJob, StoredRun
-from storage.runs import seconds_from_now
 from storage.tables import extraction_jobs as jobs
+from storage.tables import of_owner, seconds_from_now
 
 HELD = 300.0
 """Seconds for which a job belongs to who has taken it: longer than it takes."""
@@ -35,13 +22,15 @@ HELD = 300.0
 PAUSE = 30.0
 """Seconds after which a job that could not be done is taken again."""
 
-_ADD = insert(jobs).inline().values(attempts=0, instance=None, lease_until=seconds_from_now(0.0))
+_ADD = sa.insert(jobs).inline().values(attempts=0, instance=None, lease_until=seconds_from_now(0.0))
 _next = (
-    select(jobs.c.seq)
+    sa.select(jobs.c.seq)
     .where(
-        or_(
+        sa.or_(
             jobs.c.lease_until <= seconds_from_now(0.0),
-            and_(bindparam("alone", type_=Boolean()), jobs.c.instance != bindparam("me")),
+            sa.and_(
+                sa.bindparam("alone", type_=sa.Boolean()), jobs.c.instance != sa.bindparam("me")
+            ),
         )
     )
     .order_by(jobs.c.seq)
@@ -50,48 +39,38 @@ _next = (
     .scalar_subquery()
 )
 _TAKE = (
-    update(jobs)
+    sa.update(jobs)
     .where(jobs.c.seq == _next)
     .values(
         attempts=jobs.c.attempts + 1,
-        instance=bindparam("me"),
-        lease_until=seconds_from_now(bindparam("held", type_=Float())),
+        instance=sa.bindparam("me"),
+        lease_until=seconds_from_now(sa.bindparam("held", type_=sa.Float())),
     )
     .returning(
-        jobs.c.seq,
-        jobs.c.tenant,
-        jobs.c.user_id,
-        jobs.c.run_id,
-        jobs.c.messages,
-        jobs.c.attempts,
+        jobs.c.seq, jobs.c.tenant, jobs.c.user_id, jobs.c.run_id, jobs.c.messages, jobs.c.attempts
     )
 )
-_MINE = (jobs.c.seq == bindparam("of_seq"), jobs.c.instance == bindparam("me"))
+_MINE = (jobs.c.seq == sa.bindparam("of_seq"), jobs.c.instance == sa.bindparam("me"))
 _RETURN = (
-    update(jobs)
+    sa.update(jobs)
     .where(*_MINE)
-    .values(instance=None, lease_until=seconds_from_now(bindparam("pause", type_=Float())))
+    .values(instance=None, lease_until=seconds_from_now(sa.bindparam("pause", type_=sa.Float())))
 )
-_DROP = delete(jobs).where(*_MINE)
+_DROP = sa.delete(jobs).where(*_MINE)
 _LAST_KEPT = (
-    select(jobs.c.seq)
+    sa.select(jobs.c.seq)
     .order_by(jobs.c.seq.desc())
-    .offset(bindparam("capacity", type_=Integer()))
+    .offset(sa.bindparam("capacity", type_=sa.Integer()))
     .limit(1)
     .scalar_subquery()
 )
-_TRIM = delete(jobs).where(jobs.c.seq <= _LAST_KEPT)
-_FORGET = delete(jobs).where(
-    jobs.c.tenant == bindparam("of_tenant"), jobs.c.user_id == bindparam("of_user")
-)
-_COUNT = select(func.count()).select_from(jobs)
-_OF_USER = _COUNT.where(
-    jobs.c.tenant == bindparam("of_tenant"), jobs.c.user_id == bindparam("of_user")
-)
+_TRIM = sa.delete(jobs).where(jobs.c.seq <= _LAST_KEPT)
+_FORGET = sa.delete(jobs).where(of_owner(jobs))
+_COUNT = sa.select(sa.func.count()).select_from(jobs)
+_OF_USER = _COUNT.where(of_owner(jobs))
 
 
-def add(db: Connection, run: StoredRun, messages: Sequence[Message]) -> None:
-    """Queue what is to be learned from a run."""
+def add(db: sa.Connection, run: StoredRun, messages: Sequence[Message]) -> None:
     row: dict[str, Any] = {
         "tenant": run.owner.tenant,
         "user_id": run.owner.user,
@@ -101,8 +80,7 @@ def add(db: Connection, run: StoredRun, messages: Sequence[Message]) -> None:
     db.execute(_ADD, row)
 
 
-def take(db: Connection, me: str, alone: bool) -> ExtractionJob | None:
-    """Take the oldest job that nobody holds; who is alone takes those of others as well."""
+def take(db: sa.Connection, me: str, alone: bool) -> ExtractionJob | None:
     row = db.execute(_TAKE, {"me": me, "held": HELD, "alone": alone}).one_or_none()
     if row is None:
         return None
@@ -115,28 +93,23 @@ def take(db: Connection, me: str, alone: bool) -> ExtractionJob | None:
     )
 
 
-def give_back(db: Connection, job: ExtractionJob, me: str) -> None:
-    """Let a job be taken again, by anybody, after a pause."""
+def give_back(db: sa.Connection, job: ExtractionJob, me: str) -> None:
     db.execute(_RETURN, {"of_seq": job.seq, "me": me, "pause": PAUSE})
 
 
-def drop(db: Connection, job: ExtractionJob, me: str) -> None:
-    """Delete a job that is done, or never will be."""
+def drop(db: sa.Connection, job: ExtractionJob, me: str) -> None:
     db.execute(_DROP, {"of_seq": job.seq, "me": me})
 
 
-def trim(db: Connection, capacity: int) -> int:
-    """Delete the oldest jobs beyond so many; return how many."""
+def trim(db: sa.Connection, capacity: int) -> int:
     return db.execute(_TRIM, {"capacity": capacity}).rowcount
 
 
-def forget(db: Connection, caller: Caller) -> None:
-    """Delete all jobs of a user."""
+def forget(db: sa.Connection, caller: Caller) -> None:
     db.execute(_FORGET, {"of_tenant": caller.tenant, "of_user": caller.user})
 
 
-def count(db: Connection, caller: Caller | None) -> int:
-    """Count the jobs, of a user or of all, that wait or are being done."""
+def count(db: sa.Connection, caller: Caller | None) -> int:
     if caller is None:
         return db.execute(_COUNT).scalar_one()
     return db.execute(_OF_USER, {"of_tenant": caller.tenant, "of_user": caller.user}).scalar_one()

@@ -1,4 +1,4 @@
-"""Runs: accepted, begun, written, ended, taken over. Each function is part of one transaction.
+"""Runs: accepted, begun, written, ended, taken over. Each is part of a transaction of `Store`.
 
 Who writes touches the conversation's row first and the run's row second, always in this order:
 on PostgreSQL these two locks make the writers of a conversation queue, and never deadlock.
@@ -21,32 +21,33 @@ from itertools import repeat
 from typing import Any
 
 import msgspec
-from sqlalchemy import (
-    Connection,
-    Float,
-    Row,
-    Text,
-    and_,
-    bindparam,
-    delete,
-    func,
-    insert,
-    select,
-    text,
-    type_coerce,
-    update,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
 
 from caller import Caller
 from events import ChatComplete, ChatStart, RunError, TerminalEvent, stamped
 from messages import AssistantMessage, Message, ToolMessage, new_id
 from models import RunStatus
-from storage import UNREADABLE, Begin, Entry, NoSuchConversation, NoSuchMessage, StoredRun
-from storage.conversations import branch, forget
-from storage.tables import Json, Utc, conversations, messages, runs
+from storage import (
+    UNREADABLE,
+    Begin,
+    Entry,
+    NoSuchConversation,
+    NoSuchMessage,
+    StoredRun,
+    extraction_jobs,
+)
+from storage.conversations import branch, clear
+from storage.tables import (
+    Json,
+    Utc,
+    conversations,
+    messages,
+    of_conversation,
+    of_owner,
+    runs,
+    seconds_from_now,
+)
 
 logger = logging.getLogger("parley.storage")
 
@@ -59,31 +60,9 @@ class Undone(Exception):
         self.run = run
 
 
-class seconds_from_now(FunctionElement[datetime]):
-    """The database's own time, moved by so many seconds."""
-
-    type = Utc()
-    inherit_cache = True
-
-
-@compiles(seconds_from_now, "sqlite")
-def _on_sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
-    seconds = compiler.process(element.clauses, **kwargs)
-    return f"strftime('%Y-%m-%d %H:%M:%f', 'now', {seconds} || ' seconds')"
-
-
-@compiles(seconds_from_now, "postgresql")
-def _on_postgres(element: Any, compiler: Any, **kwargs: Any) -> str:
-    return f"(now() + make_interval(secs => {compiler.process(element.clauses, **kwargs)}))"
-
-
-_NOBODY = ""
-"""The instance of a run that its store has given back."""
-
-_CLAIMING = 0x7061726C657A
-"""The key of an advisory lock."""
-
-_LEASE = seconds_from_now(bindparam("lease", type_=Float()))
+_NOBODY = ""  # the instance of a run that its store has given back
+_CLAIMING = 0x7061726C657A  # the key of an advisory lock
+_LEASE = seconds_from_now(sa.bindparam("lease", type_=sa.Float()))
 
 # SQLite took its upsert from PostgreSQL: the one construct compiles for both.
 _upsert = postgresql.insert(conversations).inline()
@@ -91,8 +70,8 @@ _ENTER = _upsert.on_conflict_do_update(
     index_elements=["tenant", "user_id", "id"],
     set_={
         "updated_at": _upsert.excluded.updated_at,
-        "agent": func.coalesce(_upsert.excluded.agent, conversations.c.agent),
-        "ephemeral": and_(conversations.c.ephemeral, _upsert.excluded.ephemeral),
+        "agent": sa.func.coalesce(_upsert.excluded.agent, conversations.c.agent),
+        "ephemeral": sa.and_(conversations.c.ephemeral, _upsert.excluded.ephemeral),
     },
 )
 _ACCEPT = (
@@ -101,102 +80,79 @@ _ACCEPT = (
     .values(lease_until=_LEASE)
     .on_conflict_do_nothing(index_elements=["tenant", "user_id", "key"])
 )
-_APPEND = insert(messages).inline()
+_APPEND = sa.insert(messages).inline()
 
-_OF_RUN = and_(runs.c.tenant == bindparam("of_tenant"), runs.c.id == bindparam("of_run"))
-_HELD = and_(
+_OF_RUN = sa.and_(runs.c.tenant == sa.bindparam("of_tenant"), runs.c.id == sa.bindparam("of_run"))
+_HELD = sa.and_(
     _OF_RUN,
-    runs.c.user_id == bindparam("of_user"),
-    runs.c.epoch == bindparam("of_epoch"),
+    runs.c.user_id == sa.bindparam("of_user"),
+    runs.c.epoch == sa.bindparam("of_epoch"),
     runs.c.finished_at.is_(None),
 )
-_BEGIN = update(runs).where(_HELD)
+_BEGIN = sa.update(runs).where(_HELD)
 _TOUCH = (
-    update(conversations)
-    .where(
-        conversations.c.tenant == bindparam("of_tenant"),
-        conversations.c.user_id == bindparam("of_user"),
-        conversations.c.id == bindparam("of_conversation"),
-    )
+    sa.update(conversations)
+    .where(of_owner(conversations), conversations.c.id == sa.bindparam("of_conversation"))
     .values(
-        updated_at=bindparam("at", type_=Utc()),
-        title=func.coalesce(conversations.c.title, bindparam("new_title", type_=Text())),
-        agent=func.coalesce(bindparam("new_agent", type_=Text()), conversations.c.agent),
+        updated_at=sa.bindparam("at", type_=Utc()),
+        title=sa.func.coalesce(conversations.c.title, sa.bindparam("new_title", type_=sa.Text())),
+        agent=sa.func.coalesce(sa.bindparam("new_agent", type_=sa.Text()), conversations.c.agent),
     )
-)
-_IN_CONVERSATION = and_(
-    messages.c.tenant == bindparam("of_tenant"),
-    messages.c.user_id == bindparam("of_user"),
-    messages.c.conversation_id == bindparam("of_conversation"),
 )
 _LAST_OF_USER = (
-    select(func.max(messages.c.seq))
-    .where(_IN_CONVERSATION, messages.c.role == "user")
+    sa.select(sa.func.max(messages.c.seq))
+    .where(of_conversation(messages), messages.c.role == "user")
     .scalar_subquery()
 )
-_REPLACE = delete(messages).where(
-    _IN_CONVERSATION,
+_REPLACE = sa.delete(messages).where(
+    of_conversation(messages),
     messages.c.seq > _LAST_OF_USER,
-    messages.c.run_id.is_distinct_from(bindparam("of_run")),
+    messages.c.run_id.is_distinct_from(sa.bindparam("of_run")),
 )
 
 _COLUMNS = [column for column in runs.c if column.name not in ("seq", "instance", "lease_until")]
-_BY_ID = select(*_COLUMNS).where(_OF_RUN)
-_BY_KEY = select(*_COLUMNS).where(
-    runs.c.tenant == bindparam("of_tenant"),
-    runs.c.user_id == bindparam("of_user"),
-    runs.c.key == bindparam("of_key"),
-)
+_BY_ID = sa.select(*_COLUMNS).where(_OF_RUN)
+_BY_KEY = sa.select(*_COLUMNS).where(of_owner(runs), runs.c.key == sa.bindparam("of_key"))
 _MADE = (
-    select(messages.c.message)
-    .where(_IN_CONVERSATION, messages.c.run_id == bindparam("of_run"))
+    sa.select(messages.c.message)
+    .where(of_conversation(messages), messages.c.run_id == sa.bindparam("of_run"))
     .order_by(messages.c.seq)
 )
 
 # A row that cannot be decoded must not keep the others from being claimed, so it is read as text.
 _AS_TEXT = [
-    type_coerce(column, Text()).label(column.name) if isinstance(column.type, Json) else column
+    sa.type_coerce(column, sa.Text()).label(column.name)
+    if isinstance(column.type, Json)
+    else column
     for column in _COLUMNS
 ]
 CLAIM_ALL = (
-    update(runs)
-    .where(runs.c.finished_at.is_(None), runs.c.instance != bindparam("me"))
-    .values(epoch=runs.c.epoch + 1, instance=bindparam("me"), lease_until=_LEASE)
+    sa.update(runs)
+    .where(runs.c.finished_at.is_(None), runs.c.instance != sa.bindparam("me"))
+    .values(epoch=runs.c.epoch + 1, instance=sa.bindparam("me"), lease_until=_LEASE)
     .returning(runs.c.seq, *_AS_TEXT)
 )
 # A store is gone with the last of its leases: all its runs go to one other. Each row's own lease is
 # looked at too, because its store may renew it while the claim waits for the row.
-_now = seconds_from_now(bindparam("zero", 0.0, type_=Float()))
+_now = seconds_from_now(sa.bindparam("zero", 0.0, type_=sa.Float()))
 _gone = (
-    select(runs.c.instance)
+    sa.select(runs.c.instance)
     .where(runs.c.finished_at.is_(None))
     .group_by(runs.c.instance)
-    .having(func.max(runs.c.lease_until) < _now)
+    .having(sa.func.max(runs.c.lease_until) < _now)
 )
 CLAIM_ABANDONED = CLAIM_ALL.where(runs.c.lease_until < _now, runs.c.instance.in_(_gone))
-_ONE_CLAIMS = text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=_CLAIMING)
-_END_UNREAD = update(runs).where(runs.c.seq == bindparam("of_seq"))
-_RENEW = (
-    update(runs)
-    .where(runs.c.finished_at.is_(None), runs.c.instance == bindparam("me"))
-    .values(lease_until=_LEASE)
-)
-_GIVE_BACK = (
-    update(runs)
-    .where(runs.c.finished_at.is_(None), runs.c.instance == bindparam("me"))
-    .values(instance=_NOBODY, lease_until=_LEASE, suspensions=runs.c.suspensions + 1)
-)
+_ONE_CLAIMS = sa.text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=_CLAIMING)
+_END_UNREAD = sa.update(runs).where(runs.c.seq == sa.bindparam("of_seq"))
+_MINE = sa.update(runs).where(runs.c.finished_at.is_(None), runs.c.instance == sa.bindparam("me"))
+_RENEW = _MINE.values(lease_until=_LEASE)
+_GIVE_BACK = _MINE.values(instance=_NOBODY, lease_until=_LEASE, suspensions=runs.c.suspensions + 1)
 
 
 def accept(
-    db: Connection, run: StoredRun, begin: Begin | None, entry: Entry, me: str, lease: float
+    db: sa.Connection, run: StoredRun, begin: Begin | None, entry: Entry, me: str, lease: float
 ) -> None:
-    """Insert a run and its conversation, and begin it where it has the conversation lock.
-
-    Raises:
-        Undone: the run's key is taken; by which run, it says.
-        NoSuchMessage, NoSuchConversation: see `Store.accept`.
-    """
+    """See `Store.accept`; raises `Undone` with the run that has the same key, if there is one."""
     _enter(db, run, entry, None if begin is None else run.agent)
     row = _row(run) | {"instance": me, "lease": lease}
     if begin is not None:
@@ -207,18 +163,14 @@ def accept(
         _take_lock(db, run, begin, run.created_at)
 
 
-def _check_key(db: Connection, run: StoredRun) -> None:
-    """Look whether there is a run of the same key.
-
-    Raises:
-        Undone: there is.
-    """
+def _check_key(db: sa.Connection, run: StoredRun) -> None:
+    """Raise `Undone` where there is a run of the same key."""
     there = db.execute(_BY_KEY, _where(run) | {"of_key": run.key}).one_or_none()
     if there is not None:
-        raise Undone(_run(there))
+        raise Undone(_run(there._mapping))
 
 
-def _enter(db: Connection, run: StoredRun, entry: Entry, agent: str | None) -> None:
+def _enter(db: sa.Connection, run: StoredRun, entry: Entry, agent: str | None) -> None:
     """Make the run's conversation, or find it; `agent` is the one that answers in it now."""
     if entry.branch is not None:
         of, message_id = entry.branch
@@ -244,12 +196,7 @@ def _enter(db: Connection, run: StoredRun, entry: Entry, agent: str | None) -> N
         db.execute(_ENTER, conversation)
 
 
-def begin(db: Connection, run: StoredRun, begin: Begin) -> None:
-    """Give a queued run the conversation lock.
-
-    Raises:
-        Undone: the run is not held.
-    """
+def begin(db: sa.Connection, run: StoredRun, begin: Begin) -> None:
     now = datetime.now(UTC)
     there = _touch(db, run, now, agent=run.agent)
     _change(db, run, {"status": "running", "started_at": now})
@@ -258,13 +205,8 @@ def begin(db: Connection, run: StoredRun, begin: Begin) -> None:
 
 
 def save_turn(
-    db: Connection, run: StoredRun, said: Sequence[Message], pending: AssistantMessage | None
+    db: sa.Connection, run: StoredRun, said: Sequence[Message], pending: AssistantMessage | None
 ) -> None:
-    """Append messages, and note the turn whose calls are being executed.
-
-    Raises:
-        Undone: the run is not held.
-    """
     now = datetime.now(UTC)
     there = _touch(db, run, now)
     _change(db, run, {"pending": pending})
@@ -273,18 +215,14 @@ def save_turn(
 
 
 def finish(
-    db: Connection,
+    db: sa.Connection,
     run: StoredRun,
     said: Sequence[Message],
     terminal: TerminalEvent,
     title: str | None,
     begin: Begin | None,
+    learn_from: Sequence[Message],
 ) -> None:
-    """Append messages and end a run; name its conversation where it has no title.
-
-    Raises:
-        Undone: the run is not held.
-    """
     now = datetime.now(UTC)
     there = _touch(db, run, now, title=title)
     if there and begin is not None:  # while this run is not one of the finished ones
@@ -299,10 +237,11 @@ def finish(
     _change(db, run, changes)
     if there:
         _append(db, run, said, now)
+    if learn_from:
+        extraction_jobs.add(db, run, learn_from)
 
 
 def status_of(terminal: TerminalEvent) -> RunStatus:
-    """Return what a run is that ended so."""
     match terminal:
         case RunError():
             return "failed"
@@ -312,18 +251,16 @@ def status_of(terminal: TerminalEvent) -> RunStatus:
             return "completed"
 
 
-def find(db: Connection, tenant: str, run_id: str) -> StoredRun | None:
-    """Return a run of a tenant."""
+def find(db: sa.Connection, tenant: str, run_id: str) -> StoredRun | None:
     row = db.execute(_BY_ID, {"of_tenant": tenant, "of_run": run_id}).one_or_none()
-    return None if row is None else _run(row)
+    return None if row is None else _run(row._mapping)
 
 
-def made(db: Connection, run: StoredRun) -> list[Message]:
-    """Return the messages that a run has appended, in order."""
+def made(db: sa.Connection, run: StoredRun) -> list[Message]:
     return list(db.execute(_MADE, _where(run)).scalars())
 
 
-def claim(db: Connection, abandoned_only: bool, me: str, lease: float) -> list[StoredRun]:
+def claim(db: sa.Connection, abandoned_only: bool, me: str, lease: float) -> list[StoredRun]:
     """Take over unfinished runs, oldest first; end those that cannot be read.
 
     Stores that claim do it one after another, and each takes all that there is: so runs of a
@@ -337,15 +274,14 @@ def claim(db: Connection, abandoned_only: bool, me: str, lease: float) -> list[S
     for row in sorted(rows, key=lambda row: int(row.seq)):
         values = dict(row._mapping)
         try:
-            claimed.append(_as_run(values | _decoded(db, values)))
+            claimed.append(_run(values | _decoded(db, values)))
         except msgspec.MsgspecError:
             logger.exception("Run %s cannot be read; it ends here", values["id"])
             db.execute(_END_UNREAD, {"of_seq": row.seq} | _as_it_ended(values))
     return claimed
 
 
-def _decoded(db: Connection, values: dict[str, Any]) -> dict[str, Any]:
-    """Return what stands in a row as JSON."""
+def _decoded(db: sa.Connection, values: dict[str, Any]) -> dict[str, Any]:
     return {
         column.name: column.type.process_result_value(values[column.name], db.dialect)
         for column in _COLUMNS
@@ -372,26 +308,24 @@ def _as_it_ended(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def renew(db: Connection, me: str, lease: float) -> None:
-    """Extend the lease of the unfinished runs that a store holds."""
+def renew(db: sa.Connection, me: str, lease: float) -> None:
     db.execute(_RENEW, {"me": me, "lease": lease})
 
 
-def give_back(db: Connection, me: str) -> None:
-    """Let others claim the unfinished runs that a store holds."""
+def give_back(db: sa.Connection, me: str) -> None:
     db.execute(_GIVE_BACK, {"me": me, "lease": -1.0})
 
 
-def _take_lock(db: Connection, run: StoredRun, begin: Begin, now: datetime) -> None:
+def _take_lock(db: sa.Connection, run: StoredRun, begin: Begin, now: datetime) -> None:
     if begin.reset:
-        forget(db, run.owner, run.conversation_id)
+        clear(db, run.owner, run.conversation_id)
     # The answers that a client brings are no run's.
     own = [not isinstance(message, AssistantMessage | ToolMessage) for message in begin.messages]
     _append(db, run, begin.messages, now, own)
 
 
 def _touch(
-    db: Connection,
+    db: sa.Connection,
     run: StoredRun,
     now: datetime,
     *,
@@ -403,13 +337,13 @@ def _touch(
     return db.execute(_TOUCH, values).rowcount == 1
 
 
-def _change(db: Connection, run: StoredRun, changes: dict[str, Any]) -> None:
+def _change(db: sa.Connection, run: StoredRun, changes: dict[str, Any]) -> None:
     if db.execute(_BEGIN, _where(run) | changes).rowcount == 0:
         raise Undone
 
 
 def _append(
-    db: Connection,
+    db: sa.Connection,
     run: StoredRun,
     said: Sequence[Message],
     now: datetime,
@@ -436,7 +370,6 @@ def _append(
 
 
 def role_of(message: Message) -> str:
-    """Return the name of a message's role."""
     return str(message.__struct_config__.tag)
 
 
@@ -455,11 +388,6 @@ def _row(run: StoredRun) -> dict[str, Any]:
     return row | {"tenant": run.owner.tenant, "user_id": run.owner.user}
 
 
-def _run(row: Row[Any]) -> StoredRun:
-    return _as_run(dict(row._mapping))
-
-
-def _as_run(values: dict[str, Any]) -> StoredRun:
-    values.pop("seq", None)
-    owner = Caller(values.pop("tenant"), values.pop("user_id"))
-    return StoredRun(owner=owner, **values)
+def _run(row: sa.RowMapping | dict[str, Any]) -> StoredRun:
+    values = {name: row[name] for name in StoredRun.__struct_fields__ if name != "owner"}
+    return StoredRun(owner=Caller(row["tenant"], row["user_id"]), **values)

@@ -22,30 +22,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    Integer,
-    Row,
-    Select,
-    Text,
-    and_,
-    bindparam,
-    case,
-    column,
-    false,
-    func,
-    literal_column,
-    null,
-    select,
-    table,
-    type_coerce,
-)
+import sqlalchemy as sa
 
 from caller import Caller
 from storage import Hit
-from storage.tables import conversations, messages
+from storage.tables import conversations, in_its_conversation, messages, of_owner
 
 MAX_TEXT = 10_000
 """How many characters of a text are looked at."""
@@ -79,21 +60,9 @@ _WORD = re.compile(f"(?:[^\\W_]|[{_UNSPACED}])(?:[^\\W_]|[\u0300-\u036f{_UNSPACE
 _HAS_UNSPACED = re.compile(f"[{_UNSPACED}]")
 _SPACE = re.compile(r"\s+")
 
-_own_messages = and_(
-    messages.c.tenant == bindparam("of_tenant"),
-    messages.c.user_id == bindparam("of_user"),
-    conversations.c.tenant == messages.c.tenant,
-    conversations.c.user_id == messages.c.user_id,
-    conversations.c.id == messages.c.conversation_id,
-    conversations.c.ephemeral == false(),
-)
-_own_titles = and_(
-    conversations.c.tenant == bindparam("of_tenant"),
-    conversations.c.user_id == bindparam("of_user"),
-    conversations.c.ephemeral == false(),
-)
-_MESSAGES: Select[Any] = (
-    select(
+_is_listed = conversations.c.ephemeral == sa.false()
+_MESSAGES: sa.Select[Any] = (
+    sa.select(
         messages.c.conversation_id,
         conversations.c.title,
         messages.c.id.label("message_id"),
@@ -101,63 +70,63 @@ _MESSAGES: Select[Any] = (
         messages.c.message,
         messages.c.created_at,
     )
-    .where(_own_messages)
-    .limit(bindparam("count", type_=Integer()))
+    .where(of_owner(messages), in_its_conversation(messages), _is_listed)
+    .limit(sa.bindparam("count", type_=sa.Integer()))
 )
-_TITLES: Select[Any] = (
-    select(
+_TITLES: sa.Select[Any] = (
+    sa.select(
         conversations.c.id.label("conversation_id"),
         conversations.c.title,
-        null().label("message_id"),
-        null().label("role"),
-        null().label("message"),
+        sa.null().label("message_id"),
+        sa.null().label("role"),
+        sa.null().label("message"),
         conversations.c.updated_at.label("created_at"),
     )
-    .where(_own_titles)
+    .where(of_owner(conversations), _is_listed)
     .order_by(conversations.c.updated_at.desc())
-    .limit(bindparam("count", type_=Integer()))
+    .limit(sa.bindparam("count", type_=sa.Integer()))
 )
 
-_SCANNED = bindparam("scanned", type_=Integer())
+_SCANNED = sa.bindparam("scanned", type_=sa.Integer())
 _newest = (
-    select(messages.c.seq)
-    .where(messages.c.tenant == bindparam("of_tenant"), messages.c.user_id == bindparam("of_user"))
+    sa.select(messages.c.seq)
+    .where(of_owner(messages))
     .order_by(messages.c.seq.desc())
     .limit(_SCANNED)
     .subquery()
 )
 _last_changed = (
-    select(conversations.c.seq)
-    .where(_own_titles)
+    sa.select(conversations.c.seq)
+    .where(of_owner(conversations), _is_listed)
     .order_by(conversations.c.updated_at.desc())
     .limit(_SCANNED)
 )
 
-_FTS_QUERY = bindparam("query", type_=Text())
-_TS_QUERY = func.to_tsquery(literal_column("'simple'"), _FTS_QUERY)
+_FTS_QUERY = sa.bindparam("query", type_=sa.Text())
+_TS_QUERY = sa.func.to_tsquery(sa.literal_column("'simple'"), _FTS_QUERY)
 
 
 _CONTENT_SQLITE = "json_extract(messages.message, '$.content')"
 _CONTENT_POSTGRES = "left(CAST(messages.message AS json) ->> 'content', 100000)"
 
 
-def _in_fts(statement: Select[Any], name: str, seq: Column[Any]) -> Select[Any]:
+def _in_fts(statement: sa.Select[Any], name: str, seq: sa.Column[Any]) -> sa.Select[Any]:
     """Find rows by an FTS5 table; it is asked first."""
-    index = table(name, column("rowid"))
-    match = literal_column(name).op("MATCH")(_FTS_QUERY)
+    index = sa.table(name, sa.column("rowid"))
+    match = sa.literal_column(name).op("MATCH")(_FTS_QUERY)
     return statement.where(index.c.rowid == seq, match)
 
 
-def _in_gin(statement: Select[Any], text: str, has: str) -> Select[Any]:
+def _in_gin(statement: sa.Select[Any], text: str, has: str) -> sa.Select[Any]:
     """Find rows by a GIN index, with the very expressions that it is made of."""
     words = rf"regexp_replace({text}, '[!-/:-@\[-`{{-~]+', ' ', 'g')"
-    vector: ColumnElement[Any] = literal_column(f"to_tsvector('simple', {words})")
-    return statement.where(vector.op("@@")(_TS_QUERY), literal_column(has))
+    vector: sa.ColumnElement[Any] = sa.literal_column(f"to_tsvector('simple', {words})")
+    return statement.where(vector.op("@@")(_TS_QUERY), sa.literal_column(has))
 
 
 _ON_SQLITE = (
     _in_fts(_MESSAGES, "messages_search", messages.c.seq).order_by(
-        literal_column("messages_search.rowid").desc()
+        sa.literal_column("messages_search.rowid").desc()
     ),
     _in_fts(_TITLES, "conversations_search", conversations.c.seq),
 )
@@ -188,7 +157,7 @@ def wanted_in(text: str) -> Wanted:
     return Wanted(tuple(words[:MAX_WORDS]), tuple(parts[:MAX_WORDS]))
 
 
-def find(db: Connection, caller: Caller, wanted: Wanted, limit: int) -> list[Row[Any]]:
+def find(db: sa.Connection, caller: Caller, wanted: Wanted, limit: int) -> list[sa.Row[Any]]:
     """Return the messages and titles in which all that is wanted occurs, newest first."""
     if not wanted.words and not wanted.parts:
         return []
@@ -200,17 +169,17 @@ def find(db: Connection, caller: Caller, wanted: Wanted, limit: int) -> list[Row
     if wanted.words:
         values["query"] = _fts_query(caller, wanted.words) if on_sqlite else _ts_query(wanted.words)
     in_messages, in_titles = _statements(on_sqlite, bool(wanted.words), len(wanted.parts))
-    rows: list[Row[Any]] = [*db.execute(in_messages, values), *db.execute(in_titles, values)]
+    rows: list[sa.Row[Any]] = [*db.execute(in_messages, values), *db.execute(in_titles, values)]
     rows.sort(key=lambda row: row.created_at, reverse=True)
     return rows[:limit]
 
 
-def hits(rows: Sequence[Row[Any]], wanted: Wanted) -> list[Hit]:
+def hits(rows: Sequence[sa.Row[Any]], wanted: Wanted) -> list[Hit]:
     """Return what is shown of them; it looks through long texts, so it belongs into a thread."""
     return [_hit(row, wanted) for row in rows]
 
 
-def _hit(row: Row[Any], wanted: Wanted) -> Hit:
+def _hit(row: sa.Row[Any], wanted: Wanted) -> Hit:
     text = row.title if row.message is None else row.message.content
     return Hit(
         conversation_id=row.conversation_id,
@@ -223,38 +192,38 @@ def _hit(row: Row[Any], wanted: Wanted) -> Hit:
 
 
 @lru_cache
-def _statements(on_sqlite: bool, has_words: bool, parts: int) -> tuple[Select[Any], Select[Any]]:
+def _statements(
+    on_sqlite: bool, has_words: bool, parts: int
+) -> tuple[sa.Select[Any], sa.Select[Any]]:
     """Return how messages and titles are found by words of the index, or parts, or both."""
-    in_messages: Select[Any]
-    in_titles: Select[Any]
     if has_words:
         in_messages, in_titles = _ON_SQLITE if on_sqlite else _ON_POSTGRES
     else:
         in_messages, in_titles = _MESSAGES.order_by(messages.c.seq.desc()), _TITLES
         in_messages = in_messages.where(messages.c.role.in_(("user", "assistant")))
     if parts:
-        oldest = select(func.min(_newest.c.seq)).scalar_subquery()
+        oldest = sa.select(sa.func.min(_newest.c.seq)).scalar_subquery()
         in_messages = in_messages.where(messages.c.seq >= oldest)
         in_titles = in_titles.where(conversations.c.seq.in_(_last_changed))
-    for part in (bindparam(f"part_{at}", type_=Text()) for at in range(parts)):
+    for part in (sa.bindparam(f"part_{at}", type_=sa.Text()) for at in range(parts)):
         in_messages = in_messages.where(_holds(on_sqlite, part))
         in_titles = in_titles.where(_like(on_sqlite, conversations.c.title, part))
     return in_messages, in_titles
 
 
-def _holds(on_sqlite: bool, part: ColumnElement[str]) -> ColumnElement[bool]:
+def _holds(on_sqlite: bool, part: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
     """Look into a message; its JSON, which has no other way to write a part, is looked at first."""
-    raw = type_coerce(messages.c.message, Text())
-    content: ColumnElement[str] = literal_column(
+    raw = sa.type_coerce(messages.c.message, sa.Text())
+    content: sa.ColumnElement[str] = sa.literal_column(
         _CONTENT_SQLITE if on_sqlite else _CONTENT_POSTGRES
     )
     is_there = _like(on_sqlite, raw, part)
-    return case((is_there, _like(on_sqlite, content, part)), else_=false())
+    return sa.case((is_there, _like(on_sqlite, content, part)), else_=sa.false())
 
 
 def _like(
-    on_sqlite: bool, text: ColumnElement[Any], part: ColumnElement[str]
-) -> ColumnElement[bool]:
+    on_sqlite: bool, text: sa.ColumnElement[Any], part: sa.ColumnElement[str]
+) -> sa.ColumnElement[bool]:
     """Tell whether a text holds a part, whatever the case of its Latin letters."""
     return text.like(part) if on_sqlite else text.ilike(part)
 

@@ -19,8 +19,7 @@ from storage import StorageUnavailable
 def sole_user(url: str) -> Iterator[None]:
     """Hold a database for this process alone, where its kind needs that.
 
-    Raises:
-        StorageUnavailable: another process holds it, or its lock cannot be written.
+    Raises `StorageUnavailable` where another process holds it, or its lock cannot be written.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite" or parsed.database is None:

@@ -30,9 +30,7 @@ _Job: TypeAlias = "tuple[asyncio.Future[None], Callable[[], None] | None]"
 class Driver:
     """A connection to a file, and the thread that works on it.
 
-    Args:
-        path: the file.
-        timeout: seconds that a statement waits for the file's lock.
+    `timeout`: seconds that a statement waits for the file's lock.
     """
 
     def __init__(self, path: str, timeout: float) -> None:
@@ -44,11 +42,7 @@ class Driver:
         self._stopped: asyncio.Future[None] | None = None
 
     async def open(self) -> None:
-        """Open the file.
-
-        Raises:
-            sqlite3.Error: it cannot be opened; the thread has ended.
-        """
+        """Open the file; where that fails (`sqlite3.Error`) the thread has ended."""
         self._thread.start()
         try:
             await self._do(self._connect)
@@ -58,7 +52,6 @@ class Driver:
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction has begun."""
         return self._db is not None and self._db.in_transaction
 
     def begin(self, *statements: str) -> None:
@@ -70,11 +63,7 @@ class Driver:
         self._ahead.append(statement)
 
     def submit(self, function: Callable[..., Any], *args: Any) -> "asyncio.Future[None]":
-        """Call a function of the sqlite3 connection in the thread, after what is ahead of it.
-
-        Raises:
-            sqlite3.ProgrammingError: the connection is closed.
-        """
+        """Call a function of the sqlite3 connection in the thread, after what is ahead of it."""
         ahead, self._ahead = self._ahead, []
         return self._do(partial(self._call, ahead, function, args))
 
@@ -111,7 +100,6 @@ class Driver:
 
 
 def _work(jobs: "SimpleQueue[_Job]") -> None:
-    """Do jobs one after the other, until nothing more comes."""
     while True:
         future, job = jobs.get()
         error: BaseException | None = None
@@ -171,30 +159,24 @@ class Cursor:
         self.lastrowid: int | None = None
 
     def execute(self, sql: str, parameters: Any = ()) -> None:
-        """Execute a statement and fetch all its rows."""
         await_(self._driver.submit(self._run, sql, () if parameters is None else parameters))
 
     def executemany(self, sql: str, parameters: Iterable[Any]) -> None:
-        """Execute a statement that has no rows, once with each of the parameters."""
         await_(self._driver.submit(self._run_many, sql, parameters))
 
     def __iter__(self) -> Iterator[Any]:
         return self._rows
 
     def fetchone(self) -> Any:
-        """Return the next row, or None."""
         return next(self._rows, None)
 
     def fetchmany(self, size: int | None = None) -> Sequence[Any]:
-        """Return so many rows, or those that are left."""
         return [*islice(self._rows, self.arraysize if size is None else size)]
 
     def fetchall(self) -> Sequence[Any]:
-        """Return the rows that are left."""
         return [*self._rows]
 
     def close(self) -> None:
-        """Forget the rows."""
         self._rows = iter(())
 
     def _run(self, db: sqlite3.Connection, sql: str, parameters: Any) -> None:
@@ -240,11 +222,7 @@ class Adapted(AdaptedConnection):
 
 
 class Dbapi:
-    """The `module` of an engine: `sqlite3`, but for how a connection is made.
-
-    Args:
-        path, timeout: see `Driver`.
-    """
+    """The `module` of an engine: `sqlite3`, but for how a connection is made."""
 
     paramstyle = "qmark"
     has_stop = True

@@ -37,8 +37,6 @@ from storage import conversations as rows
 from storage.engine import Database, connect
 from storage.migrations import upgrade
 
-_ONE = select(1)
-
 
 class Store:
     """Runs, conversations and agents in a database; made by `open`.
@@ -84,8 +82,7 @@ class Store:
         return "postgresql" if self._db.shared else "sqlite"
 
     async def ping(self) -> None:
-        """Ask the database for an answer."""
-        await self._db.read(_ping)
+        await self._db.read(Connection.scalar, select(1))
 
     # Runs
 
@@ -139,7 +136,7 @@ class Store:
             begin: what a run that never had the lock does first.
             learn_from: the exchange from which something is to be learned about the user.
         """
-        return await self._held(_finish, run, messages, terminal, title, begin, learn_from)
+        return await self._held(runs.finish, run, messages, terminal, title, begin, learn_from)
 
     async def run(self, caller: Caller, run_id: str) -> StoredRun | None:
         """Return a run of the caller's tenant, whoever of its users it belongs to."""
@@ -235,7 +232,6 @@ class Store:
         return await self._db.read(rows.page, caller, limit, place)
 
     async def conversation(self, caller: Caller, conversation_id: str) -> ConversationRecord | None:
-        """Return a conversation."""
         return await self._db.read(rows.find, caller, conversation_id)
 
     async def messages(
@@ -321,21 +317,3 @@ class Store:
     async def delete_agent(self, caller: Caller, name: str) -> bool:
         """Delete an agent of the caller's tenant; False: there is none of this name."""
         return await self._db.write(agents.remove, caller.tenant, name)
-
-
-def _finish(
-    db: Connection,
-    run: StoredRun,
-    said: Sequence[Message],
-    terminal: TerminalEvent,
-    title: str | None,
-    begin: Begin | None,
-    learn_from: Sequence[Message],
-) -> None:
-    runs.finish(db, run, said, terminal, title, begin)
-    if learn_from:
-        extraction_jobs.add(db, run, learn_from)
-
-
-def _ping(db: Connection) -> None:
-    db.execute(_ONE)

@@ -14,23 +14,9 @@ from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import msgspec
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
-    DateTime,
-    Dialect,
-    ForeignKeyConstraint,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    Table,
-    Text,
-    TypeDecorator,
-    UniqueConstraint,
-    text,
-)
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from events import ChatStart, TerminalEvent
 from messages import AssistantMessage, Message
@@ -40,7 +26,7 @@ FULL_TEXT = ("messages_search", "conversations_search")
 
 _T = TypeVar("_T")
 
-metadata = MetaData(
+metadata = sa.MetaData(
     naming_convention={
         "pk": "%(table_name)s_pk",
         "uq": "%(table_name)s_%(column_0_N_name)s_key",
@@ -48,31 +34,29 @@ metadata = MetaData(
     }
 )
 
-Serial = BigInteger().with_variant(Integer, "sqlite")
+Serial = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 """SQLite gives row numbers to columns of the type INTEGER only."""
 
 
-class Utc(TypeDecorator[datetime]):
+class Utc(sa.TypeDecorator[datetime]):
     """A time with a zone; SQLite, which has no zones, keeps it in UTC."""
 
-    impl = DateTime(timezone=True)
+    impl = sa.DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Return the time in UTC."""
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         return None if value is None else value.astimezone(UTC)
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Return the time in UTC, with its zone."""
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-class Json(TypeDecorator[_T], Generic[_T]):
+class Json(sa.TypeDecorator[_T], Generic[_T]):
     """The JSON of a msgspec type, as text."""
 
-    impl = Text
+    impl = sa.Text
     cache_ok = True
 
     def __init__(self, kind: Any) -> None:
@@ -81,129 +65,166 @@ class Json(TypeDecorator[_T], Generic[_T]):
         self._decode = msgspec.json.Decoder(kind).decode
         self._encode = msgspec.json.Encoder().encode
 
-    def process_bind_param(self, value: _T | None, dialect: Dialect) -> str | None:
-        """Return the JSON of a value."""
+    def process_bind_param(self, value: _T | None, dialect: sa.Dialect) -> str | None:
         return None if value is None else self._encode(value).decode()
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> _T | None:
-        """Return the value of a JSON text."""
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> _T | None:
         return None if value is None else self._decode(value)
 
 
-def _conversation_key() -> ForeignKeyConstraint:
+class seconds_from_now(FunctionElement[datetime]):
+    """The database's own time, moved by so many seconds."""
+
+    type = Utc()
+    inherit_cache = True
+
+
+@compiles(seconds_from_now, "sqlite")
+def _on_sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
+    seconds = compiler.process(element.clauses, **kwargs)
+    return f"strftime('%Y-%m-%d %H:%M:%f', 'now', {seconds} || ' seconds')"
+
+
+@compiles(seconds_from_now, "postgresql")
+def _on_postgres(element: Any, compiler: Any, **kwargs: Any) -> str:
+    return f"(now() + make_interval(secs => {compiler.process(element.clauses, **kwargs)}))"
+
+
+def _conversation_key() -> sa.ForeignKeyConstraint:
     columns = ("tenant", "user_id", "conversation_id")
     referred = ("conversations.tenant", "conversations.user_id", "conversations.id")
-    return ForeignKeyConstraint(columns, referred, ondelete="CASCADE")
+    return sa.ForeignKeyConstraint(columns, referred, ondelete="CASCADE")
 
 
-conversations = Table(
+conversations = sa.Table(
     "conversations",
     metadata,
-    Column("seq", Serial, primary_key=True, autoincrement=True),
-    Column("tenant", Text, nullable=False),
-    Column("user_id", Text, nullable=False),
-    Column("id", Text, nullable=False),
-    Column("title", Text),
-    Column("metadata", Json[dict[str, Any]](dict[str, Any]), nullable=False),
-    Column("ephemeral", Boolean, nullable=False),
-    Column("created_at", Utc, nullable=False),
-    Column("updated_at", Utc, nullable=False),
-    Column("branched_conversation", Text),
-    Column("branched_message", Text),
-    Column("agent", Text),
-    UniqueConstraint("tenant", "user_id", "id"),
-    Index(
+    sa.Column("seq", Serial, primary_key=True, autoincrement=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("title", sa.Text),
+    sa.Column("metadata", Json[dict[str, Any]](dict[str, Any]), nullable=False),
+    sa.Column("ephemeral", sa.Boolean, nullable=False),
+    sa.Column("created_at", Utc, nullable=False),
+    sa.Column("updated_at", Utc, nullable=False),
+    sa.Column("branched_conversation", sa.Text),
+    sa.Column("branched_message", sa.Text),
+    sa.Column("agent", sa.Text),
+    sa.UniqueConstraint("tenant", "user_id", "id"),
+    sa.Index(
         "conversations_by_update",
         "tenant",
         "user_id",
         "updated_at",
         "id",
-        sqlite_where=text("ephemeral = 0"),
-        postgresql_where=text("NOT ephemeral"),
+        sqlite_where=sa.text("ephemeral = 0"),
+        postgresql_where=sa.text("NOT ephemeral"),
     ),
-    Index(
+    sa.Index(
         "conversations_ephemeral",
         "updated_at",
-        sqlite_where=text("ephemeral = 1"),
-        postgresql_where=text("ephemeral"),
+        sqlite_where=sa.text("ephemeral = 1"),
+        postgresql_where=sa.text("ephemeral"),
     ),
-    Index("conversations_by_age", "updated_at"),
+    sa.Index("conversations_by_age", "updated_at"),
     sqlite_autoincrement=True,
 )
 
-messages = Table(
+messages = sa.Table(
     "messages",
     metadata,
-    Column("seq", Serial, primary_key=True, autoincrement=True),
-    Column("tenant", Text, nullable=False),
-    Column("user_id", Text, nullable=False),
-    Column("conversation_id", Text, nullable=False),
-    Column("id", Text, nullable=False),
-    Column("role", Text, nullable=False),
-    Column("message", Json[Message](Message), nullable=False),
-    Column("run_id", Text),
-    Column("created_at", Utc, nullable=False),
+    sa.Column("seq", Serial, primary_key=True, autoincrement=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("conversation_id", sa.Text, nullable=False),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("message", Json[Message](Message), nullable=False),
+    sa.Column("run_id", sa.Text),
+    sa.Column("created_at", Utc, nullable=False),
     _conversation_key(),
-    Index("messages_in_order", "tenant", "user_id", "conversation_id", "seq"),
+    sa.Index("messages_in_order", "tenant", "user_id", "conversation_id", "seq"),
     sqlite_autoincrement=True,
 )
 
-runs = Table(
+runs = sa.Table(
     "runs",
     metadata,
-    Column("seq", Serial, primary_key=True, autoincrement=True),
-    Column("tenant", Text, nullable=False),
-    Column("user_id", Text, nullable=False),
-    Column("id", Text, nullable=False),
-    Column("conversation_id", Text, nullable=False),
-    Column("agent", Text, nullable=False),
-    Column("request", Text, nullable=False),
-    Column("start", Json[ChatStart](ChatStart), nullable=False),
-    Column("status", Text, nullable=False),
-    Column("epoch", Integer, nullable=False),
-    Column("created_at", Utc, nullable=False),
-    Column("started_at", Utc),
-    Column("finished_at", Utc),
-    Column("terminal", Json[TerminalEvent](TerminalEvent)),
-    Column("key", Text),
-    Column("fingerprint", LargeBinary, nullable=False),
-    Column("pending", Json[AssistantMessage](AssistantMessage)),
-    Column("replaces", Boolean, nullable=False),
-    Column("suspensions", Integer, nullable=False),
-    Column("instance", Text, nullable=False),
-    Column("lease_until", Utc, nullable=False),
-    UniqueConstraint("tenant", "id"),
-    UniqueConstraint("tenant", "user_id", "key"),
-    Index("runs_in_conversation", "tenant", "user_id", "conversation_id"),
-    Index(
+    sa.Column("seq", Serial, primary_key=True, autoincrement=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("conversation_id", sa.Text, nullable=False),
+    sa.Column("agent", sa.Text, nullable=False),
+    sa.Column("request", sa.Text, nullable=False),
+    sa.Column("start", Json[ChatStart](ChatStart), nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("created_at", Utc, nullable=False),
+    sa.Column("started_at", Utc),
+    sa.Column("finished_at", Utc),
+    sa.Column("terminal", Json[TerminalEvent](TerminalEvent)),
+    sa.Column("key", sa.Text),
+    sa.Column("fingerprint", sa.LargeBinary, nullable=False),
+    sa.Column("pending", Json[AssistantMessage](AssistantMessage)),
+    sa.Column("replaces", sa.Boolean, nullable=False),
+    sa.Column("suspensions", sa.Integer, nullable=False),
+    sa.Column("instance", sa.Text, nullable=False),
+    sa.Column("lease_until", Utc, nullable=False),
+    sa.UniqueConstraint("tenant", "id"),
+    sa.UniqueConstraint("tenant", "user_id", "key"),
+    sa.Index("runs_in_conversation", "tenant", "user_id", "conversation_id"),
+    sa.Index(
         "runs_unfinished",
         "seq",
-        sqlite_where=text("finished_at IS NULL"),
-        postgresql_where=text("finished_at IS NULL"),
+        sqlite_where=sa.text("finished_at IS NULL"),
+        postgresql_where=sa.text("finished_at IS NULL"),
     ),
-    Index("runs_by_end", "finished_at"),
+    sa.Index("runs_by_end", "finished_at"),
     sqlite_autoincrement=True,
 )
 
-extraction_jobs = Table(
+extraction_jobs = sa.Table(
     "lessons",  # the name that it got in the database at first
     metadata,
-    Column("seq", Serial, primary_key=True, autoincrement=True),
-    Column("tenant", Text, nullable=False),
-    Column("user_id", Text, nullable=False),
-    Column("run_id", Text, nullable=False),
-    Column("messages", Json[tuple[Message, ...]](tuple[Message, ...]), nullable=False),
-    Column("attempts", Integer, nullable=False),
-    Column("instance", Text),
-    Column("lease_until", Utc, nullable=False),
-    Index("lessons_of_user", "tenant", "user_id"),
+    sa.Column("seq", Serial, primary_key=True, autoincrement=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("messages", Json[tuple[Message, ...]](tuple[Message, ...]), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("instance", sa.Text),
+    sa.Column("lease_until", Utc, nullable=False),
+    sa.Index("lessons_of_user", "tenant", "user_id"),
     sqlite_autoincrement=True,
 )
 
-agents = Table(
+agents = sa.Table(
     "agents",
     metadata,
-    Column("tenant", Text, primary_key=True),
-    Column("name", Text, primary_key=True),
-    Column("config", Text, nullable=False),
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("config", sa.Text, nullable=False),
 )
+
+
+def of_owner(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Match the rows of the user whom `of_tenant` and `of_user` name in a statement."""
+    return sa.and_(
+        table.c.tenant == sa.bindparam("of_tenant"), table.c.user_id == sa.bindparam("of_user")
+    )
+
+
+def of_conversation(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Match the rows of that user's conversation that `of_conversation` names."""
+    return sa.and_(of_owner(table), table.c.conversation_id == sa.bindparam("of_conversation"))
+
+
+def in_its_conversation(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Join the rows with their conversation."""
+    return sa.and_(
+        table.c.tenant == conversations.c.tenant,
+        table.c.user_id == conversations.c.user_id,
+        table.c.conversation_id == conversations.c.id,
+    )

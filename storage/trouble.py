@@ -57,8 +57,3 @@ def trouble_told() -> Iterator[None]:
         if failed is error:
             raise
         raise failed from error
-
-
-def busy() -> StorageUnavailable:
-    """Return what those are told who have waited too long for their turn."""
-    return StorageUnavailable("The database is too busy.", retry_after=1)

@@ -20,8 +20,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from storage import StorageUnavailable
 from storage.sqlite import driver_of
-from storage.trouble import busy, is_trouble, told
+from storage.trouble import is_trouble, told
 
 MOST: Final = 64
 """How many units share a transaction at most."""
@@ -79,8 +80,7 @@ class GroupWriter:
     async def do(self, unit: Callable[[Connection], _T]) -> _T:
         """Do a unit and commit it. One that has begun is done, though its caller is cancelled.
 
-        Raises:
-            StorageUnavailable: the database cannot do it now, or has not begun in time.
+        Raises `StorageUnavailable` where the database cannot do it now, or has not begun in time.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_T] = loop.create_future()
@@ -94,7 +94,6 @@ class GroupWriter:
             time_limit.cancel()
 
     async def aclose(self) -> None:
-        """Do what waits, and close the connection."""
         if self._working is not None:
             await asyncio.wait([self._working])
         await self._close()
@@ -141,7 +140,7 @@ class GroupWriter:
 
 def _give_up(future: "asyncio.Future[Any]") -> None:
     if not future.done():
-        future.set_exception(busy())
+        future.set_exception(StorageUnavailable("The database is too busy.", retry_after=1))
 
 
 def _one_by_one(db: Connection, group: _Group) -> None:

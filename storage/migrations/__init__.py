@@ -40,8 +40,7 @@ def upgrade(db: Connection) -> None:
 def revise(db: Connection, message: str, folder: Path | None = None) -> None:
     """Write a draft of the migration from a database at the newest schema to the tables.
 
-    Args:
-        folder: where the draft goes; the project's own versions where it is absent.
+    It goes to `folder`, or else to the project's own versions.
     """
     number = 1 + len(list((_HERE / "versions").glob("0*.py")))
     command.revision(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from memory import Embedder, Memories
+from memory import AskModel, Embedder, Memories
 from memory.embedder import WordllamaEmbedder
-from memory.long_term import AskModel, open_local, open_postgres
+from memory.long_term import open_local, open_postgres
 from messages import new_id
 from tests.storage.servers import PostgresServer, administer, database_url, server_in
 
