@@ -183,7 +183,6 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def configuration(app: "FastAPI", settings: Settings) -> uvicorn.Config:
-    """Return how uvicorn serves the application."""
     return uvicorn.Config(
         app,
         http=HttpConnection,

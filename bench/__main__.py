@@ -31,7 +31,6 @@ class Plan(NamedTuple):
 
 @contextmanager
 def server(name: str, upstream: Process, core: int) -> Iterator[Process]:
-    """Run one of the servers against the upstream."""
     environment = {
         "OPENAI_BASE_URL": f"http://127.0.0.1:{upstream.port}/v1",
         "OPENAI_API_KEY": "benchmark",
@@ -115,7 +114,6 @@ async def unpaced(
     plan: Plan,
     repetition: int,
 ) -> None:
-    """Run every scenario that takes as long as the server takes."""
     for case in scenarios.FAST:
         if not case.once or (repetition == 0 and not plan.quick):
             await scenarios.fast(figures, target, process, case)

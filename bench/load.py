@@ -60,7 +60,6 @@ class Record(NamedTuple):
         return self.arrivals[0][0] - self.started
 
     def tokens_between(self, start: float, end: float) -> int:
-        """Return how many tokens came in that time."""
         return sum(count for at, count in self.arrivals if start <= at < end)
 
 
@@ -128,7 +127,6 @@ class _HttpStream(_Stream):
         self._finish()
 
     def events(self) -> Iterator[tuple[float, list[bytes]]]:
-        """Yield each piece's time and the events that it completed."""
         decoder = sse.Decoder()
         for at, piece in self.pieces:
             yield at, decoder.feed(piece)
@@ -188,7 +186,6 @@ class _SocketStream(_Stream):
             self._finish()
 
     def events(self) -> Iterator[tuple[float, list[bytes]]]:
-        """Yield each message and its time."""
         for at, piece in self.pieces:
             yield at, [piece]
 
@@ -277,7 +274,6 @@ async def chat(target: Target, script: str, tokens: int) -> Record:
 async def chats(
     target: Target, script: str, tokens: int, *, total: int, at_once: int
 ) -> list[Record]:
-    """Have `total` chats, `at_once` of them at a time."""
     left, records = iter(range(total)), []
 
     async def worker() -> None:

@@ -40,15 +40,12 @@ def cores() -> tuple[int, int]:
 
 
 def free_port() -> int:
-    """Return a port of loopback that was free just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Process:
-    """A running server of the benchmark."""
-
     def __init__(self, pid: int, port: int) -> None:
         self.pid = pid
         self.port = port
@@ -59,7 +56,6 @@ class Process:
         return time.clock_gettime(self._clock)
 
     def resident_bytes(self) -> int:
-        """Return the memory that the process holds in RAM."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -127,7 +123,6 @@ def create_agents(port: int, scripts: Iterable[str]) -> None:
 
 
 def remember(port: int, user: str, sentences: Iterable[str]) -> None:
-    """Let the service remember a hundred sentences of a user."""
     for sentence in itertools.islice(sentences, 100):
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/memories",
@@ -145,7 +140,6 @@ class Figures:
         self.void: dict[tuple[str, str], str] = {}
 
     def add(self, scenario: str, target: str, *samples: float) -> None:
-        """Take in samples of one repetition."""
         self._samples[scenario, target].extend(samples)
 
     @contextmanager
@@ -162,7 +156,6 @@ class Figures:
         return [] if key in self.void else self._samples.get(key, [])
 
     def median(self, scenario: str, target: str) -> float | None:
-        """Return the figure, if there is one."""
         samples = self.samples(scenario, target)
         return statistics.median(samples) if samples else None
 

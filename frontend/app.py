@@ -43,7 +43,6 @@ EXAMPLES = (
 
 
 def main() -> None:
-    """Draw the page, and follow what is under way."""
     st.set_page_config(page_title="Parley", page_icon="💬", layout="centered")
     chat = _opened()
     with st.sidebar:

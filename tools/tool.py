@@ -145,11 +145,7 @@ class ToolOutput(msgspec.Struct, frozen=True):
 
 
 def output_from(value: Any) -> ToolOutput:
-    """Return what a tool returned as an output; a string stands for itself.
-
-    Raises:
-        ToolError: it is not JSON.
-    """
+    """Return a tool's result; a string stands for itself. `ToolError` if it is not JSON."""
     try:
         plain = json_value(value)
     except NotJson as error:
@@ -193,13 +189,10 @@ class Tool:
         return self.spec.name
 
     def parse(self, arguments: str) -> dict[str, Any]:
-        """Return the JSON object that the model sent, once it fits the schema.
+        """Return the JSON object that the model sent; `InvalidArguments` if it does not fit.
 
         Nothing at all counts as an object without members: some providers send that for a
         call without arguments.
-
-        Raises:
-            InvalidArguments: it does not fit; the text tells the model what to send.
         """
         try:
             decoded = _decoded(arguments) if arguments.strip() else {}
@@ -211,11 +204,7 @@ class Tool:
     async def call(
         self, worker: Worker, arguments: dict[str, Any], context: ToolContext
     ) -> ToolOutput:
-        """Execute the tool with arguments that `parse` returned.
-
-        Raises:
-            ToolError: the tool failed; the text is for the model and the user.
-        """
+        """Execute the tool with arguments that `parse` returned; every failure is a `ToolError`."""
         try:
             output: ToolOutput = await worker.run(self._perform, arguments, context)
             return output
@@ -243,7 +232,6 @@ class Tool:
 
     @contextmanager
     def _failures(self) -> Generator[None, None, None]:
-        """Make every failure a `ToolError`."""
         try:
             yield
         except (asyncio.CancelledError, GeneratorExit):

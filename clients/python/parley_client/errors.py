@@ -53,7 +53,6 @@ class Refusal(msgspec.Struct, frozen=True):
     errors: tuple[dict[str, Any], ...] | None = None
 
     def error(self, status: int | None = None, retry_after: float | None = None) -> ParleyError:
-        """Return it as an exception."""
         return ParleyError(
             self.message,
             code=self.code,

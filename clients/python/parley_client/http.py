@@ -29,8 +29,8 @@ class Http:
     ) -> None:
         self.base = base
         self.session = session
-        self._timings = timings
-        self._pauses = pauses
+        self.timings = timings
+        self.pauses = pauses
 
     async def ask(
         self,
@@ -44,12 +44,8 @@ class Http:
     ) -> T:
         """Return the decoded answer; what is lost on the way is asked again.
 
-        Args:
-            kind: what the answer is; `type(None)` for one that does not matter.
-            also: statuses whose body is an answer too.
-
-        Raises:
-            ParleyError: the service refuses.
+        `type(None)` is the `kind` of one that does not matter; the body of a status in `also` is
+        an answer, too. Raises `ParleyError` where the service refuses.
         """
         attempt = 0
         while True:
@@ -61,7 +57,7 @@ class Http:
                 raise
             except (*FAILURES, Lost) as error:
                 at_least = error.retry_after if isinstance(error, Lost) else 0.0
-                await self._pauses.wait(max(at_least, self._timings.delay(attempt)))
+                await self.pauses.wait(max(at_least, self.timings.delay(attempt)))
                 attempt += 1
 
     async def _ask_once(
@@ -101,7 +97,7 @@ class Http:
     async def _health(self) -> int | None:
         try:
             async with (
-                asyncio.timeout(self._timings.connect_within),
+                asyncio.timeout(self.timings.connect_within),
                 self.session.get(self.base + "/health") as response,
             ):
                 return response.status

@@ -103,8 +103,6 @@ class AgentList(msgspec.Struct, frozen=True):
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """A tool of the service."""
-
     name: str
     description: str = ""
 
