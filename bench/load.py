@@ -9,7 +9,7 @@ OpenAI's wire), once, with no token after that.
 import asyncio
 import time
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import httptools
 import msgspec
@@ -28,6 +28,9 @@ class Void(Exception):
     """A stream was not what the upstream sent: the scenario has no figure."""
 
 
+Wire: TypeAlias = Literal["SSE", "WebSocket", "OpenAI"]
+
+
 class Target(NamedTuple):
     """Whom to ask, and how: server-sent events, a WebSocket, or chat completions.
 
@@ -36,7 +39,7 @@ class Target(NamedTuple):
 
     server: str
     port: int
-    wire: Literal["SSE", "WebSocket", "OpenAI"]
+    wire: Wire
     remembers: bool = False
 
     @property
@@ -219,11 +222,7 @@ def _stream(target: Target, script: str) -> _HttpStream | _SocketStream:
 def _checked(
     stream: _HttpStream | _SocketStream, tokens: int
 ) -> tuple[list[tuple[float, int]], int]:
-    """Return when tokens came and how many, and in how many events.
-
-    Raises:
-        Void: the stream is not, to the letter, `tokens` tokens and an orderly end.
-    """
+    """Return when tokens came and how many, and in how many events, or raise `Void`."""
     texts: list[str] = []
     arrivals, ends = [], 0
     for at, events in stream.events():
@@ -253,11 +252,7 @@ def _text_of(event: _Event) -> str:
 
 
 async def chat(target: Target, script: str, tokens: int) -> Record:
-    """Have one chat on a connection of its own.
-
-    Raises:
-        Void: a token was lost, changed or repeated, or the end was not orderly.
-    """
+    """Have one chat on a connection of its own; raises `Void` if it was not as it should be."""
     loop, stream, started = asyncio.get_running_loop(), _stream(target, script), time.perf_counter()
     await loop.create_connection(lambda: stream, "127.0.0.1", target.port)
     try:

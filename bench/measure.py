@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -28,11 +29,7 @@ class TooFewCores(Exception):
 
 
 def cores() -> tuple[int, int]:
-    """Return the server's core and the one that the load client and the upstream share.
-
-    Raises:
-        TooFewCores: this process may use one core only.
-    """
+    """Return the server's core, and the one that the load client and the upstream share."""
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) < 2:
         raise TooFewCores("the benchmark needs two cores: one for the server, one for the load")
@@ -109,27 +106,23 @@ def _wait_until_listening(child: "subprocess.Popen[bytes]", port: int) -> None:
 def create_agents(port: int, scripts: Iterable[str]) -> None:
     """Create one agent a script on the service; both have the script's name."""
     for script in scripts:
-        config = {
-            "model": script,
-            "instructions": "Answer briefly.",
-            "tools": ["wait"] if script.startswith("tools") else [],
-        }
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/agents/{script}",
-            data=msgspec.json.encode(config),
-            headers={"content-type": "application/json"},
-        )
-        urllib.request.urlopen(request, timeout=10).close()
+        tools = ["wait"] if script.startswith("tools") else []
+        config = {"model": script, "instructions": "Answer briefly.", "tools": tools}
+        _post(port, f"/agents/{script}", config)
 
 
 def remember(port: int, user: str, sentences: Iterable[str]) -> None:
     for sentence in itertools.islice(sentences, 100):
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/memories",
-            data=msgspec.json.encode({"memory": sentence, "user_id": user}),
-            headers={"content-type": "application/json"},
-        )
-        urllib.request.urlopen(request, timeout=30).close()
+        _post(port, "/memories", {"memory": sentence, "user_id": user})
+
+
+def _post(port: int, path: str, body: dict[str, Any]) -> None:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}",
+        data=msgspec.json.encode(body),
+        headers={"content-type": "application/json"},
+    )
+    urllib.request.urlopen(request, timeout=30).close()
 
 
 class Figures:

@@ -50,7 +50,7 @@ class Http:
         attempt = 0
         while True:
             try:
-                return await self._ask_once(method, path, kind, body, params, also)
+                return await self._ask_once(method, path, kind, also, json=body, params=params)
             except ParleyError as error:
                 if method == "DELETE" and attempt and error.status == 404:
                     return msgspec.convert(None, kind)  # an earlier attempt did it
@@ -61,17 +61,9 @@ class Http:
                 attempt += 1
 
     async def _ask_once(
-        self,
-        method: str,
-        path: str,
-        kind: type[T],
-        body: Any,
-        params: Mapping[str, str] | None,
-        also: tuple[int, ...],
+        self, method: str, path: str, kind: type[T], also: tuple[int, ...], **request: Any
     ) -> T:
-        async with self.session.request(
-            method, self.base + path, json=body, params=params
-        ) as response:
+        async with self.session.request(method, self.base + path, **request) as response:
             content = await response.read()
             if not (response.ok or response.status in also):
                 retry_after = response.headers.get("Retry-After")
@@ -87,19 +79,12 @@ class Http:
             raise ParleyError(text, code="http_error", status=response.status) from None
 
     async def answers(self) -> bool:
-        """Tell whether the service takes work."""
-        return await self._health() == 200
-
-    async def is_going(self) -> bool:
-        """Tell whether the service stops, or has stopped."""
-        return await self._health() != 200
-
-    async def _health(self) -> int | None:
+        """Tell whether the service is there and takes work."""
         try:
             async with (
                 asyncio.timeout(self.timings.connect_within),
                 self.session.get(self.base + "/health") as response,
             ):
-                return response.status
+                return response.status == 200
         except FAILURES:
-            return None
+            return False

@@ -28,7 +28,7 @@ async def waits(http: Http, course: Course, error: ParleyError) -> bool:
     """Tell whether a refusal is waited out: that of a service which stops, or cannot read now."""
     if course.run_id is not None:
         return error.retryable
-    return error.code == "unavailable" and await http.is_going()
+    return error.code == "unavailable" and not await http.answers()
 
 
 class Streams:

@@ -7,7 +7,7 @@ import msgspec
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """A message that waits for the runs before it; None where one is answered anew."""
+    """A message that waits for the runs before it; None where an answer is regenerated."""
 
     run_id: str
     message: str | None = None
