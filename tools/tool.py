@@ -96,9 +96,8 @@ class ToolContext:
         Never waits and never raises; what is not a finite number, or not text, is dropped.
         """
         try:
-            newest = (_finite(progress), None if total is None else _finite(total), message)
-            if message is not None:
-                newest = (*newest[:2], clean_text(message[:ERROR_LIMIT]))
+            text = None if message is None else clean_text(message[:ERROR_LIMIT])
+            newest = (_finite(progress), None if total is None else _finite(total), text)
         except Exception:  # noqa: BLE001 - a bad remark must not end the tool that makes it
             return
         with self._lock:
@@ -260,14 +259,10 @@ class Tool:
 
 
 def tool_from(function: Callable[..., Any], *, name: str | None = None) -> Tool:
-    """Return the tool that `function` is; see the module's text for what it may be.
+    """Return the tool that a function, a bound method or another callable is.
 
-    Args:
-        function: an async or plain function, a bound method or an object that can be called.
-        name: what the model calls it; the function's own name where it is absent.
-
-    Raises:
-        TypeError: it cannot be a tool; the text says why.
+    The `name` is what the model calls it, by default the function's own. Raises `TypeError` with
+    the reason where it cannot be a tool; see the module's text for what it may be.
     """
     if name is None:
         name = str(getattr(function, "__name__", type(function).__name__))

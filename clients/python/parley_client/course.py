@@ -24,17 +24,11 @@ MAX_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Start:
-    """What begins a run; sent again under the same `key`, it is the same run.
+    """What begins a run; sent again under the same `key`, it is the same run."""
 
-    Attributes:
-        kind: the type of the message on a WebSocket.
-        path: the address over HTTP.
-        data: the body of either.
-    """
-
-    kind: str
-    path: str
-    data: dict[str, Any]
+    kind: str  # the type of the message on a WebSocket
+    path: str  # the address over HTTP
+    data: dict[str, Any]  # the body of either
     key: str
 
 

@@ -70,11 +70,9 @@ class Problem(Refusal, frozen=True, kw_only=True):
 
 
 class Lost(Exception):
-    """No connection, or no more: to be tried again. Never leaves this package.
+    """No connection, or no more: to be tried again, after `retry_after` seconds at least.
 
-    Attributes:
-        retry_after: seconds to wait at least.
-        code: with which a WebSocket was closed.
+    Never leaves this package. `code` is the one with which a WebSocket was closed.
     """
 
     def __init__(self, *, retry_after: float = 0.0, code: int | None = None) -> None:

@@ -17,12 +17,7 @@ FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
 
 
 class Http:
-    """The service's addresses.
-
-    Args:
-        base: that of the service, without a slash at its end.
-        session: belongs to the client.
-    """
+    """The service's addresses; `base` has no slash at its end."""
 
     def __init__(
         self, base: str, session: aiohttp.ClientSession, timings: Timings, pauses: Pauses

@@ -47,12 +47,7 @@ _REFUSAL = msgspec.json.Decoder(Refusal)
 
 
 class Link:
-    """The transport.
-
-    Args:
-        say: is told of the connection's coming and going.
-        elsewhere: takes a course that does not fit through a WebSocket.
-    """
+    """The transport; `elsewhere` takes a course that does not fit through a WebSocket."""
 
     def __init__(self, http: Http, say: Say, elsewhere: Callable[[Course], None]) -> None:
         self._http = http

@@ -32,12 +32,7 @@ async def waits(http: Http, course: Course, error: ParleyError) -> bool:
 
 
 class Streams:
-    """The transport.
-
-    Args:
-        spawn: runs a task that ends with the client.
-        say: is told of connections that come and go.
-    """
+    """The transport; `spawn` runs a task that ends with the client."""
 
     def __init__(self, http: Http, spawn: Spawn, say: Say) -> None:
         self._http = http

@@ -54,13 +54,9 @@ T = TypeVar("T")
 
 
 class Chat:
-    """One session at a terminal, or at a pipe.
+    """One session at a pipe or, where it `is_live`, at a terminal.
 
-    Args:
-        is_live: whether both ends are a terminal.
-
-    Attributes:
-        has_failed: whether anything was refused, or an answer failed.
+    `has_failed`: whether anything was refused, or an answer failed.
     """
 
     def __init__(

@@ -19,12 +19,7 @@ class Leave(Exception):
 
 
 class TerminalPrompt:
-    """A prompt with a line below it that tells how things are.
-
-    Args:
-        toolbar: returns that line, as styles and texts.
-        commands: are completed.
-    """
+    """A prompt that completes `commands`; `toolbar` returns the line below it, in styled pieces."""
 
     def __init__(self, toolbar: Callable[[], list[tuple[str, str]]], commands: list[str]) -> None:
         self._session: PromptSession[str] = PromptSession(

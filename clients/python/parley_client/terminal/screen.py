@@ -22,11 +22,7 @@ INTERVAL = 1 / 15
 
 
 class LiveScreen:
-    """One answer on a terminal.
-
-    Args:
-        status: what is under way, in one line.
-    """
+    """One answer on a terminal; `status` says in one line what is under way."""
 
     def __init__(self, console: Console, status: Callable[[], Text], answer: Answer) -> None:
         self._console = console
