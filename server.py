@@ -167,11 +167,7 @@ class HttpConnection(HttpToolsProtocol):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; port 0 picks a free one.
-
-    Raises:
-        OSError: the address cannot be used.
-    """
+    """Return a listening socket; port 0 picks a free one. `OSError` if it cannot be used."""
     family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     listening = socket.create_server((host, port), family=family, backlog=2048)
     # Connections inherit it. Without it a kept-alive client waits 40 ms for the end of an answer:
@@ -183,7 +179,6 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def configuration(app: "FastAPI", settings: Settings) -> uvicorn.Config:
-    """Return how uvicorn serves the application."""
     return uvicorn.Config(
         app,
         http=HttpConnection,
@@ -214,11 +209,7 @@ class _Server(uvicorn.Server):
 
 
 def run(app: "FastAPI", settings: Settings) -> None:
-    """Serve the application until a signal ends it.
-
-    Raises:
-        OSError: the address cannot be used.
-    """
+    """Serve the application until a signal ends it; `OSError` if its address cannot be used."""
     for number in (signal.SIGINT, signal.SIGTERM):
         # Uvicorn raises the signal again when all is done; then it is an ordinary end.
         signal.signal(number, lambda *_: None)

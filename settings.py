@@ -141,13 +141,9 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the environment and `.env`.
+    """Read the environment and `.env`; `overrides`, by field name, win over both.
 
-    Args:
-        overrides: values that win over both, by field name.
-
-    Raises:
-        BadSettings: with one line that names the variable, and never its value.
+    Raises `BadSettings` with one line that names the variable, and never its value.
     """
     try:
         return Settings(**overrides)

@@ -23,9 +23,8 @@ class FrameTooLarge(ValueError):
 def frame(data: str, *, event: str | None = None, id: str | None = None) -> bytes:
     """Return one event as bytes. A line break in `data` becomes a further `data:` line.
 
-    Raises:
-        ValueError: `event` or `id` holds a CR, LF or NUL, or any value a lone surrogate, which
-            the format cannot carry.
+    Raises `ValueError` for what the format cannot carry: CR, LF or NUL in `event` or `id`, and
+    lone surrogates.
     """
     lines = []
     for field, value in (("id", id), ("event", event)):
@@ -57,11 +56,7 @@ class Decoder:
         self._start: bytes | None = b""  # what may become a byte order mark; None once decided
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Return the data of each event that `chunk` completes, in order; often none.
-
-        Raises:
-            FrameTooLarge: an event grew past the limit.
-        """
+        """Return the data of each event that `chunk` completes, in order, or `FrameTooLarge`."""
         if self._start is not None:
             chunk = self._without_mark(chunk)
         if self._after_cr or b"\r" in chunk:

@@ -10,28 +10,20 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import get_args
 
 import uvloop
 
 from bench import memory, report, scenarios
-from bench.load import REMEMBERED, Target
+from bench.load import REMEMBERED, Target, Wire
 from bench.measure import Figures, Process, TooFewCores, cores, create_agents, remember, running
+from bench.report import PLAIN, RELAY, SERVICE, UNSTORED
 
-SERVICE, UNSTORED, PLAIN, RELAY = report.SERVICE, report.UNSTORED, report.PLAIN, report.RELAY
 MODULES = {SERVICE: "service", UNSTORED: "unstored", PLAIN: "plain", RELAY: "relay"}
-
-
-class Plan(NamedTuple):
-    """How often all is repeated; a quick plan leaves out the slowest parts."""
-
-    repetitions: int
-    quick: bool
 
 
 @contextmanager
 def server(name: str, upstream: Process, core: int) -> Iterator[Process]:
-    """Run one of the servers against the upstream."""
     environment = {
         "OPENAI_BASE_URL": f"http://127.0.0.1:{upstream.port}/v1",
         "OPENAI_API_KEY": "benchmark",
@@ -48,20 +40,15 @@ def server(name: str, upstream: Process, core: int) -> Iterator[Process]:
 
 def targets(processes: dict[str, Process]) -> list[Target]:
     """Return each server's wires, in the order of the tables."""
-    found = [Target(name, process.port, "SSE") for name, process in processes.items()]
-    return [
-        wire
-        for target in found
-        for wire in (
-            target,
-            target._replace(wire="WebSocket"),
-            target._replace(wire="OpenAI"),
-        )
-        if wire.name in report.COLUMNS
-    ]
+    found = (
+        Target(name, process.port, wire)
+        for name, process in processes.items()
+        for wire in get_args(Wire)
+    )
+    return [target for target in found if target.name in report.COLUMNS]
 
 
-async def measure(plan: Plan, names: list[str]) -> Figures:
+async def measure(quick: bool, names: list[str]) -> Figures:
     figures = Figures()
     server_core, load_core = cores()
     os.sched_setaffinity(0, {load_core})
@@ -71,20 +58,21 @@ async def measure(plan: Plan, names: list[str]) -> Figures:
             name: stack.enter_context(server(name, upstream, server_core)) for name in names
         }
         direct = Target("upstream", upstream.port, "OpenAI")
-        for target in targets(processes):
+        wires, repetitions = targets(processes), 1 if quick else 3
+        for target in wires:
             await scenarios.warm_up(figures, target)
-        for repetition in range(plan.repetitions):
-            say(f"repetition {repetition + 1} of {plan.repetitions}")
-            for target in targets(processes):
-                process = processes[target.server]
-                await unpaced(figures, target, direct, process, plan, repetition)
-            await scenarios.fixed(figures, targets(processes), processes)
-            by_wire = [each for each in targets(processes) if each.wire != "OpenAI"]
-            await scenarios.tools(figures, [each for each in by_wire if each.server != RELAY])
+        for repetition in range(repetitions):
+            say(f"repetition {repetition + 1} of {repetitions}")
+            whole = repetition == 0 and not quick
+            for target in wires:
+                await unpaced(figures, target, direct, processes[target.server], whole)
+            await scenarios.fixed(figures, wires, processes)
+            native = [each for each in wires if each.wire != "OpenAI"]
+            await scenarios.tools(figures, [each for each in native if each.server != RELAY])
             for wire in ("SSE", "WebSocket"):
-                at_once = [each for each in targets(processes) if each.wire == wire]
+                at_once = [each for each in wires if each.wire == wire]
                 await scenarios.paced(figures, at_once, processes)
-            for target in targets(processes):
+            for target in wires:
                 if target.wire == "SSE" and target.server != UNSTORED:
                     await scenarios.added_busy(figures, target, direct)
                 if target.name == report.SSE:
@@ -108,16 +96,11 @@ async def fresh(figures: Figures, names: list[str], server_core: int, load_core:
 
 
 async def unpaced(
-    figures: Figures,
-    target: Target,
-    direct: Target,
-    process: Process,
-    plan: Plan,
-    repetition: int,
+    figures: Figures, target: Target, direct: Target, process: Process, whole: bool
 ) -> None:
-    """Run every scenario that takes as long as the server takes."""
+    """Run what takes as long as the server takes; the slowest cases only if it is the `whole`."""
     for case in scenarios.FAST:
-        if not case.once or (repetition == 0 and not plan.quick):
+        if whole or not case.once:
             await scenarios.fast(figures, target, process, case)
     if target.wire == "SSE":
         await scenarios.added_alone(figures, target, direct)
@@ -133,10 +116,9 @@ def main() -> None:
     parser.add_argument("--only", choices=list(MODULES), action="append", help="measure these only")
     parser.add_argument("--no-write", action="store_true", help="leave docs/ as it is")
     options = parser.parse_args()
-    plan = Plan(1, quick=True) if options.quick else Plan(3, quick=False)
     started = time.monotonic()
     try:
-        figures = uvloop.run(measure(plan, options.only or list(MODULES)))
+        figures = uvloop.run(measure(options.quick, options.only or list(MODULES)))
     except TooFewCores as error:
         sys.exit(str(error))
     seconds = time.monotonic() - started

@@ -9,7 +9,7 @@ OpenAI's wire), once, with no token after that.
 import asyncio
 import time
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import httptools
 import msgspec
@@ -28,6 +28,9 @@ class Void(Exception):
     """A stream was not what the upstream sent: the scenario has no figure."""
 
 
+Wire: TypeAlias = Literal["SSE", "WebSocket", "OpenAI"]
+
+
 class Target(NamedTuple):
     """Whom to ask, and how: server-sent events, a WebSocket, or chat completions.
 
@@ -36,7 +39,7 @@ class Target(NamedTuple):
 
     server: str
     port: int
-    wire: Literal["SSE", "WebSocket", "OpenAI"]
+    wire: Wire
     remembers: bool = False
 
     @property
@@ -60,7 +63,6 @@ class Record(NamedTuple):
         return self.arrivals[0][0] - self.started
 
     def tokens_between(self, start: float, end: float) -> int:
-        """Return how many tokens came in that time."""
         return sum(count for at, count in self.arrivals if start <= at < end)
 
 
@@ -128,7 +130,6 @@ class _HttpStream(_Stream):
         self._finish()
 
     def events(self) -> Iterator[tuple[float, list[bytes]]]:
-        """Yield each piece's time and the events that it completed."""
         decoder = sse.Decoder()
         for at, piece in self.pieces:
             yield at, decoder.feed(piece)
@@ -188,7 +189,6 @@ class _SocketStream(_Stream):
             self._finish()
 
     def events(self) -> Iterator[tuple[float, list[bytes]]]:
-        """Yield each message and its time."""
         for at, piece in self.pieces:
             yield at, [piece]
 
@@ -222,11 +222,7 @@ def _stream(target: Target, script: str) -> _HttpStream | _SocketStream:
 def _checked(
     stream: _HttpStream | _SocketStream, tokens: int
 ) -> tuple[list[tuple[float, int]], int]:
-    """Return when tokens came and how many, and in how many events.
-
-    Raises:
-        Void: the stream is not, to the letter, `tokens` tokens and an orderly end.
-    """
+    """Return when tokens came and how many, and in how many events, or raise `Void`."""
     texts: list[str] = []
     arrivals, ends = [], 0
     for at, events in stream.events():
@@ -256,11 +252,7 @@ def _text_of(event: _Event) -> str:
 
 
 async def chat(target: Target, script: str, tokens: int) -> Record:
-    """Have one chat on a connection of its own.
-
-    Raises:
-        Void: a token was lost, changed or repeated, or the end was not orderly.
-    """
+    """Have one chat on a connection of its own; raises `Void` if it was not as it should be."""
     loop, stream, started = asyncio.get_running_loop(), _stream(target, script), time.perf_counter()
     await loop.create_connection(lambda: stream, "127.0.0.1", target.port)
     try:
@@ -277,7 +269,6 @@ async def chat(target: Target, script: str, tokens: int) -> Record:
 async def chats(
     target: Target, script: str, tokens: int, *, total: int, at_once: int
 ) -> list[Record]:
-    """Have `total` chats, `at_once` of them at a time."""
     left, records = iter(range(total)), []
 
     async def worker() -> None:

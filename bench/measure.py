@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -28,11 +29,7 @@ class TooFewCores(Exception):
 
 
 def cores() -> tuple[int, int]:
-    """Return the server's core and the one that the load client and the upstream share.
-
-    Raises:
-        TooFewCores: this process may use one core only.
-    """
+    """Return the server's core, and the one that the load client and the upstream share."""
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) < 2:
         raise TooFewCores("the benchmark needs two cores: one for the server, one for the load")
@@ -40,15 +37,12 @@ def cores() -> tuple[int, int]:
 
 
 def free_port() -> int:
-    """Return a port of loopback that was free just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Process:
-    """A running server of the benchmark."""
-
     def __init__(self, pid: int, port: int) -> None:
         self.pid = pid
         self.port = port
@@ -59,7 +53,6 @@ class Process:
         return time.clock_gettime(self._clock)
 
     def resident_bytes(self) -> int:
-        """Return the memory that the process holds in RAM."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -113,28 +106,23 @@ def _wait_until_listening(child: "subprocess.Popen[bytes]", port: int) -> None:
 def create_agents(port: int, scripts: Iterable[str]) -> None:
     """Create one agent a script on the service; both have the script's name."""
     for script in scripts:
-        config = {
-            "model": script,
-            "instructions": "Answer briefly.",
-            "tools": ["wait"] if script.startswith("tools") else [],
-        }
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/agents/{script}",
-            data=msgspec.json.encode(config),
-            headers={"content-type": "application/json"},
-        )
-        urllib.request.urlopen(request, timeout=10).close()
+        tools = ["wait"] if script.startswith("tools") else []
+        config = {"model": script, "instructions": "Answer briefly.", "tools": tools}
+        _post(port, f"/agents/{script}", config)
 
 
 def remember(port: int, user: str, sentences: Iterable[str]) -> None:
-    """Let the service remember a hundred sentences of a user."""
     for sentence in itertools.islice(sentences, 100):
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/memories",
-            data=msgspec.json.encode({"memory": sentence, "user_id": user}),
-            headers={"content-type": "application/json"},
-        )
-        urllib.request.urlopen(request, timeout=30).close()
+        _post(port, "/memories", {"memory": sentence, "user_id": user})
+
+
+def _post(port: int, path: str, body: dict[str, Any]) -> None:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}",
+        data=msgspec.json.encode(body),
+        headers={"content-type": "application/json"},
+    )
+    urllib.request.urlopen(request, timeout=30).close()
 
 
 class Figures:
@@ -145,7 +133,6 @@ class Figures:
         self.void: dict[tuple[str, str], str] = {}
 
     def add(self, scenario: str, target: str, *samples: float) -> None:
-        """Take in samples of one repetition."""
         self._samples[scenario, target].extend(samples)
 
     @contextmanager
@@ -162,7 +149,6 @@ class Figures:
         return [] if key in self.void else self._samples.get(key, [])
 
     def median(self, scenario: str, target: str) -> float | None:
-        """Return the figure, if there is one."""
         samples = self.samples(scenario, target)
         return statistics.median(samples) if samples else None
 

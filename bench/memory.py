@@ -42,7 +42,6 @@ def sentences() -> Iterator[str]:
 
 
 async def fill(folder: Path, embedder: WordllamaEmbedder) -> None:
-    """Write all users' memories."""
     texts = list(itertools.islice(sentences(), MINE))
     vectors = await embedder.embed(texts)
     records = LocalRecords(folder, embedder.name, embedder.dimensions)

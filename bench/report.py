@@ -36,7 +36,6 @@ class Goal(NamedTuple):
     unit: str = "×"
 
     def row(self) -> tuple[str, ...]:
-        """Return the goal, its median, its range, the bound, and whether it is met."""
         if not self.samples:
             return self.text, "–", "–", f"≤ {_number(self.limit, self.unit)}", "not measured"
         measured = statistics.median(self.samples)
@@ -51,7 +50,6 @@ class Goal(NamedTuple):
 
 
 def goals(figures: Figures) -> list[Goal]:
-    """Return every target with what was measured in this run."""
     get = figures.samples
 
     def ratio(scenario: str, column: str, to: str) -> list[float]:
@@ -126,7 +124,6 @@ def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def targets(figures: Figures) -> str:
-    """Return the table of targets."""
     head = ("target", "median", "lowest to highest", "to reach", "")
     return _rows(head, [goal.row() for goal in goals(figures)])
 
@@ -187,7 +184,6 @@ def machine() -> str:
 
 
 def write(figures: Figures, seconds: float) -> None:
-    """Write `docs/benchmark.md` and its plot."""
     docs = ROOT / "docs"
     docs.mkdir(exist_ok=True)
     template = (Path(__file__).parent / "report.md").read_text()

@@ -101,11 +101,7 @@ def _events(model: str, tokens: int, calls: int, usage: bool) -> list[bytes]:
 
 @functools.cache
 def _reply(model: str, with_results: bool, usage: bool) -> Reply:
-    """Return the script that a model's name asks for.
-
-    Raises:
-        ValueError: it is not a script's name.
-    """
+    """Return the script that a model's name asks for; `ValueError` if it is none."""
     script, *numbers = model.split("-")
     match script, [int(number) for number in numbers]:
         case "fast", [tokens]:

@@ -21,13 +21,7 @@ _UNPACED_BATCH = 16
 
 
 class DemoProvider:
-    """The provider for a server to which no model is connected.
-
-    Args:
-        tokens_per_second: pieces of text in a second; 0 for as fast as they are taken.
-        clock: seconds, monotonic.
-        sleep: waits for seconds on that clock.
-    """
+    """The provider without a model; `tokens_per_second` is 0 for as fast as they are taken."""
 
     name = "demo"
     default_model = "demo"

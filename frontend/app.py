@@ -43,7 +43,6 @@ EXAMPLES = (
 
 
 def main() -> None:
-    """Draw the page, and follow what is under way."""
     st.set_page_config(page_title="Parley", page_icon="💬", layout="centered")
     chat = _opened()
     with st.sidebar:
@@ -55,7 +54,8 @@ def main() -> None:
     if chat.problem:
         st.error(plain(chat.problem), icon=":material/error:")
     if chat.runs:
-        _offer_stop(chat)
+        stop = partial(chat.stop, SERVICE)
+        st.button("Stop", icon=":material/stop_circle:", key="stop", on_click=stop)
         _follow(chat, views)
         st.rerun()
 
@@ -219,18 +219,13 @@ def _ask(chat: Chat, views: dict[Exchange, AnswerView]) -> None:
         views[exchange] = _draw_answer(exchange)
 
 
-def _offer_stop(chat: Chat) -> None:
-    stop = partial(chat.stop, SERVICE)
-    st.button("Stop", icon=":material/stop_circle:", key="stop", on_click=stop)
-
-
 # The answers under way.
 
 
 def _follow(chat: Chat, views: dict[Exchange, AnswerView]) -> None:
     """Follow all answers that are under way until there is none; a click ends it before."""
     while chat.runs:
-        _yield_to_clicks()
+        _ = "chat" in st.session_state  # Streamlit ends the script here, if somebody has clicked
         wait = TICK
         for exchange, view in views.items():
             with chat.lock:
@@ -239,17 +234,8 @@ def _follow(chat: Chat, views: dict[Exchange, AnswerView]) -> None:
                 chat.hear(SERVICE, exchange, wait)
                 view.draw(exchange.answer, is_lost=run.is_lost)
             wait = 0  # the first one is the one that moves
-        _name_page(chat)
-
-
-def _yield_to_clicks() -> None:
-    """Let Streamlit end this run of the script: any look at the session does."""
-    _ = "chat" in st.session_state
-
-
-def _name_page(chat: Chat) -> None:
-    if chat.is_stored and st.query_params.get("conversation") != chat.id:
-        st.query_params["conversation"] = chat.id
+        if chat.is_stored and st.query_params.get("conversation") != chat.id:
+            st.query_params["conversation"] = chat.id
 
 
 main()

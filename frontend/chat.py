@@ -38,7 +38,6 @@ class Chat:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def say(self, service: Service, message: str, agent: str) -> Exchange:
-        """Send a message."""
         place = self.id or None
         run = service.portal.call(
             lambda: service.client.chat(message, conversation_id=place, agent=agent)

@@ -31,11 +31,7 @@ class Service:
         self.client = self._open.enter_context(self.portal.wrap_async_context_manager(client))
 
     def ask(self, question: Callable[[], Awaitable[T]], within: float = WAIT) -> T:
-        """Return the answer to a question.
-
-        Raises:
-            ParleyError: the service refuses, or has not answered in time: `unreachable`.
-        """
+        """Return the answer to a question, or raise `unreachable` where it takes too long."""
 
         async def answer() -> T:
             async with asyncio.timeout(within):

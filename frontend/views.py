@@ -109,7 +109,6 @@ class TextView:
         self._drawn: list[Prose | Code] = []
 
     def draw(self, part: Words) -> None:
-        """Draw the pieces of the text that are new or longer than before."""
         found = pieces(part.text)
         for at, piece in enumerate(found):
             if at == len(self._slots):
@@ -147,7 +146,6 @@ class CallView:
             self._draw_outcome(call)
 
     def draw(self, call: Call) -> None:
-        """Draw what has changed of the call."""
         label = _label(call)
         if self._status is not None and (label, call.state) != (self._label, self._state):
             self._status.update(label=label, state=STATES.get(call.state, "running"))
@@ -204,7 +202,6 @@ class StageView:
         self._drawn: Stage | None = None
 
     def draw(self, part: Stage) -> None:
-        """Draw the stage, where it has moved."""
         if part != self._drawn:
             share = _share(part.done, part.total)
             self._slot.progress(share, f"**{plain(part.name)}** · {plain(part.message)}")

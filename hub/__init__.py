@@ -63,20 +63,13 @@ class Log(EventSink, Protocol):
     @property
     def last_seq(self) -> int:
         """The number of the newest event, 0 before the first."""
-        ...
 
     @property
     def ended(self) -> bool:
         """Whether the log has its terminal event or was suspended."""
-        ...
 
     def suspend(self) -> None:
-        """End the log without a terminal event: its run goes on in another epoch.
-
-        Raises:
-            LogEnded: it has ended already.
-        """
-        ...
+        """End the log, whose run goes on in another epoch; `LogEnded` if it has ended."""
 
 
 class Reader(Protocol):
@@ -87,12 +80,10 @@ class Reader(Protocol):
     @property
     def seq(self) -> int:
         """The number of the last event that was read, or that the cursor named."""
-        ...
 
     @property
     def ended(self) -> bool:
         """Whether the terminal event, or a `Suspended`, has been read, or was before the cursor."""
-        ...
 
     async def read(self, offer: Offer | None = None) -> list[ReaderEvent]:
         """Return all events that are new, at least one; wait while there is none.
@@ -104,31 +95,20 @@ class Reader(Protocol):
                 it takes that. So an event reaches a connection that has room without a task's
                 wake-up, which costs as much as all else that is done for a token.
         """
-        ...
 
     def wake(self) -> None:
         """Make the present `read`, or else the next one, return without waiting."""
-        ...
 
 
 class Hub(Protocol):
-    """All run logs."""
-
     async def create(self, run_id: str, epoch: int = 1) -> Log:
         """Begin the log of a run, or of a new epoch of it; the log before that is dropped."""
-        ...
 
     async def forget(self, run_id: str) -> None:
         """Drop a log that has ended; nothing happens where there is none."""
-        ...
 
     async def before(self, run_id: str, seq: int) -> list[Event]:
-        """Return the events of a run up to `seq`, none of them merged.
-
-        Raises:
-            LogNotFound: no log of this run is kept.
-        """
-        ...
+        """Return the events of a run up to `seq`, none merged; `LogNotFound` if it has no log."""
 
     async def read(self, run_id: str, after: str | None) -> Reader:
         """Follow a run from a cursor, or from its start.
@@ -141,7 +121,6 @@ class Hub(Protocol):
             LogNotFound: no log of this run is kept.
             InvalidCursor: `after` is malformed, of another run, or beyond the log's end.
         """
-        ...
 
 
 def cursor(run_id: str, epoch: int, seq: int) -> str:
@@ -150,11 +129,7 @@ def cursor(run_id: str, epoch: int, seq: int) -> str:
 
 
 def parse_cursor(text: str, run_id: str) -> tuple[int | None, int]:
-    """Return the epoch (None for a plain `seq`) and the seq that `text` names.
-
-    Raises:
-        InvalidCursor: it is malformed, or belongs to another run.
-    """
+    """Return the epoch (None for a plain `seq`) and the seq; `InvalidCursor` if it is none."""
     parts = text.split(":")
     if len(parts) == 1:
         return None, _number(text)

@@ -26,15 +26,7 @@ from events import (
     merged,
     stamped,
 )
-from hub import (
-    LAG,
-    InvalidCursor,
-    LogEnded,
-    LogFull,
-    LogNotFound,
-    Offer,
-    parse_cursor,
-)
+from hub import LAG, InvalidCursor, LogEnded, LogFull, LogNotFound, Offer, parse_cursor
 from hub.compact import CompactEvents
 
 _encode = msgspec.json.Encoder().encode
@@ -63,25 +55,17 @@ class MemoryLog:
         self.last_seq = 0
         self.waiting: list[MemoryReader] = []
         self.size = 0
-        self.suspended = False
+        self.ended = self.suspended = False
         self._recent: list[Event] = []
         self._older = CompactEvents(run_id)
         self._hub = hub
-        self._ended = False
-
-    @property
-    def ended(self) -> bool:
-        """Whether the log has its terminal event or was suspended."""
-        return self._ended
 
     def append(self, event: Event) -> None:
         """Number an event and keep it; readers that wait get it at once, unless it is text.
 
-        Raises:
-            LogEnded: the log has ended already.
-            LogFull: the log holds `max_events`; only a terminal event still fits.
+        Raises `LogEnded`, or `LogFull`: it holds `max_events`; only a terminal event still fits.
         """
-        if self._ended:
+        if self.ended:
             raise LogEnded(f"{event.event_type} after the end of {self.run_id}")
         terminal = isinstance(event, TERMINAL)
         if self.last_seq >= self._hub.max_events and not terminal:
@@ -94,20 +78,15 @@ class MemoryLog:
                 self._compact(LAG)
             return
         self.size += _EVENT_BYTES + len(_encode(event))
-        self._ended = terminal
+        self.ended = terminal
         self._notify()
         if terminal:
             self._finish()
 
     def suspend(self) -> None:
-        """End the log without a terminal event; readers that wait get a `Suspended`.
-
-        Raises:
-            LogEnded: it has ended already.
-        """
-        if self._ended:
+        if self.ended:
             raise LogEnded(f"{self.run_id} is suspended after its end")
-        self._ended = self.suspended = True
+        self.ended = self.suspended = True
         self._notify()
         self._finish()
 
@@ -136,12 +115,10 @@ class MemoryLog:
 
 
 class MemoryReader:
-    """A cursor into a `MemoryLog`."""
-
     def __init__(self, log: MemoryLog, seq: int, reset: Reset | None) -> None:
         self.epoch = log.epoch
         self._log = log
-        self._seq = seq
+        self.seq = seq
         self._reset = reset
         self._woken = False
         self._suspension_read = False
@@ -150,25 +127,18 @@ class MemoryReader:
         self._loop = asyncio.get_running_loop()
 
     @property
-    def seq(self) -> int:
-        """The number of the last event that was read."""
-        return self._seq
-
-    @property
     def ended(self) -> bool:
-        """Whether nothing is left to read; see `hub.Reader`."""
         log = self._log
-        if not log.ended or self._seq != log.last_seq:
+        if not log.ended or self.seq != log.last_seq:
             return False
         return self._suspension_read or not log.suspended
 
     async def read(self, offer: Offer | None = None) -> list[ReaderEvent]:
-        """Return all events that are new; see `hub.Reader`."""
         if self._reset is not None:
             reset, self._reset = self._reset, None
             return [reset]
         log = self._log
-        if self._seq == log.last_seq and not (self._woken or log.ended):
+        if self.seq == log.last_seq and not (self._woken or log.ended):
             self._future, self._offer = self._loop.create_future(), offer
             log.waiting.append(self)
             try:
@@ -179,9 +149,9 @@ class MemoryReader:
                     log.waiting.remove(self)
         self._woken = False
         events: list[ReaderEvent] = [*self._next()]
-        if log.suspended and self._seq == log.last_seq and not self._suspension_read:
+        if log.suspended and self.seq == log.last_seq and not self._suspension_read:
             self._suspension_read = True
-            events.append(Suspended(run_id=log.run_id, seq=self._seq))
+            events.append(Suspended(run_id=log.run_id, seq=self.seq))
         return events
 
     def goes_on_waiting(self) -> bool:
@@ -189,13 +159,13 @@ class MemoryReader:
         future = self._future
         if future is None or future.done():
             return False
-        before = self._seq
+        before = self.seq
         try:
             if self._offer is not None and self._offer(self._next()):
-                if self._seq == self._log.last_seq and not self._log.ended:
+                if self.seq == self._log.last_seq and not self._log.ended:
                     return True
             else:
-                self._seq = before
+                self.seq = before
         except Exception as error:  # noqa: BLE001 - a reader's mistake is not the writer's
             future.set_exception(error)
         else:
@@ -203,12 +173,11 @@ class MemoryReader:
         return False
 
     def _next(self) -> list[Event]:
-        new = self._log.between(self._seq, self._seq + _BATCH)
-        self._seq += len(new)
+        new = self._log.between(self.seq, self.seq + _BATCH)
+        self.seq += len(new)
         return [*merged(new)] if len(new) > LAG else new
 
     def wake(self) -> None:
-        """Make the present `read`, or else the next one, return without waiting."""
         self._woken = True
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
@@ -232,15 +201,12 @@ class MemoryHub:
         self._finished_bytes = 0
 
     async def create(self, run_id: str, epoch: int = 1) -> MemoryLog:
-        """Begin the log of a run, or of a new epoch of it."""
         self._expire()
         self._drop(run_id)
-        log = MemoryLog(run_id, epoch, self)
-        self._logs[run_id] = log
+        log = self._logs[run_id] = MemoryLog(run_id, epoch, self)
         return log
 
     async def read(self, run_id: str, after: str | None) -> MemoryReader:
-        """Follow a run from a cursor, or from its start; see `hub.Hub`."""
         log = self._log(run_id)
         if after is None:
             return MemoryReader(log, 0, None)
@@ -253,7 +219,6 @@ class MemoryHub:
         return MemoryReader(log, seq, None)
 
     async def before(self, run_id: str, seq: int) -> list[Event]:
-        """Return the events of a run up to `seq`, none of them merged."""
         return self._log(run_id).between(0, seq)
 
     def _log(self, run_id: str) -> MemoryLog:
@@ -279,7 +244,6 @@ class MemoryHub:
             self._drop(run_id)
 
     async def forget(self, run_id: str) -> None:
-        """Drop a log that has ended."""
         self._drop(run_id)
 
     def _drop(self, run_id: str) -> None:

@@ -9,22 +9,17 @@ from hub import Offer
 class ReplayReader:
     """Reads `events` and has ended."""
 
+    seq = 0  # there is no log to have a place in
+
     def __init__(self, events: Sequence[ReaderEvent], epoch: int) -> None:
         self.epoch = epoch
         self._events = list(events)
 
     @property
-    def seq(self) -> int:
-        """0: there is no log to have a place in."""
-        return 0
-
-    @property
     def ended(self) -> bool:
-        """Whether the events have been read."""
         return not self._events
 
     async def read(self, offer: Offer | None = None) -> list[ReaderEvent]:
-        """Return the events, once."""
         events, self._events = self._events, []
         return events
 

@@ -21,12 +21,7 @@ Number: TypeAlias = int | float
 
 
 def applied(symbol: str, left: Number, right: Number) -> Number:
-    try:
-        return checked(_OPERATORS[symbol](left, right))
-    except ZeroDivisionError:
-        raise ToolError("The expression divides by zero.") from None
-    except OverflowError:
-        raise _too_large() from None
+    return _result(_OPERATORS[symbol], left, right)
 
 
 def called(name: str, arguments: list[Number]) -> Number:
@@ -35,15 +30,20 @@ def called(name: str, arguments: list[Number]) -> Number:
         takes = f"{function.least}" + ("" if function.most == function.least else " or more")
         raise ToolError(f"{name} takes {takes} argument(s), not {len(arguments)}.")
     try:
-        return checked(function.apply(*arguments))
-    except ZeroDivisionError:
-        raise ToolError("The expression divides by zero.") from None
-    except OverflowError:
-        raise _too_large() from None
+        return _result(function.apply, *arguments)
     except ValueError:
         raise ToolError(f"{name} is not defined for these arguments.") from None
     except TypeError:
         raise ToolError(f"{name} takes whole numbers only.") from None
+
+
+def _result(function: Callable[..., Number | complex], *operands: Number) -> Number:
+    try:
+        return checked(function(*operands))
+    except ZeroDivisionError:
+        raise ToolError("The expression divides by zero.") from None
+    except OverflowError:
+        raise _too_large() from None
 
 
 def checked(value: Number | complex) -> Number:
@@ -59,7 +59,6 @@ def checked(value: Number | complex) -> Number:
 
 
 def _fits(bits: float) -> None:
-    """Refuse an integer of more than `MAX_BITS` before somebody builds it."""
     if bits > MAX_BITS:
         raise _too_large()
 
@@ -138,41 +137,26 @@ _OPERATORS: dict[str, Callable[[Number, Number], Number | complex]] = {
     "**": _power,
 }
 CONSTANTS = {"pi": math.pi, "e": math.e, "tau": math.tau}
-FUNCTIONS = {
+_OF_ONE_NUMBER = (
+    *(math.acos, math.acosh, math.asin, math.asinh, math.atan, math.atanh, math.cbrt, math.ceil),
+    *(math.cos, math.cosh, math.degrees, math.exp, math.floor, math.log10, math.log2),
+    *(math.radians, math.sin, math.sinh, math.sqrt, math.tan, math.tanh, math.trunc),
+)
+_FUNCTIONS = {
+    **{function.__name__: _Function(function) for function in _OF_ONE_NUMBER},
     "abs": _Function(abs),
-    "acos": _Function(math.acos),
-    "acosh": _Function(math.acosh),
-    "asin": _Function(math.asin),
-    "asinh": _Function(math.asinh),
-    "atan": _Function(math.atan),
     "atan2": _Function(math.atan2, 2, 2),
-    "atanh": _Function(math.atanh),
-    "cbrt": _Function(math.cbrt),
-    "ceil": _Function(math.ceil),
     "comb": _Function(_comb, 2, 2),
-    "cos": _Function(math.cos),
-    "cosh": _Function(math.cosh),
-    "degrees": _Function(math.degrees),
-    "exp": _Function(math.exp),
     "factorial": _Function(_factorial),
-    "floor": _Function(math.floor),
     "gcd": _Function(math.gcd, 1, MAX_ARGUMENTS),
     "hypot": _Function(math.hypot, 1, MAX_ARGUMENTS),
     "lcm": _Function(_lcm, 1, MAX_ARGUMENTS),
     "ln": _Function(math.log),
     "log": _Function(math.log, 1, 2),
-    "log10": _Function(math.log10),
-    "log2": _Function(math.log2),
     "max": _Function(max, 2, MAX_ARGUMENTS),
     "min": _Function(min, 2, MAX_ARGUMENTS),
     "perm": _Function(_perm, 1, 2),
     "pow": _Function(_power, 2, 2),
-    "radians": _Function(math.radians),
     "round": _Function(_round, 1, 2),
-    "sin": _Function(math.sin),
-    "sinh": _Function(math.sinh),
-    "sqrt": _Function(math.sqrt),
-    "tan": _Function(math.tan),
-    "tanh": _Function(math.tanh),
-    "trunc": _Function(math.trunc),
 }
+FUNCTIONS = dict(sorted(_FUNCTIONS.items()))

@@ -18,15 +18,7 @@ def built_in_tools(
     search_url: str | None,
     stock_url: str | None,
 ) -> tuple[Callable[..., Any], ...]:
-    """Return the functions, each typed and documented as a tool.
-
-    Args:
-        weather_geocoding_url: the base address of Open-Meteo's geocoding API.
-        weather_forecast_url: the base address of Open-Meteo's forecast API.
-        search_backend: "auto", or names of ddgs' text engines parted by commas.
-        search_url: an address that stands in for DuckDuckGo's HTML page, or None.
-        stock_url: a base address that stands in for Yahoo Finance's, or None.
-    """
+    """Return the functions, each typed and documented as a tool."""
     return (
         Weather(weather_geocoding_url, weather_forecast_url).get_weather,
         calculate,

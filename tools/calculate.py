@@ -144,9 +144,8 @@ class _Parser:
         return self._tokens[self._at].kind
 
     def _take(self) -> _Token:
-        token = self._tokens[self._at]
         self._at += 1
-        return token
+        return self._tokens[self._at - 1]
 
     def _expect(self, kind: str) -> None:
         if self._take().kind != kind:
@@ -225,13 +224,10 @@ class _Parser:
         return after.kind in ("number", "(") or (after.kind == "name" and after.text != "of")
 
     def _primary(self) -> Number:
-        token = self._tokens[self._at]
-        if token.kind == "number":
-            self._at += 1
-            return _number(token.text)
-        if token.kind == "name":
-            self._at += 1
-            return self._named(token.text)
+        if self._kind == "number":
+            return _number(self._take().text)
+        if self._kind == "name":
+            return self._named(self._take().text)
         self._expect("(")
         value = self._sum()
         self._expect(")")

@@ -224,9 +224,8 @@ def _names() -> dict[str, str]:
     """Return the zone, or the offset, of every name that is known."""
     names = {plain: zones[0] for plain, zones in _countries().items() if len(zones) == 1}
     current = {zone for zones in _countries().values() for zone in zones}
-    for zone in sorted(
-        sorted(_zone_names()), key=current.__contains__
-    ):  # current names win over old
+    # Names in use come last, and so win over old ones.
+    for zone in sorted(_zone_names(), key=lambda zone: (zone in current, zone)):
         area, _, rest = zone.partition("/")
         city = _plain(rest.rpartition("/")[2])
         if area in _AREAS and city not in _NOT_CITIES:

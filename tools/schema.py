@@ -56,11 +56,7 @@ class Signature:
         self.parameters = self._schema(parameters, texts, name)
 
     def validated(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Return the keyword arguments for the function, defaults included.
-
-        Raises:
-            pydantic.ValidationError: they do not fit, or there is one of an unknown name.
-        """
+        """Return the function's keyword arguments with its defaults, or raise `ValidationError`."""
         result: dict[str, Any] = self._adapter.validate_python(arguments)
         return result
 

@@ -67,12 +67,7 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 class Stocks:
-    """The tool and where it asks.
-
-    Args:
-        url: the base address to ask instead of Yahoo's.
-        timeout: seconds for one question; a refused question is asked a second time.
-    """
+    """The tool; asks `url` instead of Yahoo, for `timeout` seconds, and once more if refused."""
 
     def __init__(self, url: str | None = None, timeout: float = 6.0) -> None:
         self._url = url

@@ -96,9 +96,8 @@ class ToolContext:
         Never waits and never raises; what is not a finite number, or not text, is dropped.
         """
         try:
-            newest = (_finite(progress), None if total is None else _finite(total), message)
-            if message is not None:
-                newest = (*newest[:2], clean_text(message[:ERROR_LIMIT]))
+            text = None if message is None else clean_text(message[:ERROR_LIMIT])
+            newest = (_finite(progress), None if total is None else _finite(total), text)
         except Exception:  # noqa: BLE001 - a bad remark must not end the tool that makes it
             return
         with self._lock:
@@ -145,11 +144,7 @@ class ToolOutput(msgspec.Struct, frozen=True):
 
 
 def output_from(value: Any) -> ToolOutput:
-    """Return what a tool returned as an output; a string stands for itself.
-
-    Raises:
-        ToolError: it is not JSON.
-    """
+    """Return a tool's result; a string stands for itself. `ToolError` if it is not JSON."""
     try:
         plain = json_value(value)
     except NotJson as error:
@@ -193,13 +188,10 @@ class Tool:
         return self.spec.name
 
     def parse(self, arguments: str) -> dict[str, Any]:
-        """Return the JSON object that the model sent, once it fits the schema.
+        """Return the JSON object that the model sent; `InvalidArguments` if it does not fit.
 
         Nothing at all counts as an object without members: some providers send that for a
         call without arguments.
-
-        Raises:
-            InvalidArguments: it does not fit; the text tells the model what to send.
         """
         try:
             decoded = _decoded(arguments) if arguments.strip() else {}
@@ -211,11 +203,7 @@ class Tool:
     async def call(
         self, worker: Worker, arguments: dict[str, Any], context: ToolContext
     ) -> ToolOutput:
-        """Execute the tool with arguments that `parse` returned.
-
-        Raises:
-            ToolError: the tool failed; the text is for the model and the user.
-        """
+        """Execute the tool with arguments that `parse` returned; every failure is a `ToolError`."""
         try:
             output: ToolOutput = await worker.run(self._perform, arguments, context)
             return output
@@ -243,7 +231,6 @@ class Tool:
 
     @contextmanager
     def _failures(self) -> Generator[None, None, None]:
-        """Make every failure a `ToolError`."""
         try:
             yield
         except (asyncio.CancelledError, GeneratorExit):
@@ -272,14 +259,10 @@ class Tool:
 
 
 def tool_from(function: Callable[..., Any], *, name: str | None = None) -> Tool:
-    """Return the tool that `function` is; see the module's text for what it may be.
+    """Return the tool that a function, a bound method or another callable is.
 
-    Args:
-        function: an async or plain function, a bound method or an object that can be called.
-        name: what the model calls it; the function's own name where it is absent.
-
-    Raises:
-        TypeError: it cannot be a tool; the text says why.
+    The `name` is what the model calls it, by default the function's own. Raises `TypeError` with
+    the reason where it cannot be a tool; see the module's text for what it may be.
     """
     if name is None:
         name = str(getattr(function, "__name__", type(function).__name__))

@@ -41,11 +41,7 @@ class NotJson(ValueError):
 
 
 def json_value(value: Any) -> Any:
-    """Return `value` made of None, bool, int, float, str, list and dict only.
-
-    Raises:
-        NotJson: some part of it has no JSON form, or it is nested too deep.
-    """
+    """Return `value` made of None, bool, int, float, str, list and dict only; else `NotJson`."""
     try:
         return _converted(value, MAX_DEPTH)
     except RecursionError:
@@ -68,7 +64,6 @@ def _converted(value: Any, depth: int) -> Any:
 
 
 def _composed(value: Any, depth: int) -> Any:
-    """Convert what holds other values."""
     if depth == 0:
         raise NotJson(f"a value that is circular or nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, (dict, Mapping)):

@@ -131,13 +131,7 @@ class _Forecast(msgspec.Struct, frozen=True):
 
 
 class Weather:
-    """The tool and where it asks.
-
-    Args:
-        geocoding_url: the base address of the geocoding API.
-        forecast_url: the base address of the forecast API.
-        timeout: seconds for both questions together.
-    """
+    """The tool and where it asks; `timeout` is in seconds, for both questions together."""
 
     def __init__(self, geocoding_url: str, forecast_url: str, timeout: float = 10.0) -> None:
         self._geocoding = geocoding_url.rstrip("/") + "/v1/search"

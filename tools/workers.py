@@ -30,7 +30,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeAlias, TypeVar
 
 from errors import ToolError
@@ -75,12 +74,7 @@ class Workers:
         self._loop = asyncio.get_running_loop()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *failure: object) -> None:
         self._closed = True
         for worker in self._alive:
             worker.retire()
@@ -91,15 +85,13 @@ class Workers:
 
     @property
     def full(self) -> bool:
-        """Whether a place has to be waited for."""
         return self._places.locked()
 
     @asynccontextmanager
     async def place(self) -> AsyncGenerator["Worker", None]:
         """Wait for a free place and hold it; first come, first served.
 
-        Raises:
-            ToolError: these workers are closed, or the system grants no further thread.
+        Raises `ToolError` once these workers are closed, or where the system grants no thread.
         """
         await self._places.acquire()
         try:
@@ -376,7 +368,6 @@ class _DaemonThreads(ThreadPoolExecutor):
     def submit(
         self, function: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs
     ) -> Future[_R]:
-        """Start a thread that calls `function`."""
         future: Future[_R] = Future()
         call = partial(function, *args, **kwargs)
         thread = threading.Thread(target=self._run, args=(future, call), daemon=True)

@@ -43,13 +43,11 @@ async def wait(step: int) -> dict[str, Any]:
 
 
 async def run_tool(call: dict[str, Any]) -> dict[str, Any]:
-    """Execute one call; return the message for the model."""
     result = await wait(**json.loads(call["function"]["arguments"]))
     return {"role": "tool", "tool_call_id": call["id"], "content": json.dumps(result)}
 
 
 async def chat(request: ChatRequest) -> AsyncIterator[dict[str, Any]]:
-    """Ask the model, run its tools, ask again; yield each event as it happens."""
     messages: list[Any] = [{"role": "user", "content": request.message}]
     tools: Any = [{"type": "function", "function": WAIT}] if "tools" in request.agent else None
     options: Any = {"tools": tools} if tools else {}

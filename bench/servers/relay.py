@@ -27,7 +27,6 @@ async def pieces(body: Readable) -> AsyncIterator[bytes]:
 
 
 async def chat_stream(request: Request) -> StreamingResponse:
-    """Ask the upstream and pass on what it says."""
     chat = msgspec.json.decode(await request.body())
     question = {
         "model": chat["agent"],

@@ -60,7 +60,6 @@ class NoStore(Store):
         """Return none."""
 
     async def agents(self) -> list[tuple[str, str, str]]:
-        """Return none."""
         return []
 
     async def put_agent(self, caller: Caller, name: str, config: str) -> None:
@@ -87,7 +86,6 @@ class NoStore(Store):
 
 @asynccontextmanager
 async def nothing(settings: Settings) -> AsyncIterator[Store]:
-    """Yield the store that keeps nothing."""
     yield NoStore()
 
 

@@ -4,7 +4,6 @@ import sys
 
 
 def main() -> int:
-    """Run the chat, or say what it needs."""
     try:
         from parley_client.terminal.chat import run
     except ModuleNotFoundError as error:

@@ -12,7 +12,6 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 from urllib.parse import quote
 
@@ -91,7 +90,6 @@ class ParleyClient:
 
     @property
     def status(self) -> Status:
-        """How the connection is."""
         return self._status
 
     async def __aenter__(self) -> Self:
@@ -107,19 +105,12 @@ class ParleyClient:
             connector=aiohttp.TCPConnector(limit=0),  # each run may need one
         )
         self._http = Http(self.base_url, self._session, timings, self._pauses)
-        self._streams = Streams(self._http, timings, self._pauses, self._spawn, self._say_of("sse"))
-        self._link = Link(
-            self._http, timings, self._pauses, self._say_of("websocket"), self._streams.wants
-        )
+        self._streams = Streams(self._http, self._spawn, self._say_of("sse"))
+        self._link = Link(self._http, self._say_of("websocket"), self._streams.wants)
         self._carrier: Link | Streams = self._streams if self._wanted == "sse" else self._link
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *failure: object) -> None:
         self._set(Status("closed"))
         for course in [*self._courses]:
             course.fail(closed())
@@ -225,8 +216,7 @@ class ParleyClient:
         except ParleyError as error:
             course.fail(error)
             return
-        is_under_way = run.status in ("queued", "running")
-        if is_under_way:
+        if run.status in ("queued", "running"):
             self._wants(course)
         else:
             self._streams.wants(course)
@@ -321,7 +311,6 @@ class ParleyClient:
         return await self._http.ask("GET", path, Conversation, params=params)
 
     async def rename(self, conversation_id: str, title: str) -> Conversation:
-        """Set a conversation's title."""
         path, body = _conversation(conversation_id), {"title": title}
         return await self._http.ask("PATCH", path, Conversation, body=body, params=self._params())
 

@@ -24,17 +24,11 @@ MAX_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Start:
-    """What begins a run; sent again under the same `key`, it is the same run.
+    """What begins a run; sent again under the same `key`, it is the same run."""
 
-    Attributes:
-        kind: the type of the message on a WebSocket.
-        path: the address over HTTP.
-        data: the body of either.
-    """
-
-    kind: str
-    path: str
-    data: dict[str, Any]
+    kind: str  # the type of the message on a WebSocket
+    path: str  # the address over HTTP
+    data: dict[str, Any]  # the body of either
     key: str
 
 
@@ -50,6 +44,7 @@ class Course:
         has_room: is called when a buffer that was full has room again.
         refusals: how often the service has asked to come back later, in a row.
         is_lost: nothing comes at present, because the connection is gone.
+        is_full: no more is to be put in for now.
     """
 
     start: Start | None
@@ -62,9 +57,9 @@ class Course:
     failure: ParleyError | None = None
     refusals: int = 0
     is_lost: bool = False
+    is_full: bool = False
     _ended: bool = False
     _left: bool = False
-    _is_full: bool = False
     _size: int = 0
     _buffer: deque[tuple[Event, int]] = field(default_factory=deque)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -86,16 +81,10 @@ class Course:
         """Whether `take` returns one at once."""
         return bool(self._buffer)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no more is to be put in for now."""
-        return self._is_full
-
     def put(self, cursor: str | None, event: Event, size: int) -> None:
-        """Take an event that came, of so many bytes; one that was here already is dropped.
+        """Take an event of so many bytes; one that was here already is dropped.
 
-        Args:
-            cursor: its id on the wire; a `Reset` has none.
+        `cursor` is its id on the wire; a `Reset` has none.
         """
         self.run_id = self.run_id or event.run_id
         self.refusals = 0
@@ -113,7 +102,7 @@ class Course:
         if not self._left:
             self._buffer.append((event, size))
             self._size += size
-            self._is_full = len(self._buffer) >= MAX_EVENTS or self._size >= MAX_BYTES
+            self.is_full = len(self._buffer) >= MAX_EVENTS or self._size >= MAX_BYTES
         self._wake()
 
     def adopt(self, run_id: str) -> None:
@@ -139,48 +128,37 @@ class Course:
         self._wake()
 
     async def take(self) -> Event | None:
-        """Return the next event, or None when there will be none.
-
-        Raises:
-            ParleyError: the run was refused or cannot be read on.
-        """
+        """Return the next event, or None at the end; raises `ParleyError` if it failed."""
         while not self._buffer:
             if self.failure is not None and not self._left:
                 raise self.failure
             if self.is_over:
                 return None
-            await self._change()
+            await self._changed.wait()
         event, size = self._buffer.popleft()
         self._size -= size
-        if self._is_full and len(self._buffer) < MAX_EVENTS // 2 and self._size < MAX_BYTES // 2:
-            self._is_full = False
+        if self.is_full and len(self._buffer) < MAX_EVENTS // 2 and self._size < MAX_BYTES // 2:
+            self.is_full = False
             self._wake()
             self.has_room(self)
         return event
 
     async def accepted(self) -> str:
-        """Return the run's id as soon as the service has given it one.
-
-        Raises:
-            ParleyError: the run was refused.
-        """
+        """Wait for the run's id; raises the `ParleyError` of a run that was refused."""
         while self.run_id is None:
             if self.failure is not None:
                 raise self.failure
-            await self._change()
+            await self._changed.wait()
         return self.run_id
 
     async def room(self) -> None:
         """Return once more may be put in, or nobody wants more."""
-        while self._is_full and not self.is_over:
-            await self._change()
+        while self.is_full and not self.is_over:
+            await self._changed.wait()
 
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-
-    async def _change(self) -> None:
-        await self._changed.wait()
 
 
 def _epoch_of(cursor: str | None, before: int | None) -> int | None:
@@ -189,11 +167,7 @@ def _epoch_of(cursor: str | None, before: int | None) -> int | None:
 
 
 def followed(run_id: str, after: int | str, has_room: Callable[[Course], None]) -> Course:
-    """Return the course of a run that is there, from after a `seq` or a whole cursor.
-
-    Raises:
-        ValueError: `after` is the cursor of something else.
-    """
+    """Follow a run from after a `seq` or a cursor; `ValueError` if that is another run's."""
     if isinstance(after, int):
         return Course(None, has_room, run_id=run_id, seq=after)
     place, _, seq = after.rpartition(":")

@@ -53,7 +53,6 @@ class Refusal(msgspec.Struct, frozen=True):
     errors: tuple[dict[str, Any], ...] | None = None
 
     def error(self, status: int | None = None, retry_after: float | None = None) -> ParleyError:
-        """Return it as an exception."""
         return ParleyError(
             self.message,
             code=self.code,
@@ -71,11 +70,9 @@ class Problem(Refusal, frozen=True, kw_only=True):
 
 
 class Lost(Exception):
-    """No connection, or no more: to be tried again. Never leaves this package.
+    """No connection, or no more: to be tried again, after `retry_after` seconds at least.
 
-    Attributes:
-        retry_after: seconds to wait at least.
-        code: with which a WebSocket was closed.
+    Never leaves this package. `code` is the one with which a WebSocket was closed.
     """
 
     def __init__(self, *, retry_after: float = 0.0, code: int | None = None) -> None:

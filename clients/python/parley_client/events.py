@@ -19,11 +19,14 @@ class Usage(msgspec.Struct, frozen=True):
     total_tokens: int = 0
 
 
-class QueuedCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A tool call that waits for its place; `arguments` is the decoded JSON object."""
-
+class _Call(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     name: str
+
+
+class QueuedCall(_Call, frozen=True, kw_only=True):
+    """A tool call that waits for its place; `arguments` is the decoded JSON object."""
+
     arguments: Any = None
 
 
@@ -33,11 +36,9 @@ class StartedCall(QueuedCall, frozen=True, kw_only=True):
     started_at: datetime | None = None
 
 
-class ProgressingCall(msgspec.Struct, frozen=True, kw_only=True):
+class ProgressingCall(_Call, frozen=True, kw_only=True):
     """How far a running call is, in the tool's own unit; `total` is None when unknown."""
 
-    id: str
-    name: str
     progress: float
     total: float | None = None
     message: str | None = None
@@ -63,11 +64,9 @@ class FailedCall(StartedCall, frozen=True, kw_only=True):
     duration_ms: float = 0.0
 
 
-class RequestedCall(msgspec.Struct, frozen=True, kw_only=True):
+class RequestedCall(_Call, frozen=True, kw_only=True):
     """A call of a tool that the client executes; `arguments` is the JSON text of the model."""
 
-    id: str
-    name: str
     arguments: str
 
 
@@ -77,8 +76,20 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event_type"):
 
     @property
     def event_type(self) -> str:
-        """The name on the wire."""
         return str(self.__struct_config__.tag)
+
+
+class _MessageEvent(_Event, frozen=True, kw_only=True):
+    """Belongs to one message of the model."""
+
+    message_id: str
+
+
+class _Chunk(_MessageEvent, frozen=True, kw_only=True):
+    """A piece of text; where `first_seq` is not 0, all pieces from that to `seq`."""
+
+    content: str
+    first_seq: int = 0
 
 
 class ChatStart(_Event, frozen=True, kw_only=True, tag="chat_start"):
@@ -91,61 +102,41 @@ class ChatStart(_Event, frozen=True, kw_only=True, tag="chat_start"):
     ephemeral: bool = False
 
 
-class ChatChunk(_Event, frozen=True, kw_only=True, tag="chat_chunk"):
-    """A piece of the answer; where `first_seq` is not 0, all pieces from that to `seq`."""
-
-    message_id: str
-    content: str
-    first_seq: int = 0
+class ChatChunk(_Chunk, frozen=True, kw_only=True, tag="chat_chunk"):
+    """A piece of the answer."""
 
 
-class ReasoningChunk(_Event, frozen=True, kw_only=True, tag="reasoning_chunk"):
-    """A piece of the model's reasoning; merged like `ChatChunk`."""
-
-    message_id: str
-    content: str
-    first_seq: int = 0
+class ReasoningChunk(_Chunk, frozen=True, kw_only=True, tag="reasoning_chunk"):
+    """A piece of the model's reasoning."""
 
 
-class ToolCallQueued(_Event, frozen=True, kw_only=True, tag="tool_call_queued"):
+class ToolCallQueued(_MessageEvent, frozen=True, kw_only=True, tag="tool_call_queued"):
     """A call waits, because as many run as may at a time."""
 
-    message_id: str
     tool_call: QueuedCall
 
 
-class ToolCallStart(_Event, frozen=True, kw_only=True, tag="tool_call_start"):
-    """The execution of a call begins."""
-
-    message_id: str
+class ToolCallStart(_MessageEvent, frozen=True, kw_only=True, tag="tool_call_start"):
     tool_call: StartedCall
 
 
-class ToolCallProgress(_Event, frozen=True, kw_only=True, tag="tool_call_progress"):
-    """A running call reports how far it is."""
-
-    message_id: str
+class ToolCallProgress(_MessageEvent, frozen=True, kw_only=True, tag="tool_call_progress"):
     tool_call: ProgressingCall
 
 
-class ToolCallComplete(_Event, frozen=True, kw_only=True, tag="tool_call_complete"):
-    """A call returned a result."""
-
-    message_id: str
+class ToolCallComplete(_MessageEvent, frozen=True, kw_only=True, tag="tool_call_complete"):
     tool_call: CompletedCall
 
 
-class ToolCallError(_Event, frozen=True, kw_only=True, tag="tool_call_error"):
+class ToolCallError(_MessageEvent, frozen=True, kw_only=True, tag="tool_call_error"):
     """A call failed, was cancelled or could not be executed; the run goes on."""
 
-    message_id: str
     tool_call: FailedCall
 
 
-class AgentUpdated(_Event, frozen=True, kw_only=True, tag="agent_updated"):
+class AgentUpdated(_MessageEvent, frozen=True, kw_only=True, tag="agent_updated"):
     """Another agent has taken over."""
 
-    message_id: str
     agent: str
     previous_agent: str
 
@@ -221,11 +212,7 @@ _ANY: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any]
 
 
 def decode_event(data: bytes | msgspec.Raw) -> Event:
-    """Return an event of the wire.
-
-    Raises:
-        msgspec.DecodeError: it is no object of JSON with the fields of an event.
-    """
+    """Read an event; raises `msgspec.DecodeError` where it is no JSON object of an event."""
     try:
         return _KNOWN.decode(data)
     except msgspec.ValidationError:

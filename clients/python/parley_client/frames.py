@@ -25,11 +25,7 @@ class Frames:
         self._data: list[bytes] = []
 
     def feed(self, chunk: bytes) -> list[tuple[str | None, bytes]]:
-        """Return the frames that `chunk` completes.
-
-        Raises:
-            Lost: a frame is larger than the bound.
-        """
+        """Return the frames that `chunk` completes; raises `Lost` if one exceeds the bound."""
         self._size += len(chunk)
         if self._size > MAX_BYTES:
             raise Lost

@@ -17,20 +17,15 @@ FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
 
 
 class Http:
-    """The service's addresses.
-
-    Args:
-        base: that of the service, without a slash at its end.
-        session: belongs to the client.
-    """
+    """The service's addresses; `base` has no slash at its end."""
 
     def __init__(
         self, base: str, session: aiohttp.ClientSession, timings: Timings, pauses: Pauses
     ) -> None:
         self.base = base
         self.session = session
-        self._timings = timings
-        self._pauses = pauses
+        self.timings = timings
+        self.pauses = pauses
 
     async def ask(
         self,
@@ -44,38 +39,26 @@ class Http:
     ) -> T:
         """Return the decoded answer; what is lost on the way is asked again.
 
-        Args:
-            kind: what the answer is; `type(None)` for one that does not matter.
-            also: statuses whose body is an answer too.
-
-        Raises:
-            ParleyError: the service refuses.
+        `type(None)` is the `kind` of one that does not matter; the body of a status in `also` is
+        an answer, too. Raises `ParleyError` where the service refuses.
         """
         attempt = 0
         while True:
             try:
-                return await self._ask_once(method, path, kind, body, params, also)
+                return await self._ask_once(method, path, kind, also, json=body, params=params)
             except ParleyError as error:
                 if method == "DELETE" and attempt and error.status == 404:
                     return msgspec.convert(None, kind)  # an earlier attempt did it
                 raise
             except (*FAILURES, Lost) as error:
                 at_least = error.retry_after if isinstance(error, Lost) else 0.0
-                await self._pauses.wait(max(at_least, self._timings.delay(attempt)))
+                await self.pauses.wait(max(at_least, self.timings.delay(attempt)))
                 attempt += 1
 
     async def _ask_once(
-        self,
-        method: str,
-        path: str,
-        kind: type[T],
-        body: Any,
-        params: Mapping[str, str] | None,
-        also: tuple[int, ...],
+        self, method: str, path: str, kind: type[T], also: tuple[int, ...], **request: Any
     ) -> T:
-        async with self.session.request(
-            method, self.base + path, json=body, params=params
-        ) as response:
+        async with self.session.request(method, self.base + path, **request) as response:
             content = await response.read()
             if not (response.ok or response.status in also):
                 retry_after = response.headers.get("Retry-After")
@@ -91,19 +74,12 @@ class Http:
             raise ParleyError(text, code="http_error", status=response.status) from None
 
     async def answers(self) -> bool:
-        """Tell whether the service takes work."""
-        return await self._health() == 200
-
-    async def is_going(self) -> bool:
-        """Tell whether the service stops, or has stopped."""
-        return await self._health() != 200
-
-    async def _health(self) -> int | None:
+        """Tell whether the service is there and takes work."""
         try:
             async with (
-                asyncio.timeout(self._timings.connect_within),
+                asyncio.timeout(self.timings.connect_within),
                 self.session.get(self.base + "/health") as response,
             ):
-                return response.status
+                return response.status == 200
         except FAILURES:
-            return None
+            return False

@@ -24,7 +24,6 @@ from parley_client.errors import Lost, ParleyError, Refusal
 from parley_client.events import decode_event
 from parley_client.frames import MAX_BYTES
 from parley_client.http import FAILURES, Http
-from parley_client.pace import Pauses, Timings
 from parley_client.streams import Say, waits
 
 TOO_LARGE = 1009
@@ -48,24 +47,10 @@ _REFUSAL = msgspec.json.Decoder(Refusal)
 
 
 class Link:
-    """The transport.
+    """The transport; `elsewhere` takes a course that does not fit through a WebSocket."""
 
-    Args:
-        say: is told of the connection's coming and going.
-        elsewhere: takes a course that does not fit through a WebSocket.
-    """
-
-    def __init__(
-        self,
-        http: Http,
-        timings: Timings,
-        pauses: Pauses,
-        say: Say,
-        elsewhere: Callable[[Course], None],
-    ) -> None:
+    def __init__(self, http: Http, say: Say, elsewhere: Callable[[Course], None]) -> None:
         self._http = http
-        self._timings = timings
-        self._pauses = pauses
         self._say = say
         self._elsewhere = elsewhere
         self._courses: dict[Course, None] = {}
@@ -91,44 +76,36 @@ class Link:
         self._look_at(course)
 
     def gives_up(self, course: Course, error: ParleyError) -> None:
-        """End a run that cannot be carried."""
         self._courses.pop(course, None)
         course.fail(error)
 
     async def keep(self) -> None:
-        """Keep the connection, for ever.
-
-        Raises:
-            Blocked: there can be none.
-        """
+        """Keep the connection, for ever; raises `Blocked` where there can be none."""
         attempt = failures = 0
         while True:
             before = self._heard
             socket = await self._opened()
             if socket is not None:
                 await self._serve(socket)
-                self._lose()
+                self._asked.clear()
+                self._routes.clear()
             if self._heard != before:
                 attempt = 0
             elif self._heard == 0:
                 failures = failures + 1 if await self._http.answers() else 0
                 if failures == 2:
                     raise Blocked
-            seconds = self._timings.delay(attempt)
+            seconds = self._http.timings.delay(attempt)
             attempt += 1
             for course in self._courses:
                 course.is_lost = True
             self._say(False, seconds)
-            await self._pauses.wait(seconds)
+            await self._http.pauses.wait(seconds)
 
     async def _opened(self) -> aiohttp.ClientWebSocketResponse | None:
-        """Return a new connection, or None.
-
-        Raises:
-            Blocked: the handshake was refused by a service that takes work.
-        """
+        """Return a new connection, or None; `Blocked` if a service that takes work refuses it."""
         try:
-            async with asyncio.timeout(self._timings.connect_within):
+            async with asyncio.timeout(self._http.timings.connect_within):
                 return await self._http.session.ws_connect(
                     self._http.base + "/ws",
                     max_msg_size=MAX_BYTES,
@@ -158,11 +135,7 @@ class Link:
                 self._send_the_largest_elsewhere()
         finally:
             # A lost connection is not waited for: an answer to our closing may never come.
-            await asyncio.shield(_closed(socket))
-
-    def _lose(self) -> None:
-        self._asked.clear()
-        self._routes.clear()
+            await asyncio.shield(socket.close())
 
     # Reading
 
@@ -206,9 +179,9 @@ class Link:
         if not await waits(self._http, course, error):
             self.gives_up(course, error)
             return
-        delay = self._timings.delay(course.refusals)
+        delay = self._http.timings.delay(course.refusals)
         course.refusals += 1
-        await self._pauses.wait(max(delay, error.retry_after or 0.0))
+        await self._http.pauses.wait(max(delay, error.retry_after or 0.0))
         self._look_at(course)
 
     def _send_the_largest_elsewhere(self) -> None:
@@ -238,7 +211,7 @@ class Link:
                     await self._send(socket, message)
 
     async def _send(self, socket: aiohttp.ClientWebSocketResponse, message: Any) -> None:
-        async with asyncio.timeout(self._timings.pong_within):
+        async with asyncio.timeout(self._http.timings.pong_within):
             await socket.send_str(msgspec.json.encode(message).decode())
 
     def _messages(self, course: Course) -> Iterator[dict[str, Any]]:
@@ -262,10 +235,8 @@ class Link:
         self._asked[course] = request_id
         self._routes[request_id] = course
         if course.run_id is None and course.start is not None:
-            kind, data = (
-                course.start.kind,
-                {**course.start.data, "idempotency_key": course.start.key},
-            )
+            kind = course.start.kind
+            data = {**course.start.data, "idempotency_key": course.start.key}
         else:
             kind, data = "subscribe", {"run_id": course.run_id}
             if course.cursor is not None:
@@ -279,13 +250,9 @@ class Link:
     async def _ping(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         """Ask whether the other side lives. Anything that comes says that it does."""
         while True:
-            await asyncio.sleep(self._timings.ping_every)
+            await asyncio.sleep(self._http.timings.ping_every)
             before = self._heard
             await self._send(socket, {"type": "ping"})
-            await asyncio.sleep(self._timings.pong_within)
+            await asyncio.sleep(self._http.timings.pong_within)
             if self._heard == before:
                 raise Lost
-
-
-async def _closed(socket: aiohttp.ClientWebSocketResponse) -> None:
-    await socket.close()

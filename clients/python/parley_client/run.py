@@ -21,8 +21,8 @@ class Run:
     events and not exceptions, and when the run is left. It is one iteration however often it is
     begun; what is not taken waits in a bounded buffer, and beyond that in the service.
 
-    Iterating raises `ParleyError` where the request was refused, the run cannot be found any more,
-    or the client was closed.
+    Whatever waits raises `ParleyError` where the request was refused, the run cannot be found any
+    more, or the client was closed.
     """
 
     def __init__(self, course: Course, post: Cancel, drop: Callable[[Course], None]) -> None:
@@ -68,11 +68,7 @@ class Run:
         return event
 
     async def take(self, within: float) -> list[Event]:
-        """Return all events that are here; wait so many seconds for the first one at most.
-
-        Raises:
-            ParleyError: as iterating does.
-        """
+        """Return all events that are here; wait so many seconds for the first one at most."""
         found: list[Event] = []
         with suppress(TimeoutError, StopAsyncIteration):
             async with asyncio.timeout(within):
@@ -81,19 +77,11 @@ class Run:
         return found
 
     async def started(self) -> str:
-        """Wait until the service has accepted the run, and return its id.
-
-        Raises:
-            ParleyError: it was refused.
-        """
+        """Wait until the service has accepted the run, and return its id."""
         return await self._course.accepted()
 
     async def text(self) -> str:
-        """Wait for the end, past all events, and return the answer.
-
-        Raises:
-            ParleyError: the run was refused, left, or ended in an error.
-        """
+        """Wait for the end and return the answer; a run that was left or failed raises, too."""
         async for _ in self:
             pass
         outcome = self.outcome
@@ -109,19 +97,11 @@ class Run:
         )
 
     async def cancel(self) -> None:
-        """End the run. Its last event is then `ChatComplete` with `cancelled`.
-
-        Raises:
-            ParleyError: the service refuses.
-        """
+        """End the run. Its last event is then `ChatComplete` with `cancelled`."""
         await self._post(f"/runs/{quote(await self.started(), safe='')}/cancel")
 
     async def cancel_tool(self, tool_call_id: str) -> None:
-        """End one tool call; the others and the run go on.
-
-        Raises:
-            ParleyError: `tool_call_not_found`: it is not under way.
-        """
+        """End one tool call; the run goes on. `tool_call_not_found`: it is not under way."""
         call = quote(tool_call_id, safe="")
         await self._post(f"/runs/{quote(await self.started(), safe='')}/tool_calls/{call}/cancel")
 

@@ -18,7 +18,6 @@ from parley_client.errors import Lost, ParleyError, refusal_over_http
 from parley_client.events import decode_event
 from parley_client.frames import Frames
 from parley_client.http import FAILURES, Http
-from parley_client.pace import Pauses, Timings
 
 Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 Say: TypeAlias = Callable[[bool, float], None]
@@ -29,23 +28,14 @@ async def waits(http: Http, course: Course, error: ParleyError) -> bool:
     """Tell whether a refusal is waited out: that of a service which stops, or cannot read now."""
     if course.run_id is not None:
         return error.retryable
-    return error.code == "unavailable" and await http.is_going()
+    return error.code == "unavailable" and not await http.answers()
 
 
 class Streams:
-    """The transport.
+    """The transport; `spawn` runs a task that ends with the client."""
 
-    Args:
-        spawn: runs a task that ends with the client.
-        say: is told of connections that come and go.
-    """
-
-    def __init__(
-        self, http: Http, timings: Timings, pauses: Pauses, spawn: Spawn, say: Say
-    ) -> None:
+    def __init__(self, http: Http, spawn: Spawn, say: Say) -> None:
         self._http = http
-        self._timings = timings
-        self._pauses = pauses
         self._spawn = spawn
         self._say = say
         self._tasks: dict[Course, asyncio.Task[None]] = {}
@@ -79,18 +69,13 @@ class Streams:
             if course.is_over and course.run_id is not None:
                 return
             attempt = 0 if course.seq != before else attempt + 1
-            seconds = max(at_least, self._timings.delay(attempt))
+            seconds = max(at_least, self._http.timings.delay(attempt))
             course.is_lost = True
             self._say(False, seconds)
-            await self._pauses.wait(seconds)
+            await self._http.pauses.wait(seconds)
 
     async def _read(self, course: Course) -> None:
-        """Read a stream to its end.
-
-        Raises:
-            ParleyError: it is refused.
-            Lost: or one of `FAILURES`.
-        """
+        """Read a stream to its end; raises `ParleyError` if refused, else `Lost` or `FAILURES`."""
         async with self._request(course) as response:
             if response.status == 204:
                 course.end()
@@ -107,18 +92,13 @@ class Streams:
 
     def _request(self, course: Course) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         session, base = self._http.session, self._http.base
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=self._timings.connect_within, sock_read=self._timings.silence
-        )
         if course.run_id is None and course.start is not None:
             start = course.start
             headers = {"Idempotency-Key": start.key}
-            return session.post(
-                base + start.path, json=start.data, headers=headers, timeout=timeout
-            )
+            return session.post(base + start.path, json=start.data, headers=headers)
         params = {"after": course.cursor} if course.cursor else None
         address = f"{base}/runs/{course.run_id}/events"
-        return session.get(address, params=params, timeout=timeout)
+        return session.get(address, params=params)
 
     async def _take_all(self, course: Course, content: aiohttp.StreamReader) -> None:
         frames = Frames()

@@ -7,7 +7,7 @@ import msgspec
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """A message that waits for the runs before it; None where one is answered anew."""
+    """A message that waits for the runs before it; None where an answer is regenerated."""
 
     run_id: str
     message: str | None = None
@@ -103,8 +103,6 @@ class AgentList(msgspec.Struct, frozen=True):
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """A tool of the service."""
-
     name: str
     description: str = ""
 

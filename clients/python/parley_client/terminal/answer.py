@@ -26,13 +26,11 @@ Shown: TypeAlias = Words | Call | Stage | Note
 def parts_of(answer: Answer) -> list[Shown]:
     """Return all that is shown, in order; a part keeps its place until the next reset."""
     again = "The service began this answer anew; here it is from its start."
-    parts: list[Shown] = [Note(again)] if answer.resets else []
-    for part in answer.parts:
-        if isinstance(part, Handover):
-            parts.append(Note(f"{one_line(part.agent)} takes over"))
-        else:
-            parts.append(part)
-    return parts + _notes_at_the_end(answer)
+    parts = (
+        Note(f"{one_line(part.agent)} takes over") if isinstance(part, Handover) else part
+        for part in answer.parts
+    )
+    return [*([Note(again)] if answer.resets else []), *parts, *_notes_at_the_end(answer)]
 
 
 def is_settled(answer: Answer, part: Shown) -> bool:

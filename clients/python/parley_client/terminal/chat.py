@@ -31,14 +31,7 @@ from parley_client import (
 from parley_client.history import exchanges
 from parley_client.terminal.answer import parts_of
 from parley_client.terminal.clean import clean, one_line
-from parley_client.terminal.keyboard import (
-    Leave,
-    Lines,
-    Prompt,
-    TerminalPrompt,
-    interrupts,
-    silent_keys,
-)
+from parley_client.terminal.keyboard import Leave, Lines, TerminalPrompt, interrupts, silent_keys
 from parley_client.terminal.screen import INTERVAL, LiveScreen, PlainScreen, Screen, printed
 from parley_client.terminal.view import duration, spinner
 
@@ -55,17 +48,15 @@ HELP = (
     ("Alt-Enter", "a new line in a message"),
 )
 
+ADDRESS = "http://localhost:8000"
+
 T = TypeVar("T")
 
 
 class Chat:
-    """One session at a terminal, or at a pipe.
+    """One session at a pipe or, where it `is_live`, at a terminal.
 
-    Args:
-        is_live: whether both ends are a terminal.
-
-    Attributes:
-        has_failed: whether anything was refused, or an answer failed.
+    `has_failed`: whether anything was refused, or an answer failed.
     """
 
     def __init__(
@@ -90,12 +81,9 @@ class Chat:
             "/help": self._help,
             "/quit": self._quit,
         }
-        self._prompt: Prompt = (
-            TerminalPrompt(self._toolbar, [*self._commands]) if is_live else Lines()
-        )
+        self._prompt = TerminalPrompt(self._toolbar, [*self._commands]) if is_live else Lines()
 
     async def talk(self, conversation_id: str | None) -> None:
-        """Talk until the person leaves."""
         with suppress(Leave):
             await self._greet()
             if conversation_id is not None:
@@ -115,7 +103,9 @@ class Chat:
         elif text:
             run = self._client.chat(text, conversation_id=self._conversation_id, agent=self._agent)
             await self._guarded(self._play(run))
-            with interrupts(_nothing):  # a Ctrl-C that comes as the answer ends was meant for it
+            with interrupts(
+                lambda: None
+            ):  # a Ctrl-C that comes as the answer ends was meant for it
                 await self._guarded(self._learn_title())
 
     async def _guarded(self, work: Awaitable[None]) -> None:
@@ -173,7 +163,6 @@ class Chat:
         return PlainScreen(self._console.file, answer)
 
     def _under_way(self, answer: Answer) -> Text:
-        """Return what is under way, in one line."""
         status = self._client.status
         seconds = duration(time.monotonic() - answer.began)
         if status.state == "offline":
@@ -239,8 +228,7 @@ class Chat:
         if not which:
             self._say("Which one? /list numbers them.", "yellow")
             return
-        there = await self._asked(self._client.conversation(which, limit=50))
-        await self._show(there)
+        await self._show(await self._asked(self._client.conversation(which, limit=50)))
 
     async def _resume(self, conversation_id: str) -> None:
         """Open a conversation that may be there."""
@@ -364,30 +352,20 @@ def _described(health: Health) -> Text:
     return text
 
 
-def _nothing() -> None:
-    """Do nothing."""
-
-
 def _new_conversation() -> str:
     return f"conv_{secrets.token_hex(12)}"
 
 
 def _address(text: str) -> str:
-    """Return an address as the client takes it.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none.
-    """
     url = text if "://" in text else f"http://{text}"
     if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
-        raise argparse.ArgumentTypeError("give an address such as http://localhost:8000")
+        raise argparse.ArgumentTypeError(f"give an address such as {ADDRESS}")
     return url
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="parley_client", description="Chat with a service.")
-    address = "http://localhost:8000"
-    parser.add_argument("--url", default=address, type=_address, help="the service's address")
+    parser.add_argument("--url", default=ADDRESS, type=_address, help="the service's address")
     parser.add_argument("--agent", help="who is asked; `chat` by default")
     parser.add_argument("--conversation", metavar="ID", help="the conversation to go on with")
     parser.add_argument("--user", help="whose conversations; the default user's where absent")
@@ -407,7 +385,6 @@ async def _main(options: argparse.Namespace) -> int:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the chat, and return the process's exit status."""
     try:
         return asyncio.run(_main(_options(arguments)))
     except KeyboardInterrupt:

@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import WordCompleter
@@ -20,12 +19,7 @@ class Leave(Exception):
 
 
 class TerminalPrompt:
-    """A prompt with a line below it that tells how things are.
-
-    Args:
-        toolbar: returns that line, as styles and texts.
-        commands: are completed.
-    """
+    """A prompt that completes `commands`; `toolbar` returns the line below it, in styled pieces."""
 
     def __init__(self, toolbar: Callable[[], list[tuple[str, str]]], commands: list[str]) -> None:
         self._session: PromptSession[str] = PromptSession(
@@ -48,11 +42,7 @@ class TerminalPrompt:
         )
 
     async def line(self) -> str:
-        """Return what was typed. Ctrl-C clears it; where nothing is typed, it leaves.
-
-        Raises:
-            Leave: or Ctrl-D.
-        """
+        """Return what was typed. Ctrl-C clears it; with nothing typed, or at Ctrl-D: `Leave`."""
         while True:
             try:
                 return await self._session.prompt_async()
@@ -82,11 +72,7 @@ class Lines:
         self._reader: threading.Thread | None = None
 
     async def line(self) -> str:
-        """Return the next line.
-
-        Raises:
-            Leave: after the last one.
-        """
+        """Return the next line; raises `Leave` after the last one."""
         if self._reader is None:
             self._reader = threading.Thread(target=self._read, daemon=True)
             self._reader.start()
@@ -107,10 +93,6 @@ class Lines:
         asyncio.run_coroutine_threadsafe(self._lines.put(line), self._loop).result()
 
 
-Prompt: TypeAlias = TerminalPrompt | Lines
-"""Where lines come from."""
-
-
 @contextmanager
 def interrupts(called: Callable[[], None]) -> Iterator[None]:
     """Call this, and do nothing else, at each Ctrl-C while the body runs."""
@@ -122,28 +104,20 @@ def interrupts(called: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-if sys.platform == "win32":
-
-    @contextmanager
-    def silent_keys() -> Iterator[None]:
-        """Change nothing: this system has no terminals to change."""
+@contextmanager
+def silent_keys() -> Iterator[None]:
+    """Do not echo what is typed while the body draws; it is there for the next prompt."""
+    if sys.platform == "win32" or not sys.stdin.isatty():
         yield
+        return
+    import termios  # Windows has none
 
-else:
-    import termios
-
-    @contextmanager
-    def silent_keys() -> Iterator[None]:
-        """Do not echo what is typed while the body draws; it is there for the next prompt."""
-        if not sys.stdin.isatty():
-            yield
-            return
-        terminal = sys.stdin.fileno()
-        before = termios.tcgetattr(terminal)
-        silent = termios.tcgetattr(terminal)
-        silent[3] &= ~termios.ECHO
-        termios.tcsetattr(terminal, termios.TCSADRAIN, silent)
-        try:
-            yield
-        finally:
-            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    silent = termios.tcgetattr(terminal)
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(terminal, termios.TCSADRAIN, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)

@@ -22,11 +22,7 @@ INTERVAL = 1 / 15
 
 
 class LiveScreen:
-    """One answer on a terminal.
-
-    Args:
-        status: what is under way, in one line.
-    """
+    """One answer on a terminal; `status` says in one line what is under way."""
 
     def __init__(self, console: Console, status: Callable[[], Text], answer: Answer) -> None:
         self._console = console
@@ -45,12 +41,10 @@ class LiveScreen:
         )
 
     def begin(self) -> None:
-        """Show that something is under way."""
         self._live.start()
         self.draw()
 
     def add(self, event: Event) -> None:
-        """Take an event."""
         self._answer.add(event)
 
     def draw(self) -> None:
@@ -137,12 +131,10 @@ class PlainScreen:
         """Nothing is under way that a file could show."""
 
     def add(self, event: Event) -> None:
-        """Take an event, and write what is new."""
         self._answer.add(event)
         self.show()
 
     def show(self) -> None:
-        """Write what is new."""
         if self._answer.resets != self._resets:
             self._resets = self._answer.resets
             self._written.clear()
@@ -155,7 +147,6 @@ class PlainScreen:
         """All is written as it comes."""
 
     def end(self) -> None:
-        """End the line."""
         self._end_line()
         self._file.flush()
 

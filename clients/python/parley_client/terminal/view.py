@@ -27,7 +27,6 @@ _parser = MarkdownIt("commonmark").enable("table")
 
 
 def spinner() -> str:
-    """Return the frame of this moment."""
     return _FRAMES[int(time.monotonic() * 12) % len(_FRAMES)]
 
 
@@ -50,7 +49,6 @@ def finished_length(text: str) -> int:
 
 
 def view(part: Shown) -> RenderableType:
-    """Return a part as it looks now."""
     match part:
         case Words():
             inner = words(clean(part.text), is_reasoning=part.is_reasoning)
