@@ -86,12 +86,10 @@ class StreamingAgent:
 
     @property
     def model(self) -> str:
-        """The model that answers."""
         return self._provider.answering(self.config.model)
 
     @property
     def remembers(self) -> bool:
-        """Whether it remembers users across conversations, where a request does not say."""
         return self.config.memory
 
     def add_tool(self, function: Callable[..., Any]) -> None:
@@ -130,7 +128,6 @@ class StreamingAgent:
             agent = await agent._act(state, reply)
 
     async def _act(self, state: RunState, reply: Reply) -> "StreamingAgent":
-        """Execute a turn's calls, and return the agent that goes on."""
         if not self._calls.may_be_repeated(reply.message.tool_calls):
             await self._announce(state, reply)
         await self._calls.together(state, reply)
@@ -242,7 +239,6 @@ class StreamingAgent:
         )
 
     def _limit(self, state: RunState, calls: Sequence[ToolCallPart]) -> FinishReason | None:
-        """Return the limit that forbids these calls, if one does."""
         if state.counts.turns >= self.config.max_turns:
             return "max_turns"
         if state.counts.calls + len(calls) > self.config.max_tool_calls:
@@ -264,7 +260,6 @@ class _Draft:
         self._message_id = message_id
 
     def take(self, batch: Iterable[ReplyPart]) -> None:
-        """Take the parts that came together."""
         append, message_id = self._state.sink.append, self._message_id
         for part in batch:
             if isinstance(part, TextPart):

@@ -117,7 +117,6 @@ def make_embedder(settings: Settings) -> Embedder:
 def make_memory(
     settings: Settings, store: Store, provider: Router, embedder: Embedder
 ) -> LongTermMemory:
-    """Return the long-term memory that the settings ask for."""
     # The demo can extract nothing from an exchange: what was said is kept as it is.
     ask = None if provider.name == DEMO.name else asker(provider.apart())
     folder = settings.data_dir / "memory"
@@ -148,7 +147,6 @@ def make_registry(
     memory: LongTermMemory | None,
     observers: Iterable[Observer] = (),
 ) -> AgentRegistry:
-    """Return the registry that the settings ask for."""
     return AgentRegistry(
         provider=provider,
         memory=memory,

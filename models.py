@@ -182,7 +182,6 @@ class PriorMessage(BaseModel):
     content: Annotated[str, Field(max_length=MAX_MESSAGE_CHARS), TEXT]
 
     def message(self) -> Message:
-        """Return it as the model sees it."""
         if self.role == "user":
             return UserMessage(self.content)
         return (AssistantMessage if self.role == "assistant" else SystemMessage)(self.content)

@@ -78,11 +78,9 @@ class Calls:
         }
 
     def add(self, tool: Tool) -> None:
-        """Offer one more tool."""
         self._tools[tool.name] = tool
 
     def specs(self) -> tuple[ToolSpec, ...]:
-        """Return the tools as the model gets to know them."""
         transfers = [
             ToolSpec(
                 call,
@@ -242,8 +240,6 @@ class Calls:
 def _reporter(
     sink: EventSink, message_id: str, call: ToolCall
 ) -> Callable[[float, float | None, str | None], None]:
-    """Return what makes a running call's reports events."""
-
     def report(progress: float, total: float | None, message: str | None) -> None:
         running = ProgressingCall(
             id=call.id, name=call.name, progress=progress, total=total, message=message

@@ -98,7 +98,6 @@ class Transcript:
 
     @property
     def unsaved(self) -> list[Message]:
-        """What is not stored yet."""
         return self.messages[self.saved :]
 
     def keep(self, message: AssistantMessage, results: Iterable[ToolMessage] = ()) -> None:

@@ -36,11 +36,7 @@ from events import (
     RunProgress,
     Suspended,
     TerminalEvent,
-    ToolCallComplete,
-    ToolCallError,
-    ToolCallProgress,
-    ToolCallQueued,
-    ToolCallStart,
+    ToolCallEvent,
     Usage,
 )
 
@@ -69,7 +65,6 @@ _RUN, _RESPONSE = "run_", "resp_"
 
 
 def response_id(run_id: str) -> str:
-    """Return the id of a run's response."""
     return _RESPONSE + run_id.removeprefix(_RUN)
 
 
@@ -102,7 +97,6 @@ def response_body(
     error: RunError | None = None,
     incomplete: str | None = None,
 ) -> dict[str, Any]:
-    """Return a response as the wire has it."""
     return {
         "id": response_id(head.run_id),
         "object": "response",
@@ -150,7 +144,6 @@ def ended(head: Head, texts: Sequence[str], end: TerminalEvent) -> dict[str, Any
 
 
 def status_of(end: TerminalEvent) -> Status:
-    """Return what became of a response whose run ended so."""
     if isinstance(end, RunError):
         return "failed"
     if end.finish_reason == "cancelled":
@@ -183,7 +176,6 @@ def _error_frame(code: str, message: str, number: int) -> bytes:
 
 
 def end_frame(body: dict[str, Any], number: int) -> bytes:
-    """Return the last frame of a response that has ended."""
     kind = _END[body["status"]]
     data = {"type": kind, "sequence_number": number, "response": body}
     return sse.frame(_encode(data).decode(), event=kind)
@@ -262,7 +254,6 @@ class WholeResponse:
         self._texts: list[list[str]] = []
 
     def add(self, event: ReaderEvent) -> None:
-        """Take the next event of the run."""
         match event:
             case ChatChunk():
                 if event.message_id != self._message_id:
@@ -276,17 +267,7 @@ class WholeResponse:
                 self.end = event
             case Suspended():
                 self.suspended = event
-            case (
-                ChatStart()
-                | ReasoningChunk()
-                | ToolCallStart()
-                | ToolCallQueued()
-                | ToolCallProgress()
-                | ToolCallComplete()
-                | ToolCallError()
-                | AgentUpdated()
-                | RunProgress()
-            ):
+            case ChatStart() | ReasoningChunk() | ToolCallEvent() | AgentUpdated() | RunProgress():
                 pass
             case _:
                 assert_never(event)
@@ -325,7 +306,6 @@ class ResponsesEncoder:
         self._delta_head = b""
 
     def encode(self, event: ReaderEvent) -> bytes:
-        """Return the frames of one event."""
         if self._is_over:
             return b""
         match event:
@@ -343,16 +323,7 @@ class ResponsesEncoder:
             case Reset():
                 self._is_over = True
                 return lost_frame(max(self.next, self._after + 1))
-            case (
-                ReasoningChunk()
-                | ToolCallStart()
-                | ToolCallQueued()
-                | ToolCallProgress()
-                | ToolCallComplete()
-                | ToolCallError()
-                | AgentUpdated()
-                | RunProgress()
-            ):
+            case ReasoningChunk() | ToolCallEvent() | AgentUpdated() | RunProgress():
                 return b""
             case _:
                 assert_never(event)
@@ -379,7 +350,6 @@ class ResponsesEncoder:
         return opening + delta
 
     def _open(self) -> bytes:
-        """Begin a message."""
         at = len(self._texts)
         self._texts.append([])
         item = _message(self._head, at, None, "in_progress")

@@ -73,7 +73,6 @@ class Roster:
                 logger.warning("The stored agent %r does not fit any more: %s", name, error)
 
     def all(self, caller: Caller) -> list[AgentInfo]:
-        """Return what can be configured, by name."""
         agents = self._of(caller.tenant)
         return [self._info(agents[name]) for name in sorted(agents)]
 
@@ -213,7 +212,6 @@ class Roster:
         )
 
     def _of(self, tenant: str) -> dict[str, StreamingAgent]:
-        """Return the agents that a tenant can configure."""
         return self._built_in | self._stored.get(tenant, {})
 
     def _configured(self, tenant: str, name: str) -> StreamingAgent:

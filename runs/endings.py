@@ -49,7 +49,6 @@ class Endings:
 
     @property
     def has_waiting(self) -> bool:
-        """Whether an ending is still to be stored."""
         return bool(self._waiting)
 
     async def store(self, ending: Ending) -> None:
@@ -66,7 +65,6 @@ class Endings:
             self._memory.wake()
 
     def store_later(self, ending: Ending) -> None:
-        """Store an ending as soon as that is possible."""
         self._waiting.append(ending)
 
     async def store_soon(self, ending: Ending) -> None:
@@ -155,7 +153,6 @@ def left_open(stored: StoredRun) -> list[Message]:
 
 
 def failure(error: ParleyError) -> RunError:
-    """Return an error as the end of a run."""
     return RunError(
         code=error.code,
         message=error.message,
@@ -180,5 +177,4 @@ def stopped(run: Run) -> TerminalEvent | None:
 
 
 def taken_over() -> ParleyError:
-    """Return the error of a run that another process has claimed."""
     return Unavailable("Another process has taken this run over.", code="run_taken_over")

@@ -33,31 +33,25 @@ class RunIndex:
         self._deadlines: deque[tuple[float, str]] = deque()
 
     def __len__(self) -> int:
-        """How many runs are under way."""
         return len(self._live)
 
     def all_live(self) -> list[Run]:
-        """Return the runs that are under way."""
         return [*self._live.values()]
 
     def add(self, run: Run) -> None:
-        """Know a run that is under way from now on."""
         self._live[run.id] = run
         if run.stored.key is not None:
             self._keys[run.stored.owner, run.stored.key] = run.id
 
     def live(self, run_id: str) -> Run | None:
-        """Return a run that is under way."""
         return self._live.get(run_id)
 
     def find(self, run_id: str) -> StoredRun | None:
-        """Return what is known of a run."""
         self._expire()
         live = self._live.get(run_id)
         return live.stored if live is not None else self._ended.get(run_id)
 
     def of_key(self, owner: Caller, key: str) -> str | None:
-        """Return the id of the run that a request with this key started."""
         self._expire()
         return self._keys.get((owner, key))
 
@@ -75,7 +69,6 @@ class RunIndex:
         self._deadlines.append((deadline, run.id))
 
     def forget(self, run_id: str) -> None:
-        """Know a run no longer."""
         live = self._live.pop(run_id, None)
         stored = live.stored if live is not None else self._ended.pop(run_id, None)
         if stored is not None and stored.key is not None:

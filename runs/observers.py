@@ -49,7 +49,6 @@ class Observer(Protocol):
         Args:
             run: as it was accepted: whose it is, and who answers.
         """
-        ...
 
 
 class Observers:
@@ -134,7 +133,6 @@ class RunLogger:
         self._runs: dict[str, _Summary] = {}
 
     def observe(self, run: StoredRun, events: Sequence[ReaderEvent]) -> None:
-        """Take what is new in a run."""
         for event in events:
             match event:
                 case ChatStart():

@@ -57,8 +57,6 @@ logger = logging.getLogger("parley.registry")
 
 
 class RunElsewhere(Unavailable):
-    """Another process works on the run."""
-
     def __init__(self) -> None:
         text = "Another process works on this run; ask again when it has ended."
         super().__init__(text, code="run_elsewhere", retry_after=1)
@@ -167,12 +165,10 @@ class AgentRegistry:
 
     @property
     def max_message_chars(self) -> int:
-        """How many characters a message may have."""
         return self._limits.max_message_chars
 
     @property
     def active_runs(self) -> int:
-        """How many runs are under way or wait."""
         return len(self._index)
 
     async def start(
@@ -215,7 +211,6 @@ class AgentRegistry:
         return await self._accepted(run, fingerprint)
 
     async def _repeated(self, run_id: str, fingerprint: bytes) -> StoredRun:
-        """Return the run that a request with the same key started."""
         run = self._index.live(run_id)
         stored = run.stored if run is not None else self._index.find(run_id)
         if stored is None:
@@ -224,7 +219,6 @@ class AgentRegistry:
         return stored if run is None else await self._accepted(run, fingerprint)
 
     async def _accepted(self, run: Run, fingerprint: bytes) -> StoredRun:
-        """Wait until a run is accepted, or refused."""
         await run.accepted.wait()
         match run.refusal:
             case Refused(error):
@@ -411,11 +405,9 @@ class AgentRegistry:
 
     @property
     def draining(self) -> bool:
-        """Whether new runs are refused."""
         return self._runner.draining
 
     def drain(self) -> None:
-        """Refuse new runs from now on."""
         self._runner.draining = True
 
     def stop_all(self) -> None:

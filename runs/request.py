@@ -85,7 +85,6 @@ class RunRequest(
 
     @property
     def entry(self) -> Entry:
-        """How the run comes into its conversation."""
         return Entry(ephemeral=self.ephemeral, must_exist=self.must_exist, branch=self.branch)
 
     @property
@@ -106,7 +105,6 @@ _GONE = ("messages", "history", "instructions", "tools", "options")
 
 
 def last_said(messages: Sequence[Message]) -> str:
-    """Return the last text of a user."""
     said = (each.content for each in reversed(messages) if isinstance(each, UserMessage))
     return next(said, "")
 

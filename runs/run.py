@@ -25,23 +25,17 @@ class Agent(Protocol):
     """What answers: `agent.StreamingAgent`, or anything that works on a `RunState` as it does."""
 
     @property
-    def name(self) -> str:
-        """The agent's name in the service."""
-        ...
+    def name(self) -> str: ...
 
     @property
-    def model(self) -> str:
-        """The model that answers."""
-        ...
+    def model(self) -> str: ...
 
     @property
     def remembers(self) -> bool:
         """Whether it remembers users across conversations, where a request does not say."""
-        ...
 
     async def run(self, state: RunState) -> ChatComplete:
         """Answer; see `agent.StreamingAgent.run`."""
-        ...
 
 
 class Limits(NamedTuple):
@@ -62,8 +56,6 @@ class Limits(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A run was not accepted."""
-
     error: ParleyError
 
 

@@ -21,7 +21,6 @@ _HASHED = re.compile(r"user_[0-9a-f]{64}")
 
 
 def caller_of(connection: HTTPConnection) -> Caller:
-    """Return who asks."""
     return OPEN
 
 

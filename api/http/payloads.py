@@ -85,7 +85,6 @@ def chat_fields(payload: Any, session: Session) -> dict[str, Any]:
 
 
 def _question(fields: Any) -> str:
-    """Return the name of the only member that holds a question."""
     names = [name for name in QUESTIONS if fields.get(name)] if isinstance(fields, dict) else []
     if len(names) != 1 or not isinstance(fields[names[0]], str | list):
         raise Invalid(f"Send exactly one of {', '.join(QUESTIONS)}: a text or a list of messages.")
@@ -93,7 +92,6 @@ def _question(fields: Any) -> str:
 
 
 def _split(messages: list[Any], name: str) -> dict[str, Any]:
-    """Return the last message and those before it."""
     try:
         *before, last = [item.prior() for item in _Messages.validate_python(messages)]
     except ValidationError as error:

@@ -98,13 +98,11 @@ class Runs(NamedTuple):
         return await self.registry.start(self.caller.named(user), request, self.key)
 
     async def read(self, run: StoredRun, after: str | None = None) -> Reader:
-        """Follow a run; see `AgentRegistry.read`."""
         return await self.registry.read(self.caller, run.id, after)
 
     async def stream(
         self, request: RunRequest, protocol: str, *, user: str | None = None
     ) -> Response:
-        """Start a run, and return its events as they come."""
         run = await self.start(request, user=user)
         reader = await self.read(run)
         return self.response(run.id, reader, ENCODERS[protocol](reader.epoch))

@@ -229,7 +229,6 @@ async def _found(
 async def _last_run(
     registry: AgentRegistry, caller: Caller, found: list[StoredMessage]
 ) -> RunOutcome | None:
-    """Return the run of the last of some messages, if it is known."""
     run_id = found[-1].run_id if found else None
     if run_id is None:
         return None

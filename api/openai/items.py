@@ -70,7 +70,6 @@ class TextPart(BaseModel):
     refusal: Text = ""
 
     def content(self) -> TextContent:
-        """Return it as the service has it."""
         return TextContent(self.text or self.refusal)
 
 
@@ -82,7 +81,6 @@ class ImagePart(BaseModel):
     detail: Literal["auto", "low", "high", "original"] | None = None
 
     def content(self) -> ImageContent:
-        """Return it as the service has it."""
         detail = "high" if self.detail == "original" else self.detail
         return ImageContent(self.image_url, detail)
 
@@ -398,7 +396,6 @@ class _Thread:
                 self._outputs[item.call_id].append(_only_text(item.output))
 
     def take(self, at: int, item: Item) -> None:
-        """Take the next item."""
         match item:
             case CallItem():
                 self._waiting.append(ToolCall(item.call_id, item.name, item.arguments))

@@ -59,7 +59,6 @@ class TextPart(BaseModel):
     refusal: Text = ""
 
     def content(self) -> TextContent:
-        """Return it as the service has it."""
         return TextContent(self.text or self.refusal)
 
 
@@ -77,7 +76,6 @@ class ImagePart(BaseModel):
     image_url: ImageUrl
 
     def content(self) -> ImageContent:
-        """Return it as the service has it."""
         return ImageContent(self.image_url.url, self.image_url.detail)
 
 
@@ -162,7 +160,6 @@ class FunctionDefinition(BaseModel):
     strict: bool | None = None
 
     def spec(self) -> ToolSpec:
-        """Return it as the service has it."""
         parameters = self.parameters or {"type": "object", "properties": {}}
         return ToolSpec(self.name, self.description or "", parameters, self.strict)
 
@@ -226,12 +223,10 @@ Stop: TypeAlias = (
 
 
 def refused(field: str, text: str) -> Invalid:
-    """Return the refusal of a value."""
     return Invalid(f"{field}: {text}", errors=[{"field": field, "message": text}])
 
 
 def text_of(content: str | list[TextPart] | None) -> str:
-    """Return a content's text."""
     if content is None or isinstance(content, str):
         return content or ""
     return "".join(part.content().text for part in content)
@@ -283,7 +278,6 @@ def _message(wire: FromSystem | FromUser | FromAssistant) -> Message:
 
 
 def user_message(content: str | list[TextPart | ImagePart], name: str | None = None) -> UserMessage:
-    """Return what a user says."""
     if isinstance(content, str):
         return UserMessage(content, name=name)
     parts: tuple[Content, ...] = tuple(part.content() for part in content)
@@ -333,10 +327,8 @@ class Sampling(BaseModel):
     )
 
     def who(self) -> str | None:
-        """Return whose request it is."""
         named = self.user or self.user_id
         return None if named is None else user_named(named)
 
     def remembers(self) -> bool | None:
-        """Return whether the user is remembered."""
         return True if self.memory is None and self.who() is not None else self.memory
