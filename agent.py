@@ -120,7 +120,8 @@ class StreamingAgent:
                 return _complete(state, "tool_calls", reply.for_client)
             if not reply.calls:
                 state.transcript.keep(reply.message)
-                return _complete(state, _finish_reason(reply.end))
+                reason = reply.end.finish_reason
+                return _complete(state, "stop" if reason == "tool_calls" else reason)
             limit = agent._limit(state, reply.calls)
             if limit is not None:
                 agent._calls.refuse(state, reply, "limit", f"Not executed: {_LIMIT_TEXT[limit]}.")
@@ -287,7 +288,3 @@ def _complete(
             for call in (part.call for part in for_client)
         ),
     )
-
-
-def _finish_reason(end: EndPart) -> FinishReason:
-    return "stop" if end.finish_reason == "tool_calls" else end.finish_reason

@@ -113,12 +113,7 @@ def response_body(
 
 def unfinished(head: Head, status: Status, texts: Sequence[str]) -> dict[str, Any]:
     """Return a response under way, with the messages so far."""
-    last = len(texts) - 1
-    output = [
-        _message(head, at, text, "in_progress" if at == last else "completed")
-        for at, text in enumerate(texts)
-    ]
-    return response_body(head, status, output)
+    return response_body(head, status, _messages(head, texts, "in_progress"))
 
 
 def ended(head: Head, texts: Sequence[str], end: TerminalEvent) -> dict[str, Any]:
@@ -128,11 +123,8 @@ def ended(head: Head, texts: Sequence[str], end: TerminalEvent) -> dict[str, Any
         texts: of the run's messages that have one, in order.
         end: how the run ended.
     """
-    status, last = status_of(end), len(texts) - 1
-    output = [
-        _message(head, at, text, _closing(status) if at == last else "completed")
-        for at, text in enumerate(texts)
-    ]
+    status = status_of(end)
+    output = _messages(head, texts, _closing(status))
     if isinstance(end, RunError):
         return response_body(head, status, output, error=end)
     output += [
@@ -224,6 +216,15 @@ def _message(head: Head, at: int, text: str | None, status: ItemStatus) -> dict[
         "status": status,
         "content": [] if text is None else [_part(text)],
     }
+
+
+def _messages(head: Head, texts: Sequence[str], last: ItemStatus) -> list[dict[str, Any]]:
+    """Return all messages; `last` is the status of the last one."""
+    end = len(texts) - 1
+    return [
+        _message(head, at, text, last if at == end else "completed")
+        for at, text in enumerate(texts)
+    ]
 
 
 def _call(

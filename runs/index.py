@@ -8,7 +8,6 @@ import asyncio
 from collections import deque
 
 from caller import Caller
-from errors import Conflict
 from hub import Hub
 from runs.run import Run
 from storage import StoredRun
@@ -93,17 +92,3 @@ class RunIndex:
             self._deadlines.popleft()
             if run_id in self._ended:
                 self.forget(run_id)
-
-
-def check_same(before: bytes, fingerprint: bytes) -> None:
-    """Check what an idempotency key was used for.
-
-    Raises:
-        errors.Conflict: it was another request.
-    """
-    # What an older version's was made of cannot be compared; then the key counts.
-    is_comparable = len(before) == len(fingerprint) and before[:1] == fingerprint[:1]
-    if is_comparable and before != fingerprint:
-        raise Conflict(
-            "This idempotency key was used for another request.", code="idempotency_conflict"
-        )

@@ -19,7 +19,6 @@ its last stored turn, in a new epoch.
 """
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
@@ -38,11 +37,11 @@ from memory.learning import LongTermMemory
 from messages import new_id
 from runs.agents import DEFAULT, Roster
 from runs.commands import LocalCommands
-from runs.index import RunIndex, check_same
+from runs.index import RunIndex
 from runs.observers import Observer, Observers
 from runs.queue import LocalLocks
 from runs.replay import replay_of
-from runs.request import VERSION, RunRequest, encoded
+from runs.request import RunRequest, check_same, encoded, fingerprint_of
 from runs.run import Agent, Limits, Refused, Repeated, Run
 from runs.runner import Runner
 from storage import StoredRun
@@ -196,7 +195,7 @@ class AgentRegistry:
             errors.Unavailable: the service is full or stopping, or nothing can be stored now.
         """
         said = encoded(request)
-        fingerprint = _fingerprint(said) if key is not None else b""
+        fingerprint = fingerprint_of(said) if key is not None else b""
         asked = await self._agent_of(caller, request)
         known = self._index.of_key(caller, key) if key is not None else None
         if known is not None:
@@ -414,8 +413,3 @@ class AgentRegistry:
         """End all runs because the service stops; what can go on later is suspended."""
         for run in self._index.all_live():
             run.stop("shutting_down")
-
-
-def _fingerprint(said: str) -> bytes:
-    """Return what a key stands for: the version of the request's form, and a hash of it."""
-    return bytes([VERSION]) + hashlib.sha256(said.encode()).digest()

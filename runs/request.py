@@ -4,12 +4,13 @@ A request is stored with its run as JSON, so that the run can go on after a cras
 `version`; `runs.older` reads what earlier versions stored.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from errors import ParleyError
+from errors import Conflict, ParleyError
 from messages import AS_CONFIGURED, Message, ModelOptions, ToolSpec, UserMessage
 from models import IfBusy
 from runs.older import upgraded
@@ -96,12 +97,10 @@ class RunRequest(
         """Return what stays stored of the request when its run has ended."""
         if not self.is_found_again:
             return ""
-        nothing = RunRequest()
-        rest = {name: getattr(nothing, name) for name in _GONE}
-        return encoded(msgspec.structs.replace(self, **rest))
-
-
-_GONE = ("messages", "history", "instructions", "tools", "options")
+        rest = msgspec.structs.replace(
+            self, messages=(), history=(), instructions=(), tools=(), options=AS_CONFIGURED
+        )
+        return encoded(rest)
 
 
 def last_said(messages: Sequence[Message]) -> str:
@@ -112,6 +111,25 @@ def last_said(messages: Sequence[Message]) -> str:
 def encoded(request: RunRequest) -> str:
     """Return a request as it is stored; the same requests make the same text."""
     return msgspec.json.encode(request).decode()
+
+
+def fingerprint_of(said: str) -> bytes:
+    """Return what an idempotency key stands for: the version of a request's form, and its hash."""
+    return bytes([VERSION]) + hashlib.sha256(said.encode()).digest()
+
+
+def check_same(before: bytes, fingerprint: bytes) -> None:
+    """Check what an idempotency key was used for.
+
+    Raises:
+        errors.Conflict: it was another request.
+    """
+    # What an older version's was made of cannot be compared; then the key counts.
+    is_comparable = len(before) == len(fingerprint) and before[:1] == fingerprint[:1]
+    if is_comparable and before != fingerprint:
+        raise Conflict(
+            "This idempotency key was used for another request.", code="idempotency_conflict"
+        )
 
 
 def decoded(said: str) -> RunRequest:

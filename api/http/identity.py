@@ -17,8 +17,6 @@ from models import USER_PATTERN
 OPEN = Caller("open", "default")
 """Who asks without credentials, and names no user."""
 
-_HASHED = re.compile(r"user_[0-9a-f]{64}")
-
 
 def caller_of(connection: HTTPConnection) -> Caller:
     return OPEN
@@ -47,10 +45,15 @@ WhoInQuery = Annotated[Caller, Depends(_named)]
 
 
 def user_named(name: str) -> str:
-    """Return the id of a user whom a client calls so.
+    """Return the id of a user whom a client calls so."""
+    return id_of(name, "user", USER_PATTERN)
 
-    A name that is no id is hashed, and so is one that looks like such a hash: it is not that user.
+
+def id_of(name: str, kind: str, pattern: str) -> str:
+    """Return a name as an id: the same where it fits, or else `<kind>_<SHA-256>`.
+
+    A name that looks like such a hash is hashed, too: it is not what that one stands for.
     """
-    if re.fullmatch(USER_PATTERN, name) and not _HASHED.fullmatch(name):
+    if re.fullmatch(pattern, name) and not re.fullmatch(rf"{kind}_[0-9a-f]{{64}}", name):
         return name
-    return f"user_{hashlib.sha256(name.encode()).hexdigest()}"
+    return f"{kind}_{hashlib.sha256(name.encode()).hexdigest()}"
