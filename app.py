@@ -97,11 +97,7 @@ def make_provider(settings: Settings) -> Router:
 
 
 def make_embedder(settings: Settings) -> Embedder:
-    """Return what makes vectors of texts.
-
-    Raises:
-        BadSettings: it needs a key that is not there.
-    """
+    """Return what makes vectors of texts. `BadSettings` where it needs a key that is not there."""
     if settings.memory_embedder == "wordllama":
         return WordllamaEmbedder()
     if settings.openai_api_key is None:

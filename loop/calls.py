@@ -53,12 +53,7 @@ _NOT_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 class Calls:
-    """What an agent can call: tools, and other agents to hand over to.
-
-    Args:
-        agent: the agent's name.
-        config: its bounds.
-    """
+    """What an agent can call: tools, and other agents to hand over to. `config` has its bounds."""
 
     def __init__(
         self,

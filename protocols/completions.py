@@ -210,8 +210,7 @@ class CompletionsEncoder:
 class WholeCompletion:
     """Collects events until the last one; `result` is the completion or the failure.
 
-    Args:
-        created: when the run was asked for, in Unix seconds.
+    `created`: when the run was asked for, in Unix seconds.
     """
 
     def __init__(self, created: int) -> None:

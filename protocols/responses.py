@@ -117,12 +117,7 @@ def unfinished(head: Head, status: Status, texts: Sequence[str]) -> dict[str, An
 
 
 def ended(head: Head, texts: Sequence[str], end: TerminalEvent) -> dict[str, Any]:
-    """Return a response that has ended.
-
-    Args:
-        texts: of the run's messages that have one, in order.
-        end: how the run ended.
-    """
+    """Return a response that has ended. `texts`: of the run's messages that have one, in order."""
     status = status_of(end)
     output = _messages(head, texts, _closing(status))
     if isinstance(end, RunError):
@@ -144,11 +139,7 @@ def status_of(end: TerminalEvent) -> Status:
 
 
 def lost_frame(number: int) -> bytes:
-    """Return the frame that ends a stream which cannot be continued.
-
-    Args:
-        number: what comes after the last number that the client has seen.
-    """
+    """Return the frame that ends a stream which cannot be continued; `number` is that frame's."""
     text = (
         "The stream cannot be continued: the service was interrupted and has begun the answer "
         "anew. Read the response again from its start."
@@ -241,11 +232,7 @@ def _call(
 
 
 class WholeResponse:
-    """Collects events; `end` is the terminal one, or `suspended` the last, once it was there.
-
-    Args:
-        head: what is known of the response before.
-    """
+    """Collects events; `end` is the terminal one, or `suspended` the last, once it was there."""
 
     def __init__(self, head: Head) -> None:
         self.end: TerminalEvent | None = None
@@ -274,11 +261,7 @@ class WholeResponse:
                 assert_never(event)
 
     def body(self, status: Status) -> dict[str, Any]:
-        """Return the response.
-
-        Args:
-            status: while it has not ended.
-        """
+        """Return the response; `status` is its status while it has not ended."""
         texts = ["".join(pieces) for pieces in self._texts]
         if self.end is None:
             return unfinished(self._head, status, texts)

@@ -195,12 +195,7 @@ class _Heard:
 
 
 class _Researcher:
-    """The provider of one run: each question of the loop is a stage of the research.
-
-    Args:
-        provider: the real one.
-        sink: is told how far the research is.
-    """
+    """The provider of one run: each question of the loop is a stage of the research, as it says."""
 
     def __init__(self, provider: Provider, sink: EventSink) -> None:
         self.name = provider.name

@@ -14,13 +14,7 @@ from storage import StoredRun
 
 
 class RunIndex:
-    """Runs by id and by key.
-
-    Args:
-        hub: keeps their logs.
-        ttl: seconds for which a run that has ended is known.
-        most: how many of these are.
-    """
+    """Runs by id and by key: for `ttl` seconds after their end, and `most` of these at most."""
 
     def __init__(self, hub: Hub, ttl: float, most: int) -> None:
         self._hub = hub

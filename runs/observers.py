@@ -52,11 +52,7 @@ class Observer(Protocol):
 
 
 class Observers:
-    """Shows runs to `observers`. Belongs to who starts the runs, and is closed after the last one.
-
-    Args:
-        hub: has the runs' logs.
-    """
+    """Shows runs to observers. Belongs to who starts the runs, and is closed after the last one."""
 
     def __init__(self, hub: Hub, observers: Iterable[Observer] = ()) -> None:
         self._hub = hub

@@ -364,8 +364,7 @@ class AgentRegistry:
     async def cancel_call(self, caller: Caller, run_id: str, tool_call_id: str) -> None:
         """Cancel one tool call of a run; its siblings and the run go on.
 
-        Raises:
-            errors.NotFound: no such run, or the call is not under way.
+        `errors.NotFound`: no such run, or the call is not under way.
         """
         await self.run(caller, run_id)
         if not await self._commands.cancel_call(run_id, tool_call_id):
@@ -374,9 +373,7 @@ class AgentRegistry:
     async def delete(self, caller: Caller, conversation_id: str) -> bool:
         """Delete a conversation; its runs are cancelled, and forgotten. False: there is none.
 
-        Raises:
-            errors.Conflict: one of them does not end.
-            storage.StorageUnavailable: nothing is deleted now.
+        `errors.Conflict`: one of them does not end, and nothing is deleted.
         """
         await self._cancel_and_wait(caller, conversation_id)
         if not await self.store.delete(caller, conversation_id):
@@ -385,12 +382,7 @@ class AgentRegistry:
         return True
 
     async def clear(self, caller: Caller, conversation_id: str) -> None:
-        """Forget what was said in a conversation; its runs are cancelled, and forgotten.
-
-        Raises:
-            errors.Conflict: one of them does not end.
-            storage.StorageUnavailable: nothing is forgotten now.
-        """
+        """As `delete`, but only what was said in the conversation goes."""
         await self._cancel_and_wait(caller, conversation_id)
         await self.store.clear(caller, conversation_id)
         await self._index.forget_conversation(caller, conversation_id)

@@ -119,11 +119,7 @@ def fingerprint_of(said: str) -> bytes:
 
 
 def check_same(before: bytes, fingerprint: bytes) -> None:
-    """Check what an idempotency key was used for.
-
-    Raises:
-        errors.Conflict: it was another request.
-    """
+    """Raise `errors.Conflict` where an idempotency key was used for another request."""
     # What an older version's was made of cannot be compared; then the key counts.
     is_comparable = len(before) == len(fingerprint) and before[:1] == fingerprint[:1]
     if is_comparable and before != fingerprint:
@@ -133,11 +129,7 @@ def check_same(before: bytes, fingerprint: bytes) -> None:
 
 
 def decoded(said: str) -> RunRequest:
-    """Return a stored request.
-
-    Raises:
-        errors.ParleyError: no version that is known here has stored it.
-    """
+    """Return a stored request; `errors.ParleyError` where no known version has stored it."""
     try:
         fields = msgspec.json.decode(said, type=dict[str, Any])
         return msgspec.convert(fields if "version" in fields else upgraded(fields), RunRequest)

@@ -104,7 +104,6 @@ class Run:
 
     @property
     def id(self) -> str:
-        """The run's id."""
         return self.stored.id
 
     @property
@@ -114,20 +113,16 @@ class Run:
 
     @property
     def remembers(self) -> bool:
-        """Whether the user is remembered."""
         return self.agent.remembers if self.request.memory is None else self.request.memory
 
     @property
     def has_saved(self) -> bool:
-        """Whether something that it said is stored."""
         return self.state is not None and self.state.transcript.saved > 0
 
     def update(self, **changes: object) -> None:
-        """Change what is known of the run."""
         self.stored = msgspec.structs.replace(self.stored, **changes)
 
     def begins(self) -> None:
-        """Note that its messages are in the conversation."""
         self.update(status="running", started_at=datetime.now(UTC))
 
     def ends(self, terminal: TerminalEvent) -> None:
