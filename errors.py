@@ -110,7 +110,7 @@ class RunTimeout(ParleyError):
 
 
 class UpstreamError(ParleyError):
-    """The model provider's fault, or that of the way to it."""
+    """The fault of the model provider, or of the network between."""
 
     code = "upstream_error"
     status = 502

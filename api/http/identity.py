@@ -45,14 +45,15 @@ WhoInQuery = Annotated[Caller, Depends(_named)]
 
 
 def user_named(name: str) -> str:
-    """Return the id of a user whom a client calls so."""
+    """Return the id of the user to whom a client gives this name."""
     return id_of(name, "user", USER_PATTERN)
 
 
 def id_of(name: str, kind: str, pattern: str) -> str:
     """Return a name as an id: the same where it fits, or else `<kind>_<SHA-256>`.
 
-    A name that looks like such a hash is hashed, too: it is not what that one stands for.
+    A name that is not a valid id is hashed. So is a name that looks like such a hash, so that
+    nobody can use it to pass for the one with that hash.
     """
     if re.fullmatch(pattern, name) and not re.fullmatch(rf"{kind}_[0-9a-f]{{64}}", name):
         return name
