@@ -86,12 +86,10 @@ class StreamingAgent:
 
     @property
     def model(self) -> str:
-        """The model that answers."""
         return self._provider.answering(self.config.model)
 
     @property
     def remembers(self) -> bool:
-        """Whether it remembers users across conversations, where a request does not say."""
         return self.config.memory
 
     def add_tool(self, function: Callable[..., Any]) -> None:
@@ -122,7 +120,8 @@ class StreamingAgent:
                 return _complete(state, "tool_calls", reply.for_client)
             if not reply.calls:
                 state.transcript.keep(reply.message)
-                return _complete(state, _finish_reason(reply.end))
+                reason = reply.end.finish_reason
+                return _complete(state, "stop" if reason == "tool_calls" else reason)
             limit = agent._limit(state, reply.calls)
             if limit is not None:
                 agent._calls.refuse(state, reply, "limit", f"Not executed: {_LIMIT_TEXT[limit]}.")
@@ -130,7 +129,6 @@ class StreamingAgent:
             agent = await agent._act(state, reply)
 
     async def _act(self, state: RunState, reply: Reply) -> "StreamingAgent":
-        """Execute a turn's calls, and return the agent that goes on."""
         if not self._calls.may_be_repeated(reply.message.tool_calls):
             await self._announce(state, reply)
         await self._calls.together(state, reply)
@@ -242,7 +240,6 @@ class StreamingAgent:
         )
 
     def _limit(self, state: RunState, calls: Sequence[ToolCallPart]) -> FinishReason | None:
-        """Return the limit that forbids these calls, if one does."""
         if state.counts.turns >= self.config.max_turns:
             return "max_turns"
         if state.counts.calls + len(calls) > self.config.max_tool_calls:
@@ -264,7 +261,6 @@ class _Draft:
         self._message_id = message_id
 
     def take(self, batch: Iterable[ReplyPart]) -> None:
-        """Take the parts that came together."""
         append, message_id = self._state.sink.append, self._message_id
         for part in batch:
             if isinstance(part, TextPart):
@@ -292,7 +288,3 @@ def _complete(
             for call in (part.call for part in for_client)
         ),
     )
-
-
-def _finish_reason(end: EndPart) -> FinishReason:
-    return "stop" if end.finish_reason == "tool_calls" else end.finish_reason

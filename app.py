@@ -97,11 +97,7 @@ def make_provider(settings: Settings) -> Router:
 
 
 def make_embedder(settings: Settings) -> Embedder:
-    """Return what makes vectors of texts.
-
-    Raises:
-        BadSettings: it needs a key that is not there.
-    """
+    """Return what makes vectors of texts. `BadSettings` where it needs a key that is not there."""
     if settings.memory_embedder == "wordllama":
         return WordllamaEmbedder()
     if settings.openai_api_key is None:
@@ -117,7 +113,6 @@ def make_embedder(settings: Settings) -> Embedder:
 def make_memory(
     settings: Settings, store: Store, provider: Router, embedder: Embedder
 ) -> LongTermMemory:
-    """Return the long-term memory that the settings ask for."""
     # The demo can extract nothing from an exchange: what was said is kept as it is.
     ask = None if provider.name == DEMO.name else asker(provider.apart())
     folder = settings.data_dir / "memory"
@@ -148,7 +143,6 @@ def make_registry(
     memory: LongTermMemory | None,
     observers: Iterable[Observer] = (),
 ) -> AgentRegistry:
-    """Return the registry that the settings ask for."""
     return AgentRegistry(
         provider=provider,
         memory=memory,

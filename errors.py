@@ -17,6 +17,7 @@ class ParleyError(Exception):
     Args:
         message: what happened and what to do, for a person; never a secret.
         code: overrides the class's code where one class covers several.
+        retryable: overrides the class's: whether the same request may succeed later.
         retry_after: seconds after which a retry makes sense, if known.
     """
 
@@ -25,13 +26,20 @@ class ParleyError(Exception):
     retryable: bool = False
 
     def __init__(
-        self, message: str, *, code: str | None = None, retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        retryable: bool | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after
         if code is not None:
             self.code = code
+        if retryable is not None:
+            self.retryable = retryable
 
 
 class ClientError(ParleyError):
@@ -102,25 +110,10 @@ class RunTimeout(ParleyError):
 
 
 class UpstreamError(ParleyError):
-    """The fault of the model provider, or of the network between.
-
-    Args:
-        retryable: whether the same request may succeed later.
-    """
+    """The fault of the model provider, or of the network between."""
 
     code = "upstream_error"
     status = 502
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        code: str | None = None,
-        retryable: bool = False,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(message, code=code, retry_after=retry_after)
-        self.retryable = retryable
 
 
 class ToolError(Exception):
@@ -142,17 +135,10 @@ RUN_STATUS = {
     "run_taken_over": 503,
     "run_timeout": 504,
     "upstream_timeout": 504,
-    "upstream_circuit_open": 502,
-    "upstream_disconnected": 502,
-    "upstream_error": 502,
-    "upstream_malformed": 502,
-    "upstream_model_not_found": 502,
-    "upstream_not_configured": 502,
-    "upstream_quota": 502,
-    "upstream_rate_limited": 502,
-    "upstream_rejected": 502,
-    "upstream_truncated": 502,
-    "upstream_unauthorized": 502,
-    "upstream_unreachable": 502,
 }
-"""The HTTP status for a run that failed, by its error's code; 500 for a code that is not here."""
+"""The HTTP status for a run that failed, by its error's code, where `run_status` has no rule."""
+
+
+def run_status(code: str) -> int:
+    """Return the HTTP status for a run that failed: 502 where a model provider did, or else 500."""
+    return RUN_STATUS.get(code, 502 if code.startswith("upstream_") else 500)

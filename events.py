@@ -174,38 +174,39 @@ class ReasoningChunk(_Event, frozen=True, kw_only=True, tag="reasoning_chunk"):
     first_seq: int = 0
 
 
-class ToolCallQueued(_Event, frozen=True, kw_only=True, tag="tool_call_queued"):
-    """A call waits: as many run as may at a time."""
+class ToolCallEvent(_Event, frozen=True, kw_only=True):
+    """What happens to a tool call of the message `message_id`."""
 
     message_id: str
+
+
+class ToolCallQueued(ToolCallEvent, frozen=True, kw_only=True, tag="tool_call_queued"):
+    """A call waits: as many run as may at a time."""
+
     tool_call: QueuedCall
 
 
-class ToolCallStart(_Event, frozen=True, kw_only=True, tag="tool_call_start"):
+class ToolCallStart(ToolCallEvent, frozen=True, kw_only=True, tag="tool_call_start"):
     """The execution of a call begins."""
 
-    message_id: str
     tool_call: StartedCall
 
 
-class ToolCallProgress(_Event, frozen=True, kw_only=True, tag="tool_call_progress"):
+class ToolCallProgress(ToolCallEvent, frozen=True, kw_only=True, tag="tool_call_progress"):
     """A running call reports how far it is."""
 
-    message_id: str
     tool_call: ProgressingCall
 
 
-class ToolCallComplete(_Event, frozen=True, kw_only=True, tag="tool_call_complete"):
+class ToolCallComplete(ToolCallEvent, frozen=True, kw_only=True, tag="tool_call_complete"):
     """A call returned a result."""
 
-    message_id: str
     tool_call: CompletedCall
 
 
-class ToolCallError(_Event, frozen=True, kw_only=True, tag="tool_call_error"):
+class ToolCallError(ToolCallEvent, frozen=True, kw_only=True, tag="tool_call_error"):
     """A call failed, timed out, was cancelled, or could not be executed."""
 
-    message_id: str
     tool_call: FailedCall
 
 
@@ -313,11 +314,9 @@ class EventSink(Protocol):
 
     def append(self, event: Event) -> None:
         """Take an event; it is numbered and visible to readers at once."""
-        ...
 
     async def drain(self) -> None:
         """Wait while the sink lags; a producer calls it after each batch of events."""
-        ...
 
 
 _E = TypeVar("_E", bound=_Event)

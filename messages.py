@@ -44,14 +44,10 @@ class ToolCall(msgspec.Struct, frozen=True):
 
 
 class SystemMessage(msgspec.Struct, frozen=True, tag="system", tag_field="role"):
-    """Instructions."""
-
     content: str
 
 
 class TextContent(msgspec.Struct, frozen=True, tag="text"):
-    """A piece of a message."""
-
     text: str
 
 

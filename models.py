@@ -63,11 +63,10 @@ USER_PATTERN = r"^[A-Za-z0-9_.@+:-]{1,128}$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN, examples=["chat"])]
 Identifier = Annotated[str, Field(pattern=ID_PATTERN)]
+ModelName = Annotated[str, Field(min_length=1, max_length=200), TEXT]
 UserId = Annotated[str, Field(pattern=USER_PATTERN, examples=["user123"])]
 
 IfBusy: TypeAlias = Literal["enqueue", "reject", "interrupt"]
-
-
 RunStatus: TypeAlias = Literal["queued", "running", "completed", "cancelled", "failed"]
 
 
@@ -85,14 +84,12 @@ class AgentConfig(BaseModel):
     instructions: Annotated[str, Field(min_length=1, max_length=100_000), TEXT] | None = Field(
         None, description="The system prompt. Default: `SYSTEM_PROMPT`."
     )
-    model: Annotated[str, Field(min_length=1, max_length=200), TEXT] | None = Field(
+    model: ModelName | None = Field(
         None,
         description="A model, alone or as `<provider>:<model>` (`openai:`, `anthropic:`, "
         "`friendli:`), or `demo`. Default: the server's model.",
     )
-    fallback_models: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=200), TEXT]], Field(max_length=8)
-    ] = Field(
+    fallback_models: Annotated[list[ModelName], Field(max_length=8)] = Field(
         [],
         description="Models that are tried in this order, each if the one before failed before it "
         "streamed anything.",
@@ -182,7 +179,6 @@ class PriorMessage(BaseModel):
     content: Annotated[str, Field(max_length=MAX_MESSAGE_CHARS), TEXT]
 
     def message(self) -> Message:
-        """Return it as the model sees it."""
         if self.role == "user":
             return UserMessage(self.content)
         return (AssistantMessage if self.role == "assistant" else SystemMessage)(self.content)

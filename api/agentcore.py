@@ -56,10 +56,10 @@ from api.http.payloads import (
     invalid,
     session_of,
 )
-from api.http.problems import run_failed, validation_faults
+from api.http.problems import validation_faults
 from api.http.requests import of_message
 from api.http.services import Protocol, Registry, RemembersSessions, StartRuns
-from errors import ClientError, Invalid, ParleyError
+from errors import ClientError, Invalid, ParleyError, run_status
 from events import ReaderEvent, RunError, Suspended
 from models import ChatRequest, ChatResponse
 from protocols.native import EventsEncoder
@@ -106,7 +106,6 @@ class InvocationEncoder(EventsEncoder):
     """The native events, the last of a failed run in both shapes."""
 
     def encode(self, event: ReaderEvent) -> bytes:
-        """Return one frame."""
         if isinstance(event, Suspended):  # callers of a runtime do not come back
             event = event.as_error()
         if isinstance(event, RunError):
@@ -126,7 +125,6 @@ class InvocationRoute(APIRoute):
     """A route whose every failure has the platform's shape, and that returns the caller's ids."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler."""
         handle = super().get_route_handler()
 
         async def handle_invocation(request: Request) -> Response:
@@ -199,7 +197,6 @@ class Pulse:
         self._last = PingStatus(status="Healthy", time_of_last_update=int(time.time()))
 
     def beat(self, *, busy: bool) -> PingStatus:
-        """Return what is so now."""
         status: Literal["Healthy", "HealthyBusy"] = "HealthyBusy" if busy else "Healthy"
         if status != self._last.status:
             self._last = PingStatus(status=status, time_of_last_update=int(time.time()))
@@ -285,7 +282,7 @@ async def invoke(
 
 def _answer(result: ChatResponse | RunError, session_id: str | None) -> JSONResponse:
     if isinstance(result, RunError):
-        status = run_failed(result, {}).status_code
+        status = run_status(result.code)
         return _failure(status, result.message, result.code, retryable=result.retryable)
     invoked = Invoked(**result.model_dump(), result=result.response, session_id=session_id)
     return JSONResponse(invoked.model_dump(mode="json"))

@@ -16,10 +16,9 @@ from api.http.documents import EVENT_STREAM, PROBLEMS
 from api.http.exports import everything_said
 from api.http.identity import Who, WhoInQuery
 from api.http.inputs import InputRequest, of_input
-from api.http.problems import run_failed
 from api.http.services import Protocol, Registry, RemembersSessions, Runs, StartRuns
 from caller import Caller
-from errors import NotFound
+from errors import NotFound, run_status
 from events import RunError
 from models import ID_PATTERN, NAME_PATTERN, ChatResponse, TokenUsage
 from runs.agents import BUILT_IN
@@ -96,9 +95,8 @@ async def _run(agent: str, body: InputRequest, runs: Runs, remembers: bool) -> R
         response_id=run.id,
         session_id=None if run.start.ephemeral else run.start.conversation_id,
     )
-    headers = {"X-Run-Id": run.id}
-    status = run_failed(failure, {}).status_code if failure else 200
-    return JSONResponse(content.model_dump(mode="json"), status, headers)
+    status = run_status(failure.code) if failure else 200
+    return JSONResponse(content.model_dump(mode="json"), status, {"X-Run-Id": run.id})
 
 
 def _describe(
@@ -133,11 +131,6 @@ async def _session(registry: AgentRegistry, caller: Caller, session_id: str) -> 
         {"role": role_of(stored.message), "content": stored.message.content} for stored in found
     ]
     return Session(session_id=session_id, messages=messages, message_count=len(messages))
-
-
-async def _clear(registry: AgentRegistry, caller: Caller, session_id: str) -> Cleared:
-    await registry.clear(caller, session_id)
-    return Cleared(session_id=session_id)
 
 
 def router_for(name: str | None) -> APIRouter:
@@ -201,7 +194,8 @@ def router_for(name: str | None) -> APIRouter:
     ) -> Cleared:
         """Delete the messages of a session; an active run in it is cancelled."""
         registry.agents.find(caller, agent)
-        return await _clear(registry, caller, session_id)
+        await registry.clear(caller, session_id)
+        return Cleared(session_id=session_id)
 
     return router
 

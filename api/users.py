@@ -53,7 +53,6 @@ class UserMessageRequest(BaseModel):
     message: Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE_CHARS), TEXT]
 
     def run_request(self) -> RunRequest:
-        """Return it as a message into the user's conversation."""
         messages = (UserMessage(self.message),)
         return RunRequest(messages=messages, conversation_id=CONVERSATION, agent=DEFAULT)
 

@@ -53,12 +53,7 @@ _NOT_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 class Calls:
-    """What an agent can call: tools, and other agents to hand over to.
-
-    Args:
-        agent: the agent's name.
-        config: its bounds.
-    """
+    """What an agent can call: tools, and other agents to hand over to. `config` has its bounds."""
 
     def __init__(
         self,
@@ -78,11 +73,9 @@ class Calls:
         }
 
     def add(self, tool: Tool) -> None:
-        """Offer one more tool."""
         self._tools[tool.name] = tool
 
     def specs(self) -> tuple[ToolSpec, ...]:
-        """Return the tools as the model gets to know them."""
         transfers = [
             ToolSpec(
                 call,
@@ -242,8 +235,6 @@ class Calls:
 def _reporter(
     sink: EventSink, message_id: str, call: ToolCall
 ) -> Callable[[float, float | None, str | None], None]:
-    """Return what makes a running call's reports events."""
-
     def report(progress: float, total: float | None, message: str | None) -> None:
         running = ProgressingCall(
             id=call.id, name=call.name, progress=progress, total=total, message=message

@@ -98,7 +98,6 @@ class Transcript:
 
     @property
     def unsaved(self) -> list[Message]:
-        """What is not stored yet."""
         return self.messages[self.saved :]
 
     def keep(self, message: AssistantMessage, results: Iterable[ToolMessage] = ()) -> None:
@@ -108,11 +107,7 @@ class Transcript:
         self.messages.extend(results)
 
     async def save(self, pending: AssistantMessage | None = None) -> None:
-        """Store what was kept since the last time, and the message whose calls begin.
-
-        Raises:
-            errors.Unavailable: it is not stored.
-        """
+        """Store what is new, and the message whose calls begin, or raise `errors.Unavailable`."""
         new = self.unsaved
         storing = asyncio.ensure_future(self.journal(new, pending))
         try:
@@ -161,11 +156,8 @@ class Counts:
 
 @dataclass
 class Resumption:
-    """Where a run goes on after a crash.
-
-    Args:
-        pending: the message whose calls were being executed.
-        successors: the agents that had taken over, in order.
+    """Where a run goes on after a crash: the message whose calls were being executed, and the
+    agents that had taken over, in order.
     """
 
     pending: AssistantMessage | None = None

@@ -28,7 +28,6 @@ class Encoder(Protocol):
 
         What closes the stream is among the frames of the last event.
         """
-        ...
 
 
 ENCODERS: dict[str, Callable[[int], Encoder]] = {

@@ -92,7 +92,6 @@ class AgentsSdkEncoder:
         self._called: set[str] = set()
 
     def encode(self, event: ReaderEvent) -> bytes:
-        """Return the frames of one event, or nothing."""
         if isinstance(event, Reset):
             self._epoch = event.epoch
             reset = {"type": "reset", "run_id": event.run_id, "reason": event.reason}

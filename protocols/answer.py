@@ -15,9 +15,7 @@ from events import (
     Suspended,
     ToolCallComplete,
     ToolCallError,
-    ToolCallProgress,
-    ToolCallQueued,
-    ToolCallStart,
+    ToolCallEvent,
 )
 from models import ChatResponse, TokenUsage, ToolCallRecord
 
@@ -32,28 +30,12 @@ class WholeAnswer:
         self._calls: list[ToolCallRecord] = []
 
     def add(self, event: ReaderEvent) -> None:
-        """Take the next event of the run."""
         match event:
             case ChatStart():
                 self._start, self._agent = event, event.agent
-            case ToolCallComplete(tool_call=call):
-                record = ToolCallRecord(
-                    id=call.id,
-                    name=call.name,
-                    arguments=call.arguments,
-                    result=call.result,
-                    duration_ms=call.duration_ms,
-                )
-                self._calls.append(record)
-            case ToolCallError(tool_call=failed):
-                record = ToolCallRecord(
-                    id=failed.id,
-                    name=failed.name,
-                    arguments=failed.arguments,
-                    error=failed.error,
-                    duration_ms=failed.duration_ms,
-                )
-                self._calls.append(record)
+            case ToolCallComplete() | ToolCallError():
+                call = ToolCallRecord.model_validate(event.tool_call, from_attributes=True)
+                self._calls.append(call)
             case AgentUpdated():
                 self._agent = event.agent
             case Reset():
@@ -64,14 +46,7 @@ class WholeAnswer:
                 self.result = event
             case Suspended():
                 self.result = event.as_error()
-            case (
-                ChatChunk()
-                | ReasoningChunk()
-                | ToolCallStart()
-                | ToolCallQueued()
-                | ToolCallProgress()
-                | RunProgress()
-            ):
+            case ChatChunk() | ReasoningChunk() | ToolCallEvent() | RunProgress():
                 pass
             case _:
                 assert_never(event)

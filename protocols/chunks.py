@@ -34,11 +34,7 @@ from events import (
     RunError,
     RunProgress,
     Suspended,
-    ToolCallComplete,
-    ToolCallError,
-    ToolCallProgress,
-    ToolCallQueued,
-    ToolCallStart,
+    ToolCallEvent,
 )
 
 _encode = msgspec.json.Encoder().encode
@@ -57,7 +53,6 @@ class ChunksEncoder:
         self._conversation: str | None = None
 
     def encode(self, event: ReaderEvent) -> bytes:
-        """Return the frames of one event, or nothing."""
         match event:
             case ChatChunk():
                 return self._frame({"content": event.content, "done": False}, event)
@@ -83,16 +78,7 @@ class ChunksEncoder:
                 reset = {"run_id": event.run_id, "reason": event.reason}
                 restart = {"content": "", "done": False, "reset": reset}
                 return sse.frame(_encode(restart).decode())
-            case (
-                ReasoningChunk()
-                | ToolCallStart()
-                | ToolCallQueued()
-                | ToolCallProgress()
-                | ToolCallComplete()
-                | ToolCallError()
-                | AgentUpdated()
-                | RunProgress()
-            ):
+            case ReasoningChunk() | ToolCallEvent() | AgentUpdated() | RunProgress():
                 return b""
             case _:
                 assert_never(event)

@@ -31,11 +31,7 @@ from events import (
     RunError,
     RunProgress,
     Suspended,
-    ToolCallComplete,
-    ToolCallError,
-    ToolCallProgress,
-    ToolCallQueued,
-    ToolCallStart,
+    ToolCallEvent,
     Usage,
 )
 
@@ -69,7 +65,6 @@ LOST = RunError(
 
 
 def completion_id(run_id: str) -> str:
-    """Return the id of a run's completion."""
     return "chatcmpl-" + run_id.removeprefix("run_")
 
 
@@ -81,12 +76,10 @@ def error_body(
 
 
 def usage_body(usage: Usage) -> dict[str, int]:
-    """Return what was used, in OpenAI's shape."""
     return msgspec.to_builtins(usage)  # type: ignore[no-any-return]
 
 
 def call_body(call: RequestedCall) -> dict[str, Any]:
-    """Return a call of the client, in OpenAI's shape."""
     function = {"name": call.name, "arguments": call.arguments}
     return {"id": call.id, "type": "function", "function": function}
 
@@ -133,7 +126,6 @@ class CompletionsEncoder:
         self._is_over = False
 
     def encode(self, event: ReaderEvent) -> bytes:
-        """Return the frames of one event."""
         if self._is_over:
             return b""
         if not self._head:  # a reader may have come in the middle
@@ -154,13 +146,7 @@ class CompletionsEncoder:
                 return self._start(event)
             case ReasoningChunk():
                 return self._delta({"reasoning_content": event.content})
-            case (
-                ToolCallQueued()
-                | ToolCallStart()
-                | ToolCallProgress()
-                | ToolCallComplete()
-                | ToolCallError()
-            ):
+            case ToolCallEvent():
                 return self._tool_event(event)
             case ChatComplete(finish_reason="cancelled"):
                 return self._failed(CANCELLED)
@@ -224,8 +210,7 @@ class CompletionsEncoder:
 class WholeCompletion:
     """Collects events until the last one; `result` is the completion or the failure.
 
-    Args:
-        created: when the run was asked for, in Unix seconds.
+    `created`: when the run was asked for, in Unix seconds.
     """
 
     def __init__(self, created: int) -> None:
@@ -237,7 +222,6 @@ class WholeCompletion:
         self._reasoning: list[str] = []
 
     def add(self, event: ReaderEvent) -> None:
-        """Take the next event of the run."""
         match event:
             case ChatStart():
                 self._start = event
@@ -257,15 +241,7 @@ class WholeCompletion:
                 self.result = event
             case Suspended():
                 self.result = event.as_error()
-            case (
-                ToolCallStart()
-                | ToolCallQueued()
-                | ToolCallProgress()
-                | ToolCallComplete()
-                | ToolCallError()
-                | AgentUpdated()
-                | RunProgress()
-            ):
+            case ToolCallEvent() | AgentUpdated() | RunProgress():
                 pass
             case _:
                 assert_never(event)

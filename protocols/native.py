@@ -49,7 +49,6 @@ class EventsEncoder:
         self._run = b""  # `<run_id>:<epoch>:`, made once
 
     def encode(self, event: ReaderEvent) -> bytes:
-        """Return one frame, or nothing."""
         if type(event) is Suspended:
             return b""
         if type(event) is Reset:
@@ -72,7 +71,6 @@ class WebSocketEncoder:
         self._heads: dict[type[NativeEvent], bytes] = {}
 
     def encode(self, event: NativeEvent) -> bytes:
-        """Return one message."""
         if type(event) is Reset:
             self._epoch = event.epoch
             self._heads.clear()

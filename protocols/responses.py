@@ -36,11 +36,7 @@ from events import (
     RunProgress,
     Suspended,
     TerminalEvent,
-    ToolCallComplete,
-    ToolCallError,
-    ToolCallProgress,
-    ToolCallQueued,
-    ToolCallStart,
+    ToolCallEvent,
     Usage,
 )
 
@@ -69,7 +65,6 @@ _RUN, _RESPONSE = "run_", "resp_"
 
 
 def response_id(run_id: str) -> str:
-    """Return the id of a run's response."""
     return _RESPONSE + run_id.removeprefix(_RUN)
 
 
@@ -102,7 +97,6 @@ def response_body(
     error: RunError | None = None,
     incomplete: str | None = None,
 ) -> dict[str, Any]:
-    """Return a response as the wire has it."""
     return {
         "id": response_id(head.run_id),
         "object": "response",
@@ -119,26 +113,13 @@ def response_body(
 
 def unfinished(head: Head, status: Status, texts: Sequence[str]) -> dict[str, Any]:
     """Return a response under way, with the messages so far."""
-    last = len(texts) - 1
-    output = [
-        _message(head, at, text, "in_progress" if at == last else "completed")
-        for at, text in enumerate(texts)
-    ]
-    return response_body(head, status, output)
+    return response_body(head, status, _messages(head, texts, "in_progress"))
 
 
 def ended(head: Head, texts: Sequence[str], end: TerminalEvent) -> dict[str, Any]:
-    """Return a response that has ended.
-
-    Args:
-        texts: of the run's messages that have one, in order.
-        end: how the run ended.
-    """
-    status, last = status_of(end), len(texts) - 1
-    output = [
-        _message(head, at, text, _closing(status) if at == last else "completed")
-        for at, text in enumerate(texts)
-    ]
+    """Return a response that has ended. `texts`: of the run's messages that have one, in order."""
+    status = status_of(end)
+    output = _messages(head, texts, _closing(status))
     if isinstance(end, RunError):
         return response_body(head, status, output, error=end)
     output += [
@@ -150,7 +131,6 @@ def ended(head: Head, texts: Sequence[str], end: TerminalEvent) -> dict[str, Any
 
 
 def status_of(end: TerminalEvent) -> Status:
-    """Return what became of a response whose run ended so."""
     if isinstance(end, RunError):
         return "failed"
     if end.finish_reason == "cancelled":
@@ -159,11 +139,7 @@ def status_of(end: TerminalEvent) -> Status:
 
 
 def lost_frame(number: int) -> bytes:
-    """Return the frame that ends a stream which cannot be continued.
-
-    Args:
-        number: what comes after the last number that the client has seen.
-    """
+    """Return the frame that ends a stream which cannot be continued; `number` is that frame's."""
     text = (
         "The stream cannot be continued: the service was interrupted and has begun the answer "
         "anew. Read the response again from its start."
@@ -183,7 +159,6 @@ def _error_frame(code: str, message: str, number: int) -> bytes:
 
 
 def end_frame(body: dict[str, Any], number: int) -> bytes:
-    """Return the last frame of a response that has ended."""
     kind = _END[body["status"]]
     data = {"type": kind, "sequence_number": number, "response": body}
     return sse.frame(_encode(data).decode(), event=kind)
@@ -234,6 +209,15 @@ def _message(head: Head, at: int, text: str | None, status: ItemStatus) -> dict[
     }
 
 
+def _messages(head: Head, texts: Sequence[str], last: ItemStatus) -> list[dict[str, Any]]:
+    """Return all messages; `last` is the status of the last one."""
+    end = len(texts) - 1
+    return [
+        _message(head, at, text, last if at == end else "completed")
+        for at, text in enumerate(texts)
+    ]
+
+
 def _call(
     head: Head, at: int, call: RequestedCall, arguments: str, status: ItemStatus
 ) -> dict[str, Any]:
@@ -248,11 +232,7 @@ def _call(
 
 
 class WholeResponse:
-    """Collects events; `end` is the terminal one, or `suspended` the last, once it was there.
-
-    Args:
-        head: what is known of the response before.
-    """
+    """Collects events; `end` is the terminal one, or `suspended` the last, once it was there."""
 
     def __init__(self, head: Head) -> None:
         self.end: TerminalEvent | None = None
@@ -262,7 +242,6 @@ class WholeResponse:
         self._texts: list[list[str]] = []
 
     def add(self, event: ReaderEvent) -> None:
-        """Take the next event of the run."""
         match event:
             case ChatChunk():
                 if event.message_id != self._message_id:
@@ -276,27 +255,13 @@ class WholeResponse:
                 self.end = event
             case Suspended():
                 self.suspended = event
-            case (
-                ChatStart()
-                | ReasoningChunk()
-                | ToolCallStart()
-                | ToolCallQueued()
-                | ToolCallProgress()
-                | ToolCallComplete()
-                | ToolCallError()
-                | AgentUpdated()
-                | RunProgress()
-            ):
+            case ChatStart() | ReasoningChunk() | ToolCallEvent() | AgentUpdated() | RunProgress():
                 pass
             case _:
                 assert_never(event)
 
     def body(self, status: Status) -> dict[str, Any]:
-        """Return the response.
-
-        Args:
-            status: while it has not ended.
-        """
+        """Return the response; `status` is its status while it has not ended."""
         texts = ["".join(pieces) for pieces in self._texts]
         if self.end is None:
             return unfinished(self._head, status, texts)
@@ -325,7 +290,6 @@ class ResponsesEncoder:
         self._delta_head = b""
 
     def encode(self, event: ReaderEvent) -> bytes:
-        """Return the frames of one event."""
         if self._is_over:
             return b""
         match event:
@@ -343,16 +307,7 @@ class ResponsesEncoder:
             case Reset():
                 self._is_over = True
                 return lost_frame(max(self.next, self._after + 1))
-            case (
-                ReasoningChunk()
-                | ToolCallStart()
-                | ToolCallQueued()
-                | ToolCallProgress()
-                | ToolCallComplete()
-                | ToolCallError()
-                | AgentUpdated()
-                | RunProgress()
-            ):
+            case ReasoningChunk() | ToolCallEvent() | AgentUpdated() | RunProgress():
                 return b""
             case _:
                 assert_never(event)
@@ -379,7 +334,6 @@ class ResponsesEncoder:
         return opening + delta
 
     def _open(self) -> bytes:
-        """Begin a message."""
         at = len(self._texts)
         self._texts.append([])
         item = _message(self._head, at, None, "in_progress")

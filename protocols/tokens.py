@@ -28,11 +28,7 @@ from events import (
     RunError,
     RunProgress,
     Suspended,
-    ToolCallComplete,
-    ToolCallError,
-    ToolCallProgress,
-    ToolCallQueued,
-    ToolCallStart,
+    ToolCallEvent,
 )
 
 _encode = msgspec.json.Encoder().encode
@@ -49,7 +45,6 @@ class TokensEncoder:
         self._conversation: str | None = None
 
     def encode(self, event: ReaderEvent) -> bytes:
-        """Return one frame, or nothing."""
         match event:
             case ChatChunk():
                 return self._frame("token", event.content, event)
@@ -72,16 +67,7 @@ class TokensEncoder:
                 self._epoch = event.epoch
                 reset = {"run_id": event.run_id, "reason": event.reason}
                 return sse.frame(_encode(reset).decode(), event="reset")
-            case (
-                ReasoningChunk()
-                | ToolCallStart()
-                | ToolCallQueued()
-                | ToolCallProgress()
-                | ToolCallComplete()
-                | ToolCallError()
-                | AgentUpdated()
-                | RunProgress()
-            ):
+            case ReasoningChunk() | ToolCallEvent() | AgentUpdated() | RunProgress():
                 return b""
             case _:
                 assert_never(event)

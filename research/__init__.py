@@ -148,7 +148,6 @@ class ResearchAgent:
 
     @property
     def model(self) -> str:
-        """The model that plans and writes."""
         return self._provider.answering(self._config.model)
 
     @property
@@ -157,7 +156,6 @@ class ResearchAgent:
         return False
 
     async def run(self, state: RunState) -> ChatComplete:
-        """Research the last message of the user; see `agent.StreamingAgent.run`."""
         researcher = _Researcher(self._provider, state.sink)
         agent = StreamingAgent(NAME, self._config, researcher, self._tools, self._workers)
         return await agent.run(state)
@@ -197,12 +195,7 @@ class _Heard:
 
 
 class _Researcher:
-    """The provider of one run: each question of the loop is a stage of the research.
-
-    Args:
-        provider: the real one.
-        sink: is told how far the research is.
-    """
+    """The provider of one run: each question of the loop is a stage of the research, as it says."""
 
     def __init__(self, provider: Provider, sink: EventSink) -> None:
         self.name = provider.name
@@ -215,7 +208,6 @@ class _Researcher:
         self._sink = sink
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[list[ReplyPart], None]:
-        """Plan or write; see `llm.Provider`."""
         has_results = isinstance(request.messages[-1], ToolMessage)
         stage = self._write(request) if has_results else self._plan(request)
         async with aclosing(stage) as batches:
@@ -328,7 +320,6 @@ def _query(text: str) -> str:
 
 
 def _question(messages: Sequence[Message]) -> str:
-    """Return what the user said last."""
     said = [each.content for each in messages if isinstance(each, UserMessage)]
     return said[-1] if said else ""
 

@@ -6,7 +6,7 @@ to write about it (`Found.apology`). Everything that comes from a page is data: 
 or https with nothing in it that Markdown reads, a title is one line and escaped.
 
 So the end of a report can be read back from its text (`read_report`), however late and wherever
-the text comes from: it is what stands behind the last heading of its name.
+the text comes from: it is what stands after the last heading of its name.
 """
 
 import re
@@ -55,7 +55,7 @@ def line_of(text: str, limit: int) -> str:
 
 
 class Found:
-    """The results of the searches behind the last message of the user.
+    """The results of the searches after the last message of the user.
 
     `sources` are their pages, each once. `numbered` are the messages with the number of its
     source beside each page, and without pages whose address is unfit.
@@ -154,7 +154,7 @@ def _escaped(text: str) -> str:
 
 
 def ending(report: str, sources: Sequence[Source], questions: Sequence[str]) -> str:
-    """Return what the service puts behind a model's report."""
+    """Return what the service puts after a model's report."""
     links = [f"[{_escaped(each.title or each.url)}]({each.url})" for each in sources]
     parts = [_SOURCES, _numbered_list(links) or _NO_SOURCES]
     if questions:

@@ -60,11 +60,7 @@ class Roster:
         self._stored: dict[str, dict[str, StreamingAgent]] = {}
 
     async def load(self) -> None:
-        """Read the stored agents.
-
-        Raises:
-            storage.StorageUnavailable: they cannot be read.
-        """
+        """Read the stored agents; `storage.StorageUnavailable` where that cannot be done."""
         for tenant, name, text in await self._store.agents():
             try:
                 agent = self._build(tenant, name, AgentConfig.model_validate_json(text))
@@ -73,7 +69,6 @@ class Roster:
                 logger.warning("The stored agent %r does not fit any more: %s", name, error)
 
     def all(self, caller: Caller) -> list[AgentInfo]:
-        """Return what can be configured, by name."""
         agents = self._of(caller.tenant)
         return [self._info(agents[name]) for name in sorted(agents)]
 
@@ -90,19 +85,11 @@ class Roster:
         return sorted({*self._allowed_models, self._provider.default_model})
 
     def info(self, caller: Caller, name: str) -> AgentInfo:
-        """Return one agent.
-
-        Raises:
-            errors.NotFound: there is none of this name.
-        """
+        """Return one agent; `errors.NotFound` where there is none of this name."""
         return self._info(self._configured(caller.tenant, name))
 
     def find(self, caller: Caller, name: str) -> Agent:
-        """Return an agent to run.
-
-        Raises:
-            errors.NotFound: there is none of this name.
-        """
+        """Return an agent to run; `errors.NotFound` where there is none of this name."""
         return self._special.get(name) or self._configured(caller.tenant, name)
 
     def resolve(self, caller: Caller, name: str) -> tuple[str, str | None]:
@@ -213,7 +200,6 @@ class Roster:
         )
 
     def _of(self, tenant: str) -> dict[str, StreamingAgent]:
-        """Return the agents that a tenant can configure."""
         return self._built_in | self._stored.get(tenant, {})
 
     def _configured(self, tenant: str, name: str) -> StreamingAgent:

@@ -12,24 +12,17 @@ from runs.run import StopReason
 
 
 class Commands(Protocol):
-    """What can be asked of a run under way."""
-
     async def stop(self, run_id: str, reason: StopReason) -> bool:
         """Stop a run, at its next await."""
-        ...
 
     async def cancel_call(self, run_id: str, tool_call_id: str) -> bool:
         """Cancel one tool call; its siblings and the run go on. False also: no such call."""
-        ...
 
     async def wait(self, run_ids: list[str], seconds: float) -> bool:
         """Wait until runs have ended, for some seconds at most; tell whether they have."""
-        ...
 
 
 class LocalCommands:
-    """Commands to the runs of this process."""
-
     def __init__(self, index: RunIndex) -> None:
         self._index = index
 

@@ -17,11 +17,7 @@ _TOKEN_BYTES = 4
 
 
 class Contexts:
-    """Reads what a model gets to see.
-
-    Args:
-        limits: how much of a conversation that is.
-    """
+    """Reads what a model gets to see."""
 
     def __init__(self, store: Store, limits: Limits) -> None:
         self._store = store

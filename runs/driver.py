@@ -42,14 +42,7 @@ logger = logging.getLogger("parley.registry")
 
 
 class Driver:
-    """Takes runs from their acceptance to their end, or to where they are suspended.
-
-    Args:
-        index: forgets the runs of a conversation that is reset.
-        endings: stores how runs end.
-        observers: are shown each run.
-        memory: remembers users; None: nobody is remembered.
-    """
+    """Takes runs from their acceptance to their end, or to where they are suspended."""
 
     def __init__(
         self,
@@ -71,11 +64,7 @@ class Driver:
         self._memory = memory
 
     async def drive(self, run: Run, turn: Turn) -> Outcome:
-        """Take a run to its end, and return how that came. Never raises.
-
-        Args:
-            turn: its place in the queue of its conversation.
-        """
+        """Take a run to its end, and return how that came. Never raises."""
         if self._memory is not None and run.request.text and run.remembers:
             run.recall = self._memory.recall(run.stored.owner, run.request.text)
         try:

@@ -36,11 +36,7 @@ class Ending(NamedTuple):
 
 
 class Endings:
-    """Stores endings, each once.
-
-    Args:
-        memory: learns from exchanges; None: no user is remembered.
-    """
+    """Stores endings, each once. `memory` learns from exchanges; None: no user is remembered."""
 
     def __init__(self, store: Store, memory: LongTermMemory | None) -> None:
         self._store = store
@@ -49,15 +45,10 @@ class Endings:
 
     @property
     def has_waiting(self) -> bool:
-        """Whether an ending is still to be stored."""
         return bool(self._waiting)
 
     async def store(self, ending: Ending) -> None:
-        """Store an ending.
-
-        Raises:
-            errors.ParleyError: it is not stored, and `store_later` may be called.
-        """
+        """Store an ending; where this raises, it is not stored, and `store_later` may be called."""
         if self._memory is None:
             ending = ending._replace(exchange=())
         if not await self._finish(ending):
@@ -66,7 +57,6 @@ class Endings:
             self._memory.wake()
 
     def store_later(self, ending: Ending) -> None:
-        """Store an ending as soon as that is possible."""
         self._waiting.append(ending)
 
     async def store_soon(self, ending: Ending) -> None:
@@ -79,11 +69,7 @@ class Endings:
             logger.exception("The end of run %s could not be stored", ending.run.id)
 
     async def store_waiting(self) -> None:
-        """Try again to store what could not be stored.
-
-        Raises:
-            storage.StorageUnavailable: it is still not possible.
-        """
+        """Try again to store what could not be, or raise `storage.StorageUnavailable`."""
         while self._waiting:
             ending = self._waiting[0]
             try:
@@ -99,11 +85,7 @@ class Endings:
 
 
 def ending_of(run: Run, terminal: TerminalEvent, begin: Begin | None) -> Ending:
-    """Return what is to be stored of a run that ends.
-
-    Args:
-        begin: what it does to its conversation first, where it has not begun.
-    """
+    """Return what is to be stored of a run that ends; `begin`: of one that has not begun."""
     stored = msgspec.structs.replace(run.stored, request=run.request.after_its_end())
     exchange = _exchange(run, terminal)
     if not run.request.is_kept:  # its turns were stored for the case of a crash only
@@ -155,7 +137,6 @@ def left_open(stored: StoredRun) -> list[Message]:
 
 
 def failure(error: ParleyError) -> RunError:
-    """Return an error as the end of a run."""
     return RunError(
         code=error.code,
         message=error.message,
@@ -180,5 +161,4 @@ def stopped(run: Run) -> TerminalEvent | None:
 
 
 def taken_over() -> ParleyError:
-    """Return the error of a run that another process has claimed."""
     return Unavailable("Another process has taken this run over.", code="run_taken_over")

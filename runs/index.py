@@ -8,20 +8,13 @@ import asyncio
 from collections import deque
 
 from caller import Caller
-from errors import Conflict
 from hub import Hub
 from runs.run import Run
 from storage import StoredRun
 
 
 class RunIndex:
-    """Runs by id and by key.
-
-    Args:
-        hub: keeps their logs.
-        ttl: seconds for which a run that has ended is known.
-        most: how many of these are.
-    """
+    """Runs by id and by key: for `ttl` seconds after their end, and `most` of these at most."""
 
     def __init__(self, hub: Hub, ttl: float, most: int) -> None:
         self._hub = hub
@@ -33,31 +26,25 @@ class RunIndex:
         self._deadlines: deque[tuple[float, str]] = deque()
 
     def __len__(self) -> int:
-        """How many runs are under way."""
         return len(self._live)
 
     def all_live(self) -> list[Run]:
-        """Return the runs that are under way."""
         return [*self._live.values()]
 
     def add(self, run: Run) -> None:
-        """Know a run that is under way from now on."""
         self._live[run.id] = run
         if run.stored.key is not None:
             self._keys[run.stored.owner, run.stored.key] = run.id
 
     def live(self, run_id: str) -> Run | None:
-        """Return a run that is under way."""
         return self._live.get(run_id)
 
     def find(self, run_id: str) -> StoredRun | None:
-        """Return what is known of a run."""
         self._expire()
         live = self._live.get(run_id)
         return live.stored if live is not None else self._ended.get(run_id)
 
     def of_key(self, owner: Caller, key: str) -> str | None:
-        """Return the id of the run that a request with this key started."""
         self._expire()
         return self._keys.get((owner, key))
 
@@ -75,7 +62,6 @@ class RunIndex:
         self._deadlines.append((deadline, run.id))
 
     def forget(self, run_id: str) -> None:
-        """Know a run no longer."""
         live = self._live.pop(run_id, None)
         stored = live.stored if live is not None else self._ended.pop(run_id, None)
         if stored is not None and stored.key is not None:
@@ -100,17 +86,3 @@ class RunIndex:
             self._deadlines.popleft()
             if run_id in self._ended:
                 self.forget(run_id)
-
-
-def check_same(before: bytes, fingerprint: bytes) -> None:
-    """Check what an idempotency key was used for.
-
-    Raises:
-        errors.Conflict: it was another request.
-    """
-    # What an older version's was made of cannot be compared; then the key counts.
-    is_comparable = len(before) == len(fingerprint) and before[:1] == fingerprint[:1]
-    if is_comparable and before != fingerprint:
-        raise Conflict(
-            "This idempotency key was used for another request.", code="idempotency_conflict"
-        )

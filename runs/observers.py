@@ -49,15 +49,10 @@ class Observer(Protocol):
         Args:
             run: as it was accepted: whose it is, and who answers.
         """
-        ...
 
 
 class Observers:
-    """Shows runs to `observers`. Belongs to who starts the runs, and is closed after the last one.
-
-    Args:
-        hub: has the runs' logs.
-    """
+    """Shows runs to observers. Belongs to who starts the runs, and is closed after the last one."""
 
     def __init__(self, hub: Hub, observers: Iterable[Observer] = ()) -> None:
         self._hub = hub
@@ -134,7 +129,6 @@ class RunLogger:
         self._runs: dict[str, _Summary] = {}
 
     def observe(self, run: StoredRun, events: Sequence[ReaderEvent]) -> None:
-        """Take what is new in a run."""
         for event in events:
             match event:
                 case ChatStart():

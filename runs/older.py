@@ -13,8 +13,7 @@ _SAME = ("agent", "parallel_tools", "memory", "if_busy")
 def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
     """Return a request of version 1 as one of version 2.
 
-    Raises:
-        AttributeError, KeyError, TypeError: it is none.
+    What is none raises `AttributeError`, `KeyError` or `TypeError`.
     """
     if "completion" in fields:
         return {"version": VERSION} | _completion(fields["completion"])

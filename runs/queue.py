@@ -15,25 +15,16 @@ from models import IfBusy
 
 
 class Turn(Protocol):
-    """A run's place in the queue of its conversation."""
-
     @property
-    def is_held(self) -> bool:
-        """Whether it is this run's turn."""
-        ...
+    def is_held(self) -> bool: ...
 
-    async def wait(self) -> None:
-        """Wait until it is this run's turn."""
-        ...
+    async def wait(self) -> None: ...
 
     async def leave(self) -> None:
         """Give the place up; the next run has its turn, if this one had it."""
-        ...
 
 
 class ConversationLocks(Protocol):
-    """The queues of all conversations."""
-
     async def join(
         self, owner: Caller, conversation_id: str, run_id: str, *, if_busy: IfBusy, limit: int
     ) -> Turn:
@@ -46,16 +37,12 @@ class ConversationLocks(Protocol):
         Raises:
             errors.Conflict, errors.TooMany: it may not join.
         """
-        ...
 
     async def queue(self, owner: Caller, conversation_id: str) -> list[str]:
         """Return the ids of the runs in a queue, first the one that has its turn."""
-        ...
 
 
 class LocalTurn:
-    """A place in a queue of this process."""
-
     def __init__(self, run_id: str, locks: "LocalLocks", place: tuple[Caller, str]) -> None:
         self.run_id = run_id
         self.granted = asyncio.Event()
@@ -74,8 +61,6 @@ class LocalTurn:
 
 
 class LocalLocks:
-    """The queues of this process."""
-
     def __init__(self) -> None:
         self._queues: dict[tuple[Caller, str], deque[LocalTurn]] = {}
 
@@ -99,7 +84,6 @@ class LocalLocks:
         return [turn.run_id for turn in self._queues.get((owner, conversation_id), ())]
 
     def remove(self, place: tuple[Caller, str], turn: LocalTurn) -> None:
-        """Take a run out of its queue."""
         queue = self._queues[place]
         queue.remove(turn)
         if queue:

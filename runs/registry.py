@@ -19,7 +19,6 @@ its last stored turn, in a new epoch.
 """
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
@@ -38,11 +37,11 @@ from memory.learning import LongTermMemory
 from messages import new_id
 from runs.agents import DEFAULT, Roster
 from runs.commands import LocalCommands
-from runs.index import RunIndex, check_same
+from runs.index import RunIndex
 from runs.observers import Observer, Observers
 from runs.queue import LocalLocks
 from runs.replay import replay_of
-from runs.request import VERSION, RunRequest, encoded
+from runs.request import RunRequest, check_same, encoded, fingerprint_of
 from runs.run import Agent, Limits, Refused, Repeated, Run
 from runs.runner import Runner
 from storage import StoredRun
@@ -57,8 +56,6 @@ logger = logging.getLogger("parley.registry")
 
 
 class RunElsewhere(Unavailable):
-    """Another process works on the run."""
-
     def __init__(self) -> None:
         text = "Another process works on this run; ask again when it has ended."
         super().__init__(text, code="run_elsewhere", retry_after=1)
@@ -167,12 +164,10 @@ class AgentRegistry:
 
     @property
     def max_message_chars(self) -> int:
-        """How many characters a message may have."""
         return self._limits.max_message_chars
 
     @property
     def active_runs(self) -> int:
-        """How many runs are under way or wait."""
         return len(self._index)
 
     async def start(
@@ -200,7 +195,7 @@ class AgentRegistry:
             errors.Unavailable: the service is full or stopping, or nothing can be stored now.
         """
         said = encoded(request)
-        fingerprint = _fingerprint(said) if key is not None else b""
+        fingerprint = fingerprint_of(said) if key is not None else b""
         asked = await self._agent_of(caller, request)
         known = self._index.of_key(caller, key) if key is not None else None
         if known is not None:
@@ -215,7 +210,6 @@ class AgentRegistry:
         return await self._accepted(run, fingerprint)
 
     async def _repeated(self, run_id: str, fingerprint: bytes) -> StoredRun:
-        """Return the run that a request with the same key started."""
         run = self._index.live(run_id)
         stored = run.stored if run is not None else self._index.find(run_id)
         if stored is None:
@@ -224,7 +218,6 @@ class AgentRegistry:
         return stored if run is None else await self._accepted(run, fingerprint)
 
     async def _accepted(self, run: Run, fingerprint: bytes) -> StoredRun:
-        """Wait until a run is accepted, or refused."""
         await run.accepted.wait()
         match run.refusal:
             case Refused(error):
@@ -371,8 +364,7 @@ class AgentRegistry:
     async def cancel_call(self, caller: Caller, run_id: str, tool_call_id: str) -> None:
         """Cancel one tool call of a run; its siblings and the run go on.
 
-        Raises:
-            errors.NotFound: no such run, or the call is not under way.
+        `errors.NotFound`: no such run, or the call is not under way.
         """
         await self.run(caller, run_id)
         if not await self._commands.cancel_call(run_id, tool_call_id):
@@ -381,9 +373,7 @@ class AgentRegistry:
     async def delete(self, caller: Caller, conversation_id: str) -> bool:
         """Delete a conversation; its runs are cancelled, and forgotten. False: there is none.
 
-        Raises:
-            errors.Conflict: one of them does not end.
-            storage.StorageUnavailable: nothing is deleted now.
+        `errors.Conflict`: one of them does not end, and nothing is deleted.
         """
         await self._cancel_and_wait(caller, conversation_id)
         if not await self.store.delete(caller, conversation_id):
@@ -392,12 +382,7 @@ class AgentRegistry:
         return True
 
     async def clear(self, caller: Caller, conversation_id: str) -> None:
-        """Forget what was said in a conversation; its runs are cancelled, and forgotten.
-
-        Raises:
-            errors.Conflict: one of them does not end.
-            storage.StorageUnavailable: nothing is forgotten now.
-        """
+        """As `delete`, but only what was said in the conversation goes."""
         await self._cancel_and_wait(caller, conversation_id)
         await self.store.clear(caller, conversation_id)
         await self._index.forget_conversation(caller, conversation_id)
@@ -411,19 +396,12 @@ class AgentRegistry:
 
     @property
     def draining(self) -> bool:
-        """Whether new runs are refused."""
         return self._runner.draining
 
     def drain(self) -> None:
-        """Refuse new runs from now on."""
         self._runner.draining = True
 
     def stop_all(self) -> None:
         """End all runs because the service stops; what can go on later is suspended."""
         for run in self._index.all_live():
             run.stop("shutting_down")
-
-
-def _fingerprint(said: str) -> bytes:
-    """Return what a key stands for: the version of the request's form, and a hash of it."""
-    return bytes([VERSION]) + hashlib.sha256(said.encode()).digest()

@@ -4,12 +4,13 @@ A request is stored with its run as JSON, so that the run can go on after a cras
 `version`; `runs.older` reads what earlier versions stored.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from errors import ParleyError
+from errors import Conflict, ParleyError
 from messages import AS_CONFIGURED, Message, ModelOptions, ToolSpec, UserMessage
 from models import IfBusy
 from runs.older import upgraded
@@ -85,7 +86,6 @@ class RunRequest(
 
     @property
     def entry(self) -> Entry:
-        """How the run comes into its conversation."""
         return Entry(ephemeral=self.ephemeral, must_exist=self.must_exist, branch=self.branch)
 
     @property
@@ -97,16 +97,13 @@ class RunRequest(
         """Return what stays stored of the request when its run has ended."""
         if not self.is_found_again:
             return ""
-        nothing = RunRequest()
-        rest = {name: getattr(nothing, name) for name in _GONE}
-        return encoded(msgspec.structs.replace(self, **rest))
-
-
-_GONE = ("messages", "history", "instructions", "tools", "options")
+        rest = msgspec.structs.replace(
+            self, messages=(), history=(), instructions=(), tools=(), options=AS_CONFIGURED
+        )
+        return encoded(rest)
 
 
 def last_said(messages: Sequence[Message]) -> str:
-    """Return the last text of a user."""
     said = (each.content for each in reversed(messages) if isinstance(each, UserMessage))
     return next(said, "")
 
@@ -116,12 +113,23 @@ def encoded(request: RunRequest) -> str:
     return msgspec.json.encode(request).decode()
 
 
-def decoded(said: str) -> RunRequest:
-    """Return a stored request.
+def fingerprint_of(said: str) -> bytes:
+    """Return what an idempotency key stands for: the version of a request's form, and its hash."""
+    return bytes([VERSION]) + hashlib.sha256(said.encode()).digest()
 
-    Raises:
-        errors.ParleyError: no version that is known here has stored it.
-    """
+
+def check_same(before: bytes, fingerprint: bytes) -> None:
+    """Raise `errors.Conflict` where an idempotency key was used for another request."""
+    # What an older version's was made of cannot be compared; then the key counts.
+    is_comparable = len(before) == len(fingerprint) and before[:1] == fingerprint[:1]
+    if is_comparable and before != fingerprint:
+        raise Conflict(
+            "This idempotency key was used for another request.", code="idempotency_conflict"
+        )
+
+
+def decoded(said: str) -> RunRequest:
+    """Return a stored request; `errors.ParleyError` where no known version has stored it."""
     try:
         fields = msgspec.json.decode(said, type=dict[str, Any])
         return msgspec.convert(fields if "version" in fields else upgraded(fields), RunRequest)

@@ -25,23 +25,17 @@ class Agent(Protocol):
     """What answers: `agent.StreamingAgent`, or anything that works on a `RunState` as it does."""
 
     @property
-    def name(self) -> str:
-        """The agent's name in the service."""
-        ...
+    def name(self) -> str: ...
 
     @property
-    def model(self) -> str:
-        """The model that answers."""
-        ...
+    def model(self) -> str: ...
 
     @property
     def remembers(self) -> bool:
         """Whether it remembers users across conversations, where a request does not say."""
-        ...
 
     async def run(self, state: RunState) -> ChatComplete:
         """Answer; see `agent.StreamingAgent.run`."""
-        ...
 
 
 class Limits(NamedTuple):
@@ -62,8 +56,6 @@ class Limits(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A run was not accepted."""
-
     error: ParleyError
 
 
@@ -112,7 +104,6 @@ class Run:
 
     @property
     def id(self) -> str:
-        """The run's id."""
         return self.stored.id
 
     @property
@@ -122,20 +113,16 @@ class Run:
 
     @property
     def remembers(self) -> bool:
-        """Whether the user is remembered."""
         return self.agent.remembers if self.request.memory is None else self.request.memory
 
     @property
     def has_saved(self) -> bool:
-        """Whether something that it said is stored."""
         return self.state is not None and self.state.transcript.saved > 0
 
     def update(self, **changes: object) -> None:
-        """Change what is known of the run."""
         self.stored = msgspec.structs.replace(self.stored, **changes)
 
     def begins(self) -> None:
-        """Note that its messages are in the conversation."""
         self.update(status="running", started_at=datetime.now(UTC))
 
     def ends(self, terminal: TerminalEvent) -> None:

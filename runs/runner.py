@@ -37,15 +37,7 @@ logger = logging.getLogger("parley.registry")
 
 
 class Runner:
-    """Owns the tasks of the runs of this process.
-
-    Args:
-        tasks: the group that they belong to.
-        index: knows the runs.
-        locks: the queues of conversations.
-        commands: reach the runs that another one interrupts.
-        memory: remembers users; None: nobody is remembered.
-    """
+    """Owns the tasks of the runs of this process, which belong to `tasks`."""
 
     def __init__(
         self,
@@ -102,11 +94,7 @@ class Runner:
         run.accepted.set()
 
     async def _join(self, run: Run) -> Turn:
-        """Put a run into the queue of its conversation.
-
-        Raises:
-            errors.Conflict, errors.TooMany: see `start`.
-        """
+        """Put a run into the queue of its conversation, or raise; see `ConversationLocks.join`."""
         owner, place = run.stored.owner, run.stored.conversation_id
         if_busy = "enqueue" if run.resumed else run.request.if_busy
         before = await self._locks.queue(owner, place) if if_busy == "interrupt" else []

@@ -90,7 +90,6 @@ async def protocol() -> PlainTextResponse:
 
 
 def install(app: FastAPI) -> None:
-    """Add the pages and the description to the app."""
     assets = Path(fastapi_offline.__file__).parent / "static"
     app.mount(ASSETS, StaticFiles(directory=assets), name="docs-assets")
     app.include_router(router)

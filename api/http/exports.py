@@ -67,7 +67,6 @@ def json_list(head: str, items: Iterable[BaseModel], tail: str) -> Iterator[byte
 
 
 def message_view(stored: StoredMessage) -> MessageView:
-    """Return a message as the service shows it."""
     message = stored.message
     view = MessageView(
         id=stored.id,

@@ -17,11 +17,8 @@ from models import USER_PATTERN
 OPEN = Caller("open", "default")
 """The caller of a request without credentials that names no user."""
 
-_HASHED = re.compile(r"user_[0-9a-f]{64}")
-
 
 def caller_of(connection: HTTPConnection) -> Caller:
-    """Return the caller of a request."""
     return OPEN
 
 
@@ -48,11 +45,16 @@ WhoInQuery = Annotated[Caller, Depends(_named)]
 
 
 def user_named(name: str) -> str:
-    """Return the id of the user to whom a client gives this name.
+    """Return the id of the user to whom a client gives this name."""
+    return id_of(name, "user", USER_PATTERN)
+
+
+def id_of(name: str, kind: str, pattern: str) -> str:
+    """Return a name as an id: the same where it fits, or else `<kind>_<SHA-256>`.
 
     A name that is not a valid id is hashed. So is a name that looks like such a hash, so that
-    nobody can use it to pass for the user with that hash.
+    nobody can use it to pass for the one with that hash.
     """
-    if re.fullmatch(USER_PATTERN, name) and not _HASHED.fullmatch(name):
+    if re.fullmatch(pattern, name) and not re.fullmatch(rf"{kind}_[0-9a-f]{{64}}", name):
         return name
-    return f"user_{hashlib.sha256(name.encode()).hexdigest()}"
+    return f"{kind}_{hashlib.sha256(name.encode()).hexdigest()}"

@@ -18,8 +18,11 @@ from runs.request import RunRequest
 
 
 def _kind(value: Any) -> str:
-    """Tell a text from a list; the names are those that no fault's field shows."""
     return "<input>" if isinstance(value, list) else "<message>"
+
+
+TEXT_OR_LIST = Discriminator(_kind)
+"""Tells a text from a list; the names of both are those that no fault's field shows."""
 
 
 class ContentPart(BaseModel):
@@ -42,7 +45,7 @@ class InputItem(BaseModel):
     content: Annotated[
         Annotated[str, Field(max_length=MAX_MESSAGE_CHARS), TEXT, Tag("<message>")]
         | Annotated[list[ContentPart], AfterValidator(_bounded), Tag("<input>")],
-        Discriminator(_kind),
+        TEXT_OR_LIST,
     ]
 
     def prior(self) -> PriorMessage:
@@ -58,7 +61,7 @@ class InputRequest(RunOptions):
     input: Annotated[
         Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE_CHARS), TEXT, Tag("<message>")]
         | Annotated[list[InputItem], Field(min_length=1, max_length=1000), Tag("<input>")],
-        Discriminator(_kind),
+        TEXT_OR_LIST,
     ]
     session_id: Identifier | None = Field(
         None,

@@ -3,18 +3,17 @@
 `api.agentcore` says what a payload and a session are.
 """
 
-import hashlib
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, TypeAdapter, ValidationError
 from starlette.requests import HTTPConnection
 
+from api.http.identity import id_of, user_named
 from api.http.inputs import InputItem
 from api.http.problems import validation_faults
 from errors import ClientError, Invalid
-from models import ID_PATTERN, USER_PATTERN
+from models import ID_PATTERN
 
 SESSION_HEADER = "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id"
 USER_HEADER = "X-Amzn-Bedrock-AgentCore-Runtime-User-Id"
@@ -43,8 +42,8 @@ def session_of(connection: HTTPConnection) -> Session:
     user = _sent(connection, USER_HEADER, 1024)
     return Session(
         session,
-        _fitting(session, ID_PATTERN, "session") if session else None,
-        _fitting(user, USER_PATTERN, "user") if user else None,
+        id_of(session, "session", ID_PATTERN) if session else None,
+        user_named(user) if user else None,
     )
 
 
@@ -53,12 +52,6 @@ def _sent(connection: HTTPConnection, name: str, longest: int) -> str | None:
     if value and not (value.isascii() and value.isprintable() and len(value) <= longest):
         raise ClientError(f"{name}: at most {longest} printable ASCII characters.")
     return value or None
-
-
-def _fitting(value: str, pattern: str, kind: str) -> str:
-    if re.fullmatch(pattern, value) and not re.fullmatch(rf"{kind}_[0-9a-f]{{64}}", value):
-        return value
-    return f"{kind}_{hashlib.sha256(value.encode()).hexdigest()}"
 
 
 def asks(payload: Mapping[str, Any]) -> bool:
@@ -85,7 +78,6 @@ def chat_fields(payload: Any, session: Session) -> dict[str, Any]:
 
 
 def _question(fields: Any) -> str:
-    """Return the name of the only field that holds a question."""
     names = [name for name in QUESTIONS if fields.get(name)] if isinstance(fields, dict) else []
     if len(names) != 1 or not isinstance(fields[names[0]], str | list):
         raise Invalid(f"Send exactly one of {', '.join(QUESTIONS)}: a text or a list of messages.")
@@ -93,7 +85,6 @@ def _question(fields: Any) -> str:
 
 
 def _split(messages: list[Any], name: str) -> dict[str, Any]:
-    """Return the last message and those before it."""
     try:
         *before, last = [item.prior() for item in _Messages.validate_python(messages)]
     except ValidationError as error:

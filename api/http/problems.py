@@ -9,7 +9,7 @@ A surface whose clients expect another shape has its own, for all paths with the
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,13 +17,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
-from errors import RUN_STATUS, Invalid, ParleyError
+from errors import Invalid, ParleyError, run_status
+from events import RunError
 from models import Problem
 
 logger = logging.getLogger("parley.api")
 
 _CODES = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
-
 
 _PLACES = ("body", "path", "query", "header")
 _KINDS = ("<message>", "<input>")
@@ -92,25 +92,12 @@ def _shape_for(scope: Scope) -> Shape:
     return next((shapes[prefix] for prefix in shapes if path.startswith(prefix)), ProblemResponse)
 
 
-class Failure(Protocol):
-    """How a run failed, as its terminal event says it."""
-
-    @property
-    def code(self) -> str: ...
-    @property
-    def message(self) -> str: ...
-    @property
-    def retryable(self) -> bool: ...
-    @property
-    def retry_after(self) -> float | None: ...
-
-
 def run_failed(
-    failure: Failure, headers: dict[str, str], shape: Shape = ProblemResponse
+    failure: RunError, headers: dict[str, str], shape: Shape = ProblemResponse
 ) -> Response:
-    """Return the problem for a run that failed."""
-    status = RUN_STATUS.get(failure.code, 500)
-    problem = _problem(status, failure.message, failure.code, retryable=failure.retryable)
+    problem = _problem(
+        run_status(failure.code), failure.message, failure.code, retryable=failure.retryable
+    )
     return shape(problem, headers | _wait(failure.retry_after))
 
 
@@ -144,11 +131,6 @@ def install(app: FastAPI, shapes: Mapping[str, Shape]) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-def _lacks_body(faults: Sequence[Any]) -> bool:
-    """Tell whether the body as a whole is invalid, not one of its fields."""
-    return any(tuple(fault["loc"]) == ("body",) for fault in faults)
-
-
 async def _named(request: Request, error: Exception) -> Response:
     assert isinstance(error, ParleyError)  # noqa: S101 - registered for this type only
     return refusal(
@@ -167,7 +149,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
     scope, faults = request.scope, error.errors()
     if any(fault["type"] == "json_invalid" for fault in faults):
         return refusal(scope, 400, "The body is not valid JSON in UTF-8.", "invalid_json")
-    if "json" not in request.headers.get("content-type", "") and _lacks_body(faults):
+    lacks_body = any(tuple(fault["loc"]) == ("body",) for fault in faults)
+    if lacks_body and "json" not in request.headers.get("content-type", ""):
         detail = "The body is read as JSON only with Content-Type: application/json."
         return refusal(scope, 415, detail, "unsupported_media_type")
     listed = validation_faults(error)

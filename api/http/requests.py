@@ -43,7 +43,6 @@ def of_edit(edit: EditRequest) -> RunRequest:
 
 
 def of_regeneration(wish: RegenerateRequest) -> RunRequest:
-    """Return the request to regenerate an answer."""
     return RunRequest(
         conversation_id=wish.conversation_id,
         must_exist=True,

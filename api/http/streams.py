@@ -123,7 +123,6 @@ class EventStream(Response):
         self._gone = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the stream as an ASGI application."""
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("an event stream is served by a task")

@@ -9,12 +9,7 @@ from api.http.documents import EVENT_STREAM, PROBLEMS
 from api.http.exports import as_json, as_markdown, everything_said, message_view
 from api.http.identity import WhoInQuery
 from api.http.requests import of_edit, of_regeneration
-from api.http.services import (
-    Protocol,
-    ReadRuns,
-    Registry,
-    StartRuns,
-)
+from api.http.services import Protocol, ReadRuns, Registry, StartRuns
 from api.native.runs import run_info
 from caller import Caller
 from errors import NotFound
@@ -51,7 +46,13 @@ async def _regeneration(
     return RegenerateRequest(**fields, conversation_id=conversation_id)
 
 
+async def _edit(conversation_id: ConversationId, change: Edit) -> EditRequest:
+    fields = change.model_dump(exclude={"conversation_id"})
+    return EditRequest(**fields, conversation_id=conversation_id)
+
+
 Regeneration = Annotated[RegenerateRequest, Depends(_regeneration)]
+Edited = Annotated[EditRequest, Depends(_edit)]
 
 
 @router.get("/conversations")
@@ -194,9 +195,9 @@ async def stream_regeneration(wish: Regeneration, runs: StartRuns, protocol: Pro
 
 
 @router.post("/conversations/{conversation_id}/edit", response_model=ChatResponse)
-async def edit(conversation_id: ConversationId, change: Edit, runs: StartRuns) -> Response:
+async def edit(change: Edited, runs: StartRuns) -> Response:
     """Replace an earlier message, in a new conversation that branches there."""
-    return await runs.answer(of_edit(_edit(conversation_id, change)), user=change.user_id)
+    return await runs.answer(of_edit(change), user=change.user_id)
 
 
 @router.post(
@@ -204,17 +205,9 @@ async def edit(conversation_id: ConversationId, change: Edit, runs: StartRuns) -
     response_class=Response,
     responses=EVENT_STREAM,
 )
-async def stream_edit(
-    conversation_id: ConversationId, change: Edit, runs: StartRuns, protocol: Protocol
-) -> Response:
+async def stream_edit(change: Edited, runs: StartRuns, protocol: Protocol) -> Response:
     """Replace an earlier message, and stream the answer; `chat_start` has the new id."""
-    request = of_edit(_edit(conversation_id, change))
-    return await runs.stream(request, protocol or "events", user=change.user_id)
-
-
-def _edit(conversation_id: str, change: Edit) -> EditRequest:
-    fields = change.model_dump(exclude={"conversation_id"})
-    return EditRequest(**fields, conversation_id=conversation_id)
+    return await runs.stream(of_edit(change), protocol or "events", user=change.user_id)
 
 
 async def _found(
@@ -229,7 +222,6 @@ async def _found(
 async def _last_run(
     registry: AgentRegistry, caller: Caller, found: list[StoredMessage]
 ) -> RunOutcome | None:
-    """Return the run of the last of some messages, if it is known."""
     run_id = found[-1].run_id if found else None
     if run_id is None:
         return None

@@ -90,7 +90,6 @@ class _Files(StaticFiles):
         return super().lookup_path(path)
 
     async def get_response(self, path: str, scope: MutableMapping[str, Any]) -> Response:
-        """Return a file with the headers of the page."""
         response = await super().get_response(path, scope)
         response.headers.update(HEADERS)
         if path.endswith(".js") and response.status_code == HTTPStatus.OK:
@@ -100,5 +99,4 @@ class _Files(StaticFiles):
 
 
 def install(app: FastAPI) -> None:
-    """Add the page's files to the app."""
     app.mount("/web", _Files(), name="web")

@@ -12,8 +12,8 @@ from pydantic import AliasChoices, BaseModel, Field
 from starlette.responses import Response
 
 from api.http.documents import EVENT_STREAM, PROBLEMS
-from api.http.problems import run_failed
 from api.http.services import Protocol, RemembersSessions, StartRuns
+from errors import run_status
 from events import RunError
 from messages import UserMessage
 from models import (
@@ -125,53 +125,28 @@ async def research(
     """Research a question and get the whole report."""
     request = question.run_request(remembers=remembers)
     run, result = await runs.result(request, user=question.user_id)
-    headers = {"X-Run-Id": run.id}
-    if isinstance(result, ChatResponse):
-        body, status = _report(result), 200
-    else:
-        body = _failure(run.start.conversation_id, result)
-        status = run_failed(result, {}).status_code
-    body.session_id = body.conversation_id if remembers else None
-    return JSONResponse(body.model_dump(mode="json"), status, headers)
-
-
-def _report(answer: ChatResponse) -> ResearchResponse:
-    is_whole = answer.finish_reason in _WHOLE
-    said = read_report(answer.response)
-    return ResearchResponse(
-        report=answer.response,
-        summary=said.summary,
+    answer = result if isinstance(result, ChatResponse) else None
+    failure = result if isinstance(result, RunError) else None
+    said = read_report(answer.response if answer else "")
+    is_whole = answer is not None and answer.finish_reason in _WHOLE
+    place = run.start.conversation_id
+    body = ResearchResponse(
+        report=answer and answer.response,
+        summary=said.summary if answer else None,
         sources=[ResearchSource(title=each.title, url=each.url) for each in said.sources]
         if is_whole
         else [],
         follow_up_questions=said.follow_up_questions if is_whole else [],
-        final_output=answer.response,
-        success=True,
-        error=None,
-        code=None,
-        retryable=None,
-        finish_reason=answer.finish_reason,
-        run_id=answer.run_id,
-        conversation_id=answer.conversation_id,
-        session_id=None,
-        usage=answer.usage,
+        final_output=answer and answer.response,
+        success=failure is None,
+        error=failure and failure.message,
+        code=failure and failure.code,
+        retryable=failure and failure.retryable,
+        finish_reason=answer and answer.finish_reason,
+        run_id=run.id,
+        conversation_id=place,
+        session_id=place if remembers else None,
+        usage=answer and answer.usage,
     )
-
-
-def _failure(conversation_id: str, error: RunError) -> ResearchResponse:
-    return ResearchResponse(
-        report=None,
-        summary=None,
-        sources=[],
-        follow_up_questions=[],
-        final_output=None,
-        success=False,
-        error=error.message,
-        code=error.code,
-        retryable=error.retryable,
-        finish_reason=None,
-        run_id=error.run_id,
-        conversation_id=conversation_id,
-        session_id=None,
-        usage=None,
-    )
+    status = run_status(failure.code) if failure else 200
+    return JSONResponse(body.model_dump(mode="json"), status, {"X-Run-Id": run.id})

@@ -65,7 +65,6 @@ async def cancel_tool_call(
 
 
 def run_info(run: StoredRun) -> RunInfo:
-    """Return a run as the API shows it."""
     done = run.terminal if isinstance(run.terminal, ChatComplete) else None
     failed = run.terminal if isinstance(run.terminal, RunError) else None
     return RunInfo(

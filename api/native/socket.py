@@ -113,8 +113,6 @@ class _Restart(Exception):
 
 
 class Socket:
-    """One connection."""
-
     def __init__(
         self,
         websocket: WebSocket,
@@ -142,7 +140,6 @@ class Socket:
         } | dict.fromkeys(RESERVED, self._reserved)
 
     async def serve(self) -> None:
-        """Serve the connection until either side closes it."""
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a socket is served by a task")
@@ -234,12 +231,10 @@ class Socket:
 
     async def _regenerate(self, data: Any, request_id: str | None) -> None:
         wish = SocketRegeneration.model_validate(data)
-        self._check_room()
         await self._start(of_regeneration(wish), wish, request_id)
 
     async def _edit(self, data: Any, request_id: str | None) -> None:
         edit = SocketEdit.model_validate(data)
-        self._check_room()
         await self._start(of_edit(edit), edit, request_id)
 
     async def _start(
@@ -248,6 +243,7 @@ class Socket:
         body: SocketRegeneration | SocketEdit,
         request_id: str | None,
     ) -> None:
+        self._check_room()
         caller = self._caller.named(body.user_id)
         run = await self._registry.start(caller, request, body.idempotency_key)
         self._follow(run.id, await self._registry.read(caller, run.id), request_id)

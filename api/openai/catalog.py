@@ -1,7 +1,7 @@
 """`GET /v1/models`: the names that a request may have as its model."""
 
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path
 from pydantic import BaseModel
@@ -45,12 +45,10 @@ async def get_model(
     model: Annotated[str, Path(max_length=200)], registry: Registry, caller: Who
 ) -> Model:
     """Show an agent or a model; also a model that is allowed but not listed."""
-    listed: dict[str, Any] = {each.id: each for each in _models(registry, caller)}
-    if model in listed:
-        found: Model = listed[model]
-        return found
-    registry.agents.resolve(caller, model)
-    return Model(id=model, owned_by=registry.provider.name)
+    listed = {each.id: each for each in _models(registry, caller)}
+    if model not in listed:
+        registry.agents.resolve(caller, model)
+    return listed.get(model) or Model(id=model, owned_by=registry.provider.name)
 
 
 def _models(registry: AgentRegistry, caller: Caller) -> list[Model]:

@@ -5,6 +5,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from api.http.problems import run_failed
+from events import RunError
 from models import Problem
 from protocols.completions import error_body
 from storage import StoredRun
@@ -49,8 +50,7 @@ def as_openai(problem: Problem, headers: dict[str, str]) -> Response:
     return JSONResponse(body, status, headers)
 
 
-def failed(failure: Any, headers: dict[str, str]) -> Response:
-    """Return how a run failed."""
+def failed(failure: RunError, headers: dict[str, str]) -> Response:
     return run_failed(failure, headers, shape=as_openai)
 
 

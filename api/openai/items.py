@@ -24,32 +24,38 @@ from pydantic import (
     model_validator,
 )
 
-from api.openai.messages import FunctionDefinition, Sampling, Text, chosen, refused
+from api.http.inputs import TEXT_OR_LIST
+from api.openai.messages import (
+    TOOL_NAME,
+    AnyText,
+    CallId,
+    FunctionDefinition,
+    Sampling,
+    Text,
+    chosen,
+    refused,
+    text_of,
+    user_message,
+)
 from events import RequestedCall
 from messages import (
     AssistantMessage,
-    Content,
     ImageContent,
     Message,
     ModelOptions,
     OutputSchema,
     SystemMessage,
-    TextContent,
     ToolCall,
     ToolMessage,
-    UserMessage,
 )
 from models import TEXT, is_deep
 from runs.request import RunRequest
 
-_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 _URL = r"^(https?://|data:image/[a-z+.-]+;base64,)"
 _TEXTS = ("input_text", "output_text", "text", "refusal")
 
 _LEVELS = 100
 """How deep schemas may be nested."""
-
-CallId = Annotated[str, Field(min_length=1, max_length=256), TEXT]
 
 
 def _unknown(what: str, known: str) -> Callable[[Any], Any]:
@@ -62,16 +68,10 @@ def _unknown(what: str, known: str) -> Callable[[Any], Any]:
     return refuse
 
 
-class TextPart(BaseModel):
+class TextPart(AnyText):
     """A piece of text."""
 
     type: Literal["input_text", "output_text", "text", "refusal"]
-    text: Text = ""
-    refusal: Text = ""
-
-    def content(self) -> TextContent:
-        """Return it as the service has it."""
-        return TextContent(self.text or self.refusal)
 
 
 class ImagePart(BaseModel):
@@ -82,7 +82,6 @@ class ImagePart(BaseModel):
     detail: Literal["auto", "low", "high", "original"] | None = None
 
     def content(self) -> ImageContent:
-        """Return it as the service has it."""
         detail = "high" if self.detail == "original" else self.detail
         return ImageContent(self.image_url, detail)
 
@@ -103,15 +102,10 @@ Part: TypeAlias = Annotated[
 ]
 
 
-def _kind(value: Any) -> str:
-    """Tell a text from a list; the names are those that no fault's field shows."""
-    return "<input>" if isinstance(value, list) else "<message>"
-
-
 Parts: TypeAlias = Annotated[
     Annotated[Text, Tag("<message>")]
     | Annotated[list[Part], Field(fail_fast=True), Tag("<input>")],
-    Discriminator(_kind),
+    TEXT_OR_LIST,
 ]
 
 
@@ -128,9 +122,7 @@ class MessageItem(BaseModel):
             errors.Invalid: a picture that is not the user's.
         """
         if self.role == "user":
-            parts = _contents(self.content)
-            has_pictures = any(isinstance(part, ImageContent) for part in parts)
-            return UserMessage(_text(parts), parts if has_pictures else ())
+            return user_message(self.content)
         text = _only_text(self.content)
         return AssistantMessage(text) if self.role == "assistant" else SystemMessage(text)
 
@@ -198,7 +190,7 @@ class NamedTool(BaseModel):
     """The one tool that the model must call."""
 
     type: Literal["function"]
-    name: Annotated[str, Field(pattern=_NAME)]
+    name: Annotated[str, Field(pattern=TOOL_NAME)]
 
 
 class TextFormat(BaseModel):
@@ -207,7 +199,7 @@ class TextFormat(BaseModel):
     model_config = {"populate_by_name": True}
 
     type: Literal["text", "json_object", "json_schema"]
-    name: Annotated[str, Field(pattern=_NAME)] | None = None
+    name: Annotated[str, Field(pattern=TOOL_NAME)] | None = None
     form: dict[str, Any] | None = Field(None, alias="schema")
     strict: bool | None = None
     description: Text | None = None
@@ -246,7 +238,7 @@ class ResponseRequest(Sampling):
         | Annotated[
             list[Item], Field(min_length=1, max_length=10_000, fail_fast=True), Tag("<input>")
         ],
-        Discriminator(_kind),
+        TEXT_OR_LIST,
     ]
     instructions: Text | None = Field(
         None, description="Added after the agent's own, for this response only."
@@ -398,7 +390,6 @@ class _Thread:
                 self._outputs[item.call_id].append(_only_text(item.output))
 
     def take(self, at: int, item: Item) -> None:
-        """Take the next item."""
         match item:
             case CallItem():
                 self._waiting.append(ToolCall(item.call_id, item.name, item.arguments))
@@ -432,18 +423,7 @@ class _Thread:
             self.messages.append(ToolMessage(call.id, call.name, outputs.popleft()))
 
 
-def _contents(content: str | list[TextPart | ImagePart]) -> tuple[Content, ...]:
-    if isinstance(content, str):
-        return (TextContent(content),)
-    return tuple(part.content() for part in content)
-
-
-def _text(parts: Iterable[Content]) -> str:
-    return "".join(part.text for part in parts if isinstance(part, TextContent))
-
-
 def _only_text(content: str | list[TextPart | ImagePart]) -> str:
-    parts = _contents(content)
-    if any(isinstance(part, ImageContent) for part in parts):
+    if any(isinstance(part, ImagePart) for part in content):
         raise refused("input", "Only a user message may contain an image.")
-    return _text(parts)
+    return text_of(content)

@@ -4,13 +4,14 @@ Unknown fields are ignored, as OpenAI's own clients expect. Known fields that ar
 refused, so that no client relies on them in vain.
 """
 
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal, Protocol, TypeAlias
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, Discriminator, Field, StringConstraints, Tag
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, Tag
 
 from api.http.identity import user_named
+from api.http.inputs import TEXT_OR_LIST
 from errors import Invalid
 from messages import (
     AssistantMessage,
@@ -28,7 +29,7 @@ from messages import (
 )
 from models import TEXT, is_deep
 
-_TOOL_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
+TOOL_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 _URL = r"^(https?://|data:image/[a-zA-Z0-9+.-]+;base64,)"
 
 MAX_LEVELS = 32
@@ -48,19 +49,24 @@ def _schema(value: dict[str, Any]) -> dict[str, Any]:
 
 
 Text = Annotated[str, TEXT]
+CallId = Annotated[str, Field(min_length=1, max_length=256), TEXT]
 Schema = Annotated[dict[str, Any], AfterValidator(_schema)]
 
 
-class TextPart(BaseModel):
-    """A piece of text."""
+class AnyText(BaseModel):
+    """A piece of text, of whichever type."""
 
-    type: Literal["text", "refusal"]
     text: Text = ""
     refusal: Text = ""
 
     def content(self) -> TextContent:
-        """Return it as the service has it."""
         return TextContent(self.text or self.refusal)
+
+
+class TextPart(AnyText):
+    """A piece of text."""
+
+    type: Literal["text", "refusal"]
 
 
 class ImageUrl(BaseModel):
@@ -77,27 +83,21 @@ class ImagePart(BaseModel):
     image_url: ImageUrl
 
     def content(self) -> ImageContent:
-        """Return it as the service has it."""
         return ImageContent(self.image_url.url, self.image_url.detail)
 
 
 Part: TypeAlias = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
-def _kind(value: Any) -> str:
-    """Tell a text from a list; the names are those that no fault's field shows."""
-    return "<input>" if isinstance(value, list) else "<message>"
-
-
 Texts: TypeAlias = Annotated[
     Annotated[Text, Tag("<message>")]
     | Annotated[list[TextPart], Field(fail_fast=True), Tag("<input>")],
-    Discriminator(_kind),
+    TEXT_OR_LIST,
 ]
 Parts: TypeAlias = Annotated[
     Annotated[Text, Tag("<message>")]
     | Annotated[list[Part], Field(min_length=1, fail_fast=True), Tag("<input>")],
-    Discriminator(_kind),
+    TEXT_OR_LIST,
 ]
 
 
@@ -111,7 +111,7 @@ class Function(BaseModel):
 class Call(BaseModel):
     """A call that the model asked for."""
 
-    id: Annotated[str, Field(min_length=1, max_length=256), TEXT]
+    id: CallId
     type: Literal["function"] = "function"
     function: Function
 
@@ -144,7 +144,7 @@ class FromTool(BaseModel):
     """The result of a call that the client executed."""
 
     role: Literal["tool"]
-    tool_call_id: Annotated[str, Field(min_length=1, max_length=256), TEXT]
+    tool_call_id: CallId
     content: Texts
 
 
@@ -156,13 +156,12 @@ WireMessage: TypeAlias = Annotated[
 class FunctionDefinition(BaseModel):
     """A tool that the client executes."""
 
-    name: Annotated[str, Field(pattern=_TOOL_NAME)]
+    name: Annotated[str, Field(pattern=TOOL_NAME)]
     description: Text | None = None
     parameters: Schema | None = None
     strict: bool | None = None
 
     def spec(self) -> ToolSpec:
-        """Return it as the service has it."""
         parameters = self.parameters or {"type": "object", "properties": {}}
         return ToolSpec(self.name, self.description or "", parameters, self.strict)
 
@@ -179,7 +178,7 @@ class JsonSchema(BaseModel):
 
     model_config = {"populate_by_name": True}
 
-    name: Annotated[str, Field(pattern=_TOOL_NAME)]
+    name: Annotated[str, Field(pattern=TOOL_NAME)]
     form: Schema | None = Field(None, alias="schema")
     strict: bool | None = None
 
@@ -209,7 +208,7 @@ class ResponseFormat(BaseModel):
 class ChosenFunction(BaseModel):
     """The name of a tool."""
 
-    name: Annotated[str, Field(pattern=_TOOL_NAME)]
+    name: Annotated[str, Field(pattern=TOOL_NAME)]
 
 
 class NamedChoice(BaseModel):
@@ -226,15 +225,18 @@ Stop: TypeAlias = (
 
 
 def refused(field: str, text: str) -> Invalid:
-    """Return the refusal of a value."""
     return Invalid(f"{field}: {text}", errors=[{"field": field, "message": text}])
 
 
-def text_of(content: str | list[TextPart] | None) -> str:
-    """Return a content's text."""
+class _Part(Protocol):
+    def content(self) -> Content: ...
+
+
+def text_of(content: str | Sequence[_Part] | None) -> str:
     if content is None or isinstance(content, str):
         return content or ""
-    return "".join(part.content().text for part in content)
+    parts = [part.content() for part in content]
+    return "".join(part.text for part in parts if isinstance(part, TextContent))
 
 
 def messages_of(wire: Iterable[WireMessage]) -> tuple[Message, ...]:
@@ -282,15 +284,10 @@ def _message(wire: FromSystem | FromUser | FromAssistant) -> Message:
             return AssistantMessage(text_of(wire.content) or wire.refusal or "", calls)
 
 
-def user_message(content: str | list[TextPart | ImagePart], name: str | None = None) -> UserMessage:
-    """Return what a user says."""
-    if isinstance(content, str):
-        return UserMessage(content, name=name)
-    parts: tuple[Content, ...] = tuple(part.content() for part in content)
-    text = "".join(part.text for part in parts if isinstance(part, TextContent))
-    if all(isinstance(part, TextContent) for part in parts):
-        return UserMessage(text, name=name)
-    return UserMessage(text, parts, name)
+def user_message(content: str | Sequence[_Part], name: str | None = None) -> UserMessage:
+    parts = () if isinstance(content, str) else tuple(part.content() for part in content)
+    has_pictures = any(isinstance(part, ImageContent) for part in parts)
+    return UserMessage(text_of(content), parts if has_pictures else (), name)
 
 
 def chosen(
@@ -333,10 +330,8 @@ class Sampling(BaseModel):
     )
 
     def who(self) -> str | None:
-        """Return whose request it is."""
         named = self.user or self.user_id
         return None if named is None else user_named(named)
 
     def remembers(self) -> bool | None:
-        """Return whether the user is remembered."""
         return True if self.memory is None and self.who() is not None else self.memory

@@ -21,8 +21,7 @@ from messages import (
     ToolSpec,
     UserMessage,
 )
-from runs.index import check_same
-from runs.request import RunRequest, decoded, encoded
+from runs.request import RunRequest, check_same, decoded, encoded
 from storage.store import Store
 from tests.runs.support import ask, echo, ended, opened
 from tests.scripted import ScriptedProvider
