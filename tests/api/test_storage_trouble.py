@@ -1,8 +1,9 @@
 """The service while its database cannot be written, and afterwards."""
 
+import asyncio
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.api.support import assert_problem, refused, request, rest, scripted, send, streaming
@@ -10,11 +11,15 @@ from tests.service import running
 from tests.upstream import held, text
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the database's lock from outside."""
-    other = sqlite3.connect(folder / "parley.db", isolation_level=None)
-    other.execute("BEGIN EXCLUSIVE")
+@asynccontextmanager
+async def locked(folder: Path) -> AsyncIterator[None]:
+    """Hold the database's lock from outside.
+
+    A thread waits for it: the service, in the middle of a transaction, needs the loop to end it.
+    """
+    path = folder / "parley.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    await asyncio.to_thread(other.execute, "BEGIN EXCLUSIVE")
     try:
         yield
     finally:
@@ -26,7 +31,7 @@ async def test_a_message_that_cannot_be_stored_is_refused_and_taken_later(tmp_pa
     chat = {"message": "My name is Ada.", "conversation_id": "c"}
     async with running(data_dir=tmp_path, storage_timeout=0.1) as service:
         await service.json("POST", "/chat", json=chat)
-        with locked(tmp_path):
+        async with locked(tmp_path):
             for path in ("/chat", "/chat/stream"):
                 await refused(service, "POST", path, 503, "storage_unavailable", json=chat)
             answer = await send(service, request("POST", "/chat", b'{"message": "hi"}'))
@@ -45,7 +50,7 @@ async def test_an_answer_that_cannot_be_stored_is_not_called_complete(tmp_path: 
     async with scripted([held(text("one", " two"))], **options) as (service, upstream):
         async with streaming(service, message="hi", conversation_id="c") as (run_id, incoming):
             await upstream.asked.reach(1)
-            with locked(tmp_path):
+            async with locked(tmp_path):
                 upstream.gate.open()
                 events = await rest(incoming)
         assert events[-1]["event_type"] == "error"
