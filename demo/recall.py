@@ -126,14 +126,17 @@ def _facts_in(text: str) -> Iterator[tuple[str, str]]:
     for sentence, end in zip(parts[::2], parts[1::2], strict=True):
         opening = _OPENING.match(sentence.strip())
         stated = " ".join(sentence.strip()[opening.end() if opening else 0 :].split())
-        statement = _STATEMENT.match(stated)
-        if not stated or end == "?":
-            continue
-        if (match := _NAME.match(stated)) and (name := _name(match[1] or match[2])):
-            yield "my name", f"your name is {name}"
-        elif statement or (opening and opening["note"]):
-            told = _FIRST_PERSON.sub(lambda word: _YOU[word[0].lower()], stated)
-            yield ((statement and statement[1]) or stated).lower(), told
+        if stated and end != "?":
+            yield from _fact_of(stated, is_note=bool(opening and opening["note"]))
+
+
+def _fact_of(stated: str, *, is_note: bool) -> Iterator[tuple[str, str]]:
+    statement = _STATEMENT.match(stated)
+    if (match := _NAME.match(stated)) and (name := _name(match[1] or match[2])):
+        yield "my name", f"your name is {name}"
+    elif statement or is_note:
+        told = _FIRST_PERSON.sub(lambda word: _YOU[word[0].lower()], stated)
+        yield ((statement and statement[1]) or stated).lower(), told
 
 
 def _name(said: str) -> str:

@@ -73,21 +73,29 @@ def _sentence(result: msgspec.Struct) -> str:
             city = zone.rpartition("/")[2].replace("_", " ")
             offset = "" if zone == "UTC" else f" (UTC{result.utc_offset})"
             return f"In **{city}** it is {result.text}{offset}."
-        case StockPrice(symbol=symbol, change_percent=change):
-            name = f"{result.name} ({symbol})" if result.name else symbol
-            text = f"**{name}** is at {result.price:,.2f} {result.currency or ''}".strip()
-            return text + (
-                f", {change:+.2f}% since the previous close." if change is not None else "."
-            )
-        case SearchResults(query=query, results=()):
-            return f"The search for “{query}” found nothing."
-        case SearchResults(query=query, results=pages):
-            lines = [f"I searched the web for “{query}” and found:"]
-            for number, page in enumerate(pages, start=1):
-                title = page.title.replace("[", "(").replace("]", ")") or page.url
-                lines.append(f"{number}. [{title}]({page.url}): {page.snippet}")
-            return "\n".join(lines)
+        case StockPrice():
+            return _price(result)
+        case SearchResults():
+            return _pages(result)
     raise TypeError(result)
+
+
+def _price(stock: StockPrice) -> str:
+    name = f"{stock.name} ({stock.symbol})" if stock.name else stock.symbol
+    text = f"**{name}** is at {stock.price:,.2f} {stock.currency or ''}".strip()
+    if stock.change_percent is None:
+        return f"{text}."
+    return f"{text}, {stock.change_percent:+.2f}% since the previous close."
+
+
+def _pages(found: SearchResults) -> str:
+    if not found.results:
+        return f"The search for “{found.query}” found nothing."
+    lines = [f"I searched the web for “{found.query}” and found:"]
+    for number, page in enumerate(found.results, start=1):
+        title = page.title.replace("[", "(").replace("]", ")") or page.url
+        lines.append(f"{number}. [{title}]({page.url}): {page.snippet}")
+    return "\n".join(lines)
 
 
 def _cut(text: str, limit: int) -> str:

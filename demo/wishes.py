@@ -219,17 +219,16 @@ def _reading(tool: str, clause: str, pattern: re.Pattern[str]) -> tuple[Wish, bo
         return None  # "how do I build a weather app"
     prepositions = islice(_IN.finditer(clause, keyword.end()), 5)
     names = (_object_in(clause[preposition.end() :]) for preposition in prepositions)
-    name = next(filter(_is_name, names), "")
-    trails = not name and bool(before)
-    name = name or before or after
-    is_firm = tool in _PLACED or bool(_STOCK_PRICE.search(clause))
-    if not name:
-        return (Wish(tool, ""), False) if is_firm else None
+    named = next(filter(_is_name, names), "")
+    name, trails = named or before or after, not named and bool(before)
     # A verb could stand before the keyword; a capital letter speaks for a name.
     is_sure = not trails or name[0].isupper() or (tool == "get_weather" and not after)
-    if not _is_company(name) and not (is_firm and is_sure and _is_name(name)):
-        return None
-    return Wish(tool, name), trails
+    return (Wish(tool, name), trails) if _is_meant(tool, clause, name, is_sure) else None
+
+
+def _is_meant(tool: str, clause: str, name: str, is_sure: bool) -> bool:
+    is_firm = tool in _PLACED or bool(_STOCK_PRICE.search(clause))
+    return _is_company(name) or (is_firm and (not name or (is_sure and _is_name(name))))
 
 
 def _object_in(text: str) -> str:
@@ -243,10 +242,8 @@ def _object_in(text: str) -> str:
 
 
 def _is_name(text: str) -> bool:
-    """Whether `text` could be the name of a place or a company."""
     return bool(_NAME.fullmatch(text)) and _OTHER_WORDS.isdisjoint(text.lower().split())
 
 
 def _is_company(name: str) -> bool:
-    """Whether `name` is surely a company: in the table, or written "$XYZ"."""
     return name.lower() in _SYMBOLS or name in _SYMBOLS.values() or name.startswith("$")

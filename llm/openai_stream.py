@@ -192,16 +192,20 @@ class OpenAIReply(Reply):
         function = fragment.function or _NO_FUNCTION
         call = self._call_of(fragment)
         if call is None or _begins_another(call, fragment.id, function):
-            call = GrowingCall(fragment.id or "")
-            self._begin_call(call)
-            if fragment.index is not None:
-                self._by_index[fragment.index] = call
+            call = self._new_call(fragment)
         call.id = call.id or fragment.id or ""
         name, arguments = function.name, function.arguments
         if name and not call.pieces and name != call.name:
             call.name += name
         if arguments is not None:
             call.take(arguments if isinstance(arguments, str) else json.dumps(arguments))
+
+    def _new_call(self, fragment: _Fragment) -> GrowingCall:
+        call = GrowingCall(fragment.id or "")
+        self._begin_call(call)
+        if fragment.index is not None:
+            self._by_index[fragment.index] = call
+        return call
 
     def _call_of(self, fragment: _Fragment) -> GrowingCall | None:
         """Return the call that the fragment seems to go on with."""

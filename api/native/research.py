@@ -4,7 +4,7 @@ Both start a run of the agent `research`, like any other run: `GET /runs/{run_id
 reading it in every protocol, and `POST /runs/{run_id}/cancel` cancels it.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
@@ -125,28 +125,40 @@ async def research(
     """Research a question and get the whole report."""
     request = question.run_request(remembers=remembers)
     run, result = await runs.result(request, user=question.user_id)
-    answer = result if isinstance(result, ChatResponse) else None
-    failure = result if isinstance(result, RunError) else None
-    said = read_report(answer.response if answer else "")
-    is_whole = answer is not None and answer.finish_reason in _WHOLE
     place = run.start.conversation_id
     body = ResearchResponse(
-        report=answer and answer.response,
-        summary=said.summary if answer else None,
-        sources=[ResearchSource(title=each.title, url=each.url) for each in said.sources]
-        if is_whole
-        else [],
-        follow_up_questions=said.follow_up_questions if is_whole else [],
-        final_output=answer and answer.response,
-        success=failure is None,
-        error=failure and failure.message,
-        code=failure and failure.code,
-        retryable=failure and failure.retryable,
-        finish_reason=answer and answer.finish_reason,
         run_id=run.id,
         conversation_id=place,
         session_id=place if remembers else None,
-        usage=answer and answer.usage,
+        **(_failure(result) if isinstance(result, RunError) else _report(result)),
     )
-    status = run_status(failure.code) if failure else 200
+    status = run_status(result.code) if isinstance(result, RunError) else 200
     return JSONResponse(body.model_dump(mode="json"), status, {"X-Run-Id": run.id})
+
+
+def _report(answer: ChatResponse) -> dict[str, Any]:
+    said = read_report(answer.response)
+    is_whole = answer.finish_reason in _WHOLE
+    sources = [ResearchSource(title=each.title, url=each.url) for each in said.sources]
+    return {
+        "report": answer.response,
+        "summary": said.summary,
+        "sources": sources if is_whole else [],
+        "follow_up_questions": said.follow_up_questions if is_whole else [],
+        "final_output": answer.response,
+        "success": True,
+        "finish_reason": answer.finish_reason,
+        "usage": answer.usage,
+    } | dict.fromkeys(("error", "code", "retryable"))
+
+
+def _failure(error: RunError) -> dict[str, Any]:
+    absent = ("report", "summary", "final_output", "finish_reason", "usage")
+    return {
+        "sources": [],
+        "follow_up_questions": [],
+        "success": False,
+        "error": error.message,
+        "code": error.code,
+        "retryable": error.retryable,
+    } | dict.fromkeys(absent)

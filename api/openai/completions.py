@@ -97,7 +97,7 @@ class CompletionRequest(Sampling):
             ),
             tools=tools,
             parallel_tools=self.parallel_tool_calls is not False,
-            memory=self.remembers(),
+            memory=self.remembers(self.who()),
             ephemeral=True,
             is_kept=False,
             is_whole=True,

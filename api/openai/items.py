@@ -278,11 +278,8 @@ class ResponseRequest(Sampling):
         choice = self.tool_choice
         name = choice.name if isinstance(choice, NamedTool) else choice
         tool_choice, tools = chosen(name, tuple(tool.spec() for tool in self.tools or ()))
-        asked = self.input
-        items = [MessageItem(role="user", content=asked)] if isinstance(asked, str) else asked
-        user = self.who() or user
         is_kept = self.store is not False
-        said = messages_of(items, calls)
+        said = messages_of(self._items(), calls)
         return RunRequest(
             messages=said if is_kept else (),
             history=() if is_kept else said,
@@ -298,13 +295,17 @@ class ResponseRequest(Sampling):
             ),
             tools=tools,
             parallel_tools=self.parallel_tool_calls is not False,
-            memory=self.memory if self.memory is not None or user is None else True,
+            memory=self.remembers(self.who() or user),
             branch=(follows, None) if follows else None,
             ephemeral=True,
             is_kept=is_kept,
             is_whole=True,
             echo=_storable(self._echo()),
         )
+
+    def _items(self) -> list[Item]:
+        asked = self.input
+        return [MessageItem(role="user", content=asked)] if isinstance(asked, str) else asked
 
     def _check(self) -> None:
         if self.conversation is not None:

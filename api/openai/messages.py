@@ -333,5 +333,6 @@ class Sampling(BaseModel):
         named = self.user or self.user_id
         return None if named is None else user_named(named)
 
-    def remembers(self) -> bool | None:
-        return True if self.memory is None and self.who() is not None else self.memory
+    def remembers(self, user: str | None) -> bool | None:
+        """Tell whether memory is used; None: as the agent is configured."""
+        return True if self.memory is None and user is not None else self.memory
