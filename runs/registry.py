@@ -195,7 +195,7 @@ class AgentRegistry:
             errors.Unavailable: the service is full or stopping, or nothing can be stored now.
         """
         said = encoded(request)
-        fingerprint = fingerprint_of(said) if key is not None else b""
+        fingerprint = fingerprint_of(request) if key is not None else b""
         asked = await self._agent_of(caller, request)
         known = self._index.of_key(caller, key) if key is not None else None
         if known is not None:

@@ -113,8 +113,12 @@ def encoded(request: RunRequest) -> str:
     return msgspec.json.encode(request).decode()
 
 
-def fingerprint_of(said: str) -> bytes:
-    """Return what an idempotency key stands for: the version of a request's form, and its hash."""
+def fingerprint_of(request: RunRequest) -> bytes:
+    """Return what a key stands for: the version of the request's form, and a hash of it.
+
+    Whether its conversation is listed is its surface's business, and no part of it.
+    """
+    said = encoded(msgspec.structs.replace(request, ephemeral=False))
     return bytes([VERSION]) + hashlib.sha256(said.encode()).digest()
 
 

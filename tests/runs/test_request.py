@@ -21,7 +21,7 @@ from messages import (
     ToolSpec,
     UserMessage,
 )
-from runs.request import RunRequest, check_same, decoded, encoded
+from runs.request import RunRequest, check_same, decoded, encoded, fingerprint_of
 from storage.store import Store
 from tests.runs.support import ask, echo, ended, opened
 from tests.scripted import ScriptedProvider
@@ -150,6 +150,12 @@ def test_the_key_of_an_older_request_is_trusted() -> None:
     with pytest.raises(ParleyError) as caught:
         check_same(b"\x02" + b"a" * 32, b"\x02" + b"b" * 32)
     assert caught.value.code == "idempotency_conflict"
+
+
+def test_a_key_does_not_ask_whether_the_conversation_is_listed() -> None:
+    listed = RunRequest(messages=HI)
+    assert fingerprint_of(listed) == fingerprint_of(RunRequest(messages=HI, ephemeral=True))
+    assert fingerprint_of(listed) != fingerprint_of(RunRequest(messages=HI, reset=True))
 
 
 async def test_a_run_that_an_older_version_left_goes_on(tmp_path: Path) -> None:
