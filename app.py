@@ -299,7 +299,7 @@ def _built_in(settings: Settings) -> tuple[Callable[..., Any], ...]:
 def _greeting(settings: Settings) -> str:
     answering = configured(ALL_PROVIDERS, settings)[0]
     model = (
-        "The demo stand-in answers; set OPENAI_API_KEY, ANTHROPIC_API_KEY or OPENAI_BASE_URL for "
+        "The demo model answers; set OPENAI_API_KEY, ANTHROPIC_API_KEY or OPENAI_BASE_URL for "
         "a real model."
         if answering is DEMO
         else f"A model of {answering.title} answers."
