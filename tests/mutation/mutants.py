@@ -157,7 +157,9 @@ class _File:
             else:
                 yield from self._expression(expression, lines)
         for body in _bodies(node):
-            yield from self._body(body, isinstance(node, ast.FunctionDef) and node.name == "__init__")
+            yield from self._body(
+                body, isinstance(node, ast.FunctionDef) and node.name == "__init__"
+            )
 
     def _changed_statement(self, node: ast.stmt, lines: tuple[int, int]) -> Iterator[Mutant]:
         match node:
@@ -191,7 +193,9 @@ class _File:
         pair = (first, second)
         if not all(isinstance(each, ast.Expr) and not _is_left_alone(each) for each in pair):
             return
-        if not any(isinstance(each, ast.Expr) and isinstance(each.value, ast.Await) for each in pair):
+        if not any(
+            isinstance(each, ast.Expr) and isinstance(each.value, ast.Await) for each in pair
+        ):
             return
         (start, middle), (after, end) = self._place(first), self._place(second)
         text = self._source[after:end] + self._source[middle:after] + self._source[start:middle]
@@ -234,7 +238,9 @@ def _is_turned_by_one_change(node: ast.expr) -> bool:
         case ast.UnaryOp(op=ast.Not()):
             return True
         case ast.Compare(ops=[operator]):
-            return isinstance(operator, ast.Eq | ast.NotEq | ast.Is | ast.IsNot | ast.In | ast.NotIn)
+            return isinstance(
+                operator, ast.Eq | ast.NotEq | ast.Is | ast.IsNot | ast.In | ast.NotIn
+            )
         case _:
             return False
 

@@ -35,7 +35,7 @@ class Reach(NamedTuple):
         """
         there = self.tests.get(path, {})
         names = {name for line in range(lines[0], lines[1] + 1) for name in there.get(line, ())}
-        return sorted(names or there.get(0, ()), key=lambda name: self.seconds[name])
+        return sorted(names or {*there.get(0, ())}, key=lambda name: self.seconds[name])
 
 
 class Recorder:
