@@ -8,7 +8,7 @@ from messages import AssistantMessage, SystemMessage, ToolCall
 from models import AgentConfig
 from tests.agent.support import Bench
 from tests.agent.test_turns import Journal
-from tests.scripted import Script, asks, says
+from tests.scripted import Recorder, Script, asks, says
 from tools.tool import idempotent, tool_from
 from tools.workers import Workers
 
@@ -131,3 +131,17 @@ async def test_the_calls_of_who_took_over_are_repeated_with_its_tools(workers: W
     assert tools.calls == ["look"]
     assert bench.errors() == []
     assert bench.provider.requests[0].messages[0] == SystemMessage("Bill.")
+
+
+async def test_each_batch_of_the_model_is_given_to_the_readers_before_the_next_one(
+    workers: Workers,
+) -> None:
+    told: list[str] = []
+
+    class Drained(Recorder):
+        async def drain(self) -> None:
+            told.append("".join(chunk.content for chunk in self.of(ChatChunk)))
+
+    bench = Bench(workers, says("a", "b", "c"), sink=Drained())
+    await bench.run()
+    assert told == ["a", "ab", "abc", "abc"]

@@ -1,20 +1,25 @@
 """A pytest plugin that notes which lines of the core each test reaches, and how long it takes."""
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import coverage
 import msgspec
 import pytest
 
 
-class Reach(NamedTuple):
+@dataclass
+class Reach:
     """What tests reach.
 
-    `seconds`: by test. `tests`: by file and line; those of the line 0 reach the file at all.
+    Args:
+        seconds: what each test takes.
+        tests: by file and line; those of the line 0 reach the file at all.
     """
 
     seconds: dict[str, float]
@@ -29,13 +34,22 @@ class Reach(NamedTuple):
         return Reach(self.seconds | other.seconds, tests)
 
     def of(self, path: str, lines: tuple[int, int]) -> list[str]:
-        """Return the tests that reach lines of a statement, the quickest first.
+        """Return the tests that reach lines of a statement, those first that reach little else.
 
         What is done when a module is imported has no test of its own: all of the file's are its.
         """
         there = self.tests.get(path, {})
         names = {name for line in range(lines[0], lines[1] + 1) for name in there.get(line, ())}
-        return sorted(names or {*there.get(0, ())}, key=lambda name: self.seconds[name])
+        return sorted(names or {*there.get(0, ())}, key=lambda name: (self.width[name], name))
+
+    @cached_property
+    def width(self) -> Counter[str]:
+        """How many lines each test reaches."""
+        found: Counter[str] = Counter()
+        for lines in self.tests.values():
+            for names in lines.values():
+                found.update(names)
+        return found
 
 
 class Recorder:
