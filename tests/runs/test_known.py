@@ -13,6 +13,7 @@ from models import AgentConfig
 from tests.agent.support import check_history, until
 from tests.runs.support import (
     CALLER,
+    Handle,
     Paused,
     ended,
     history,
@@ -27,7 +28,7 @@ from tests.scripted import DEADLINE
 async def test_of_the_runs_that_have_ended_the_newest_are_known() -> None:
     async with opened(max_runs=2) as registry:
         index = registry.inner._index
-        runs = []
+        runs: list[Handle] = []
         for _ in range(5):
             runs.append(await started(registry, key=f"key-{len(runs)}"))
             await ended(registry, runs[-1])
