@@ -6,7 +6,6 @@ from collections.abc import Callable
 import pytest
 
 from events import Event, ReasoningChunk
-from hub.compact import CompactEvents
 from tests.hub.test_hub import result, take, waiting
 from tests.hub.test_memory import finish, kept, make
 from tests.logs import DONE, START, numbered, piece
@@ -19,19 +18,18 @@ def thought(text: str) -> ReasoningChunk:
 
 
 @pytest.mark.parametrize("make_piece", [piece, thought])
-def test_text_that_was_streamed_a_while_ago_takes_a_few_bytes_a_piece(
+async def test_text_that_was_streamed_a_while_ago_takes_a_few_bytes_a_piece(
     make_piece: Callable[[str], Event],
 ) -> None:
+    log = await make(max_events=PIECES).create("run_1")
     tracemalloc.start()
     try:
-        compact = CompactEvents("run_1")
-        before = tracemalloc.get_traced_memory()[0]
-        for start in range(0, PIECES, 200):
-            compact.extend(numbered([make_piece("word") for _ in range(start, start + 200)]))
-        taken = tracemalloc.get_traced_memory()[0] - before
+        for _ in range(PIECES):
+            log.append(make_piece("word"))
+        taken = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert len(compact) == PIECES
+    assert log.last_seq == PIECES
     assert taken / PIECES < 30
 
 

@@ -38,12 +38,11 @@ class HeldUp:
         self._method = getattr(store, name)
         setattr(store, name, self)
 
-    async def __call__(self, run: StoredRun, *args: Any) -> bool:
+    async def __call__(self, run: StoredRun, *args: Any, **kwargs: Any) -> Any:
         self.came.append(run.id)
         if self._of(run):
             await self.gate.pass_through()
-        done: bool = await self._method(run, *args)
-        return done
+        return await self._method(run, *args, **kwargs)
 
 
 def any_run(run: StoredRun) -> bool:
