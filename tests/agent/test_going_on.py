@@ -3,8 +3,8 @@
 import pytest
 
 from agent import StreamingAgent
-from events import AgentUpdated, ChatChunk
-from messages import AssistantMessage, SystemMessage, ToolCall
+from events import AgentUpdated, ChatChunk, ToolCallError
+from messages import AssistantMessage, ReasoningBlock, ReasoningBlockPart, SystemMessage, ToolCall
 from models import AgentConfig
 from tests.agent.support import Bench
 from tests.agent.test_turns import Journal
@@ -145,3 +145,41 @@ async def test_each_batch_of_the_model_is_given_to_the_readers_before_the_next_o
     bench = Bench(workers, says("a", "b", "c"), sink=Drained())
     await bench.run()
     assert told == ["a", "ab", "abc", "abc"]
+
+
+async def test_arguments_that_are_no_json_are_shown_cut_short(workers: Workers) -> None:
+    bench = Bench(workers, asks(("add", "{" + "x" * 5000)), says("So."))
+    await bench.run()
+    [failed] = bench.sink.of(ToolCallError)
+    assert failed.tool_call.arguments == "{" + "x" * 1999
+
+
+async def test_reasoning_that_the_provider_wants_back_is_kept_with_its_message(
+    workers: Workers,
+) -> None:
+    blocks = [ReasoningBlock("scripted", data) for data in ("1", "2")]
+    first: Script = [[*map(ReasoningBlockPart, blocks)], *asks(("add", {"a": 1, "b": 2}))]
+    bench = Bench(workers, first, [ReasoningBlockPart(blocks[0]), *says("So.")])
+    await bench.run()
+    assert [message.reasoning for message in bench.said()] == [tuple(blocks), (blocks[0],)]
+    assert bench.provider.requests[1].messages[2] == bench.said()[0]
+
+
+@pytest.mark.parametrize(("rounds", "reason"), [(2, "stop"), (3, "repeated_tool_calls")])
+async def test_the_same_calls_are_made_twice_in_a_row_at_most(
+    workers: Workers, rounds: int, reason: str
+) -> None:
+    call = asks(("add", {"a": 1, "b": 2}), ("add", {"a": 1, "b": 3}))
+    swapped = asks(("add", {"a": 1, "b": 3}), ("add", {"a": 1, "b": 2}))
+    turns = [call, swapped, call][:rounds]
+    bench = Bench(workers, *turns, says("So."))
+    assert (await bench.run()).finish_reason == reason
+    assert [result.is_error for result in bench.results()] == [False] * 4 + [True] * 2 * (
+        rounds - 2
+    )
+
+
+async def test_other_calls_in_between_begin_the_count_anew(workers: Workers) -> None:
+    one, other = asks(("add", {"a": 1, "b": 2})), asks(("add", {"a": 2, "b": 2}))
+    bench = Bench(workers, one, one, other, one, one, says("So."))
+    assert (await bench.run()).finish_reason == "stop"

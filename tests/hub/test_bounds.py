@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from events import Event, ReasoningChunk
+from events import Event, ReasoningChunk, Suspended
+from hub import InvalidCursor, parse_cursor
+from hub.memory import MemoryReader
 from tests.hub.test_hub import result, take, waiting
 from tests.hub.test_memory import finish, kept, make
 from tests.logs import DONE, START, numbered, piece
@@ -72,3 +74,24 @@ async def test_what_happens_to_a_reader_that_was_just_woken_harms_no_writer() ->
     log.append(DONE)
     got = await result(read_under_way) or await take(reader, 2)
     assert got == numbered([START, DONE])
+
+
+async def test_a_suspension_is_told_once() -> None:
+    log = await make().create("run_1")
+    log.append(START)
+    reader = MemoryReader(log, 0, None)
+    log.suspend()
+    assert await reader.read() == [*numbered([START]), Suspended(run_id="run_1", seq=1)]
+    assert reader.ended
+    assert await reader.read() == []
+
+
+def test_a_place_in_a_log_has_sixteen_digits_at_most() -> None:
+    assert parse_cursor("9" * 16, "run_1") == (None, 10**16 - 1)
+    assert parse_cursor(f"run_1:{'9' * 16}:0", "run_1") == (10**16 - 1, 0)
+    too_long = ("9" * 17, f"run_1:1:{'9' * 17}")
+    for text in (*too_long, "", "-1", "+1", "1.0", "²", "run_1:1", "run_1:::"):
+        with pytest.raises(InvalidCursor):
+            parse_cursor(text, "run_1")
+    with pytest.raises(InvalidCursor, match="another run"):
+        parse_cursor("run_2:1:1", "run_1")

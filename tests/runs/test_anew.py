@@ -18,6 +18,7 @@ from messages import (
 )
 from models import AgentConfig
 from runs.request import RunRequest
+from storage import Begin
 from tests.agent.support import check_history, until
 from tests.runs.support import (
     CALLER,
@@ -31,8 +32,8 @@ from tests.runs.support import (
     opened,
     started,
 )
-from tests.runs.test_recovering import leave_behind, recovered
-from tests.scripted import Gate, Script, ScriptedProvider, says
+from tests.runs.test_recovering import CALL, RESULT, admitted, leave_behind, recovered
+from tests.scripted import Gate, Script, ScriptedProvider, asks, says
 
 AGAIN = RunRequest(conversation_id="c", must_exist=True, regenerates=True)
 
@@ -78,6 +79,37 @@ async def test_an_attempt_that_failed_takes_nothing_away_unless_it_has_acted(
         assert await said(registry, run) == left
 
 
+async def test_an_attempt_that_ends_while_it_acts_is_kept_with_what_it_did() -> None:
+    provider = ScriptedProvider(says("One."), asks(("hang", {}), text="Oth"))
+    async with opened(provider, run_timeout=0.1) as registry:
+        await answered(registry, conversation_id="c", message="one")
+        run = await anew(registry)
+        assert isinstance(run.terminal, RunError)
+        assert run.terminal.code == "run_timeout"
+        check_history(await history(registry, run))
+        assert await said(registry, run) == ["one", "Oth", "Error: The call was cancelled."]
+
+
+async def test_an_attempt_that_fails_after_a_crash_is_kept_with_what_it_did_before(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "p.db"
+    async with opened(path=path) as registry:
+        await answered(registry, conversation_id="c")
+        stored = admitted(registry, AGAIN)
+        await registry.store.accept(stored, begin=Begin())
+        await registry.store.save_turn(stored, [CALL, RESULT], None)
+    async with opened(ScriptedProvider([TextPart("Oth"), FAULT]), path=path) as registry:
+        run = await recovered(registry, stored)
+        assert isinstance(run.terminal, RunError)
+        assert await history(registry, run) == [
+            UserMessage("Hi."),
+            CALL,
+            RESULT,
+            AssistantMessage("Oth"),
+        ]
+
+
 async def test_an_attempt_that_was_cancelled_leaves_what_it_said() -> None:
     gate = Gate()
     async with opened(ScriptedProvider(says("One."), [TextPart("Oth"), gate])) as registry:
@@ -107,8 +139,8 @@ async def test_where_nothing_was_asked_nothing_is_made_anew() -> None:
 
 
 async def test_a_conversation_is_named_by_its_last_question_when_it_is_answered() -> None:
-    script = [[FAULT], says("Here."), says("And.")]
-    async with opened(ScriptedProvider(*script)) as registry:
+    provider = ScriptedProvider([FAULT], says("Here."), says("And."))
+    async with opened(provider) as registry:
         run = await started(registry, conversation_id="c", message="Where is it")
         await ended(registry, run)
         assert await title(registry) is None
@@ -213,9 +245,11 @@ async def test_who_was_asked_last_is_remembered_with_the_conversation() -> None:
             run = await registry.start(request_to(agent))
             await ended(registry, run)
             assert run.start.agent == asked
-        new = await registry.start(RunRequest(messages=(UserMessage("Hi."),)))
-        await ended(registry, new)
-        assert new.start.agent == "chat"
+        for place in (None, "new"):
+            request = RunRequest(messages=(UserMessage("Hi."),), conversation_id=place)
+            new = await registry.start(request)
+            await ended(registry, new)
+            assert new.start.agent == "chat"
 
 
 async def test_a_model_that_is_asked_for_answers_and_is_named() -> None:

@@ -218,3 +218,20 @@ async def test_a_service_that_is_full_or_stopping_says_when_to_come_again() -> N
         assert caught.value.retry_after == 1
         (await paused.reached(1)).open()
         await ended(registry, run)
+
+
+async def test_what_could_not_be_stored_is_tried_often_and_the_rest_is_done_in_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("runs.runner.RETRY", 0.005)
+    async with opened() as registry:
+        trouble = Troubled(registry, "finish")
+        counted = Counted(registry, *ROUNDS)
+        await ended(registry, await started(registry))
+        registry.inner._housekeeping.cancel()
+        again = asyncio.create_task(registry.inner._runner.keep_house())
+        await until(lambda: trouble.asked > 5)
+        trouble.repair()
+        await until(lambda: not registry.endings.has_waiting)
+        again.cancel()
+        assert max(counted.calls.values()) <= 2  # once by each of the two tasks

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from errors import Invalid
-from events import RunError
+from events import ChatComplete, ChatStart, Reset, RunError
 from messages import AssistantMessage, ToolCall, ToolMessage, UserMessage
 from models import AgentConfig
+from runs.replay import MAX_EPOCHS, replay_of
 from tests.agent.support import check_history, until
 from tests.runs.support import (
     CALLER,
@@ -22,7 +23,7 @@ from tests.runs.support import (
 )
 from tests.runs.test_order import HeldUp
 from tests.runs.test_recovering import HANDED_OVER, act, leave_behind, recovered
-from tests.scripted import DEADLINE
+from tests.scripted import DEADLINE, types
 
 
 async def test_of_the_runs_that_have_ended_the_newest_are_known() -> None:
@@ -71,6 +72,8 @@ async def test_an_agent_hands_over_to_others_that_are_there(handoffs: Sequence[s
         assert [fault["field"] for fault in caught.value.errors] == ["handoffs"]
         assert repr(handoffs[-1]) in caught.value.errors[0]["message"]
         assert await registry.agents.put(CALLER, "b", AgentConfig(handoffs=["chat"]))
+        with pytest.raises(Invalid):
+            await registry.agents.put(CALLER, "b", AgentConfig(handoffs=["b"]))
 
 
 CALL_OF_B = AssistantMessage("Now: ", (ToolCall("c9", "act", "{}"),))
@@ -117,3 +120,46 @@ async def test_a_message_that_is_interrupted_as_it_waits_is_kept_though_the_serv
         await until(lambda: registry.active_runs == 0)
         said = [message.content for message in await registry.store.context(CALLER, "c", 100)]
         assert said[:3] == ["one", "a", "two"]
+
+
+async def test_a_run_that_only_waited_begins_however_often_the_service_was_killed(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "p.db"
+    stored = await leave_behind(path, begun=False, epoch=MAX_EPOCHS + 2)
+    async with opened(path=path) as registry:
+        run = await recovered(registry, stored)
+        assert isinstance(run.terminal, ChatComplete)
+        assert [message.content for message in await history(registry, run)] == [
+            "Hi.",
+            "You said: Hi.",
+        ]
+
+
+DONE = ChatComplete(run_id="run_1", seq=9, final_response="So.", finish_reason="stop", usage=None)
+BEGAN = ChatStart(
+    run_id="run_1", seq=1, conversation_id="c", agent="chat", model="m", message_id="msg_1"
+)
+
+
+@pytest.mark.parametrize(
+    ("after", "rest"),
+    [
+        (None, ["reset", "chat_start", "chat_chunk", "chat_complete"]),
+        ("8", ["reset", "chat_start", "chat_chunk", "chat_complete"]),
+        ("9", []),
+        ("10", []),
+        ("run_1:2:8", ["reset", "chat_start", "chat_chunk", "chat_complete"]),
+        ("run_1:2:9", []),
+        ("run_1:1:9", ["reset", "chat_start", "chat_chunk", "chat_complete"]),
+    ],
+)
+async def test_of_a_log_that_is_gone_everything_is_told_but_to_who_has_the_end(
+    after: str | None, rest: Sequence[str]
+) -> None:
+    reader = replay_of(BEGAN, DONE, [], epoch=2, after=after)
+    assert (reader.epoch, reader.seq) == (2, 0)
+    events = await reader.read()
+    assert types(events) == rest
+    assert reader.ended
+    assert [event.seq for event in events if not isinstance(event, Reset)] == [1, 2, 9][: len(rest)]

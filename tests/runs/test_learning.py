@@ -10,6 +10,7 @@ import pytest
 
 from caller import Caller
 from memory import Memories, Memory
+from memory.learning import LEARNED_CHARS
 from messages import AssistantMessage, Message, TextPart, ToolSpec, UserMessage
 from models import AgentConfig
 from runs.request import RunRequest
@@ -59,6 +60,11 @@ def remembering(
     notes: Notes, provider: ScriptedProvider | None = None
 ) -> AbstractAsyncContextManager[Registry]:
     return opened(provider, memories=cast("Memories", notes))
+
+
+@pytest.fixture(autouse=True)
+def _learns_when_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memory.learning.PAUSE", 10 * DEADLINE)
 
 
 async def learned_from(registry: Registry, notes: Notes, *runs: Handle) -> list[bool]:
@@ -176,3 +182,32 @@ async def test_a_recall_that_no_answer_waits_for_is_dropped() -> None:
         await ended(registry, run)
         async with asyncio.timeout(DEADLINE):
             await until(lambda: notes.waiting == 0)
+
+
+async def test_a_conversation_that_only_its_client_keeps_is_learned_from() -> None:
+    notes = Notes()
+    async with remembering(notes) as registry:
+        request = RunRequest(
+            history=(UserMessage("I like pasta."),),
+            ephemeral=True,
+            is_kept=False,
+            is_whole=True,
+            memory=True,
+        )
+        run = await registry.start(request)
+        await ended(registry, run)
+        assert await learned_from(registry, notes, run) == [True]
+        assert notes.learned[run.id][0] == UserMessage("I like pasta.")
+
+
+async def test_what_is_long_is_learned_from_as_far_as_it_may_be() -> None:
+    notes = Notes()
+    long = "x" * (LEARNED_CHARS + 1)
+    provider = ScriptedProvider(says(long), says("Last one."))
+    async with opened(
+        provider, memories=cast("Memories", notes), max_message_chars=10**6
+    ) as registry:
+        run = await started(registry, message=long, memory=True)
+        await ended(registry, run)
+        assert await learned_from(registry, notes, run) == [True]
+        assert [len(said.content) for said in notes.learned[run.id]] == [LEARNED_CHARS] * 2

@@ -1,7 +1,7 @@
 """What is stored before what is said, and in which order."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +183,31 @@ async def with_a_team(path: Path) -> None:
         await registry.agents.put(CALLER, "b", AgentConfig(instructions="Be b.", model="small-1"))
         front = AgentConfig(instructions="Front.", handoffs=["b"])
         await registry.agents.put(CALLER, "front", front)
+
+
+async def test_a_run_that_has_its_turn_begins_in_the_step_that_stores_it() -> None:
+    paused = Paused()
+    async with opened(paused.provider) as registry:
+        beginning = HeldUp(registry.store, "begin", lambda run: False)
+        first = await started(registry, conversation_id="c", message="one")
+        assert first.status == "running"
+        second = await started(registry, conversation_id="c", message="two")
+        assert second.status == "queued"
+        (await paused.reached(1)).open()
+        (await paused.reached(2)).open()
+        await ended(registry, first, second)
+        assert beginning.came == [second.id]
+
+
+async def test_observers_are_shown_the_end_of_what_the_stop_of_the_service_ends() -> None:
+    seen: list[str] = []
+
+    class Seeing:
+        def observe(self, run: StoredRun, events: Sequence[ReaderEvent]) -> None:
+            seen.extend(types(events))
+
+    paused = Paused()
+    async with opened(paused.provider, observers=[Seeing()]) as registry:
+        await started(registry)
+        await paused.reached(1)
+    assert seen == ["chat_start", "chat_chunk", "suspended"]
