@@ -47,6 +47,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "if run.stored.replaces and not ((await self._store.run_messages(run.stored))):",
     ): "It only spares asking storage for what a run that was not resumed cannot have.",
     (
+        "runs/driver.py",
+        "await to_its_end(asyncio.ensure_future(turn.wait()))",
+        "await asyncio.ensure_future(turn.wait())",
+    ): "Who is cancelled here leaves its message to the next start, which puts it into its place.",
+    (
         "runs/endings.py",
         "said = state.transcript.unsaved if state and has_spoken else left_open(run.stored)",
         "said = state.transcript.unsaved if has_spoken else left_open(run.stored)",
@@ -66,4 +71,9 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "if loop.time() >= due:",
         "if (loop.time() > due):",
     ): "The clock never stands at exactly this moment.",
+    (
+        "storage/runs.py",
+        'super().__init__("undone")',
+        "pass",
+    ): "The text of an exception that nobody is shown.",
 }
