@@ -25,9 +25,9 @@ from sqlalchemy import Connection
 
 from memory import Memory, MemoryUnavailable, rows
 from memory.records import TIMEOUT, Records
-from storage.engine import Begun, connect
+from storage.engine import connect
 from storage.sole import sole_user
-from storage.sqlite import driver_of
+from storage.unit import Begun
 
 CACHE_BYTES: Final = 128 * 1024 * 1024
 """Vectors in memory; the one that is searched is there in any case."""
@@ -181,7 +181,7 @@ class LocalRecords(Records):
 
 def _overwriting(unit: Callable[..., _T]) -> Callable[..., _T]:
     def overwriting(db: Connection, *args: Any, **kwargs: Any) -> _T:
-        driver_of(db).ahead("PRAGMA secure_delete=ON")
+        db.exec_driver_sql("PRAGMA secure_delete=ON")
         return unit(db, *args, **kwargs)
 
     return overwriting

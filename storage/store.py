@@ -229,7 +229,7 @@ class Store:
             InvalidPage: `before` is no cursor.
         """
         place = None if before is None else rows.parse_page(before)
-        return await self._db.read(rows.page, caller, limit, place)
+        return await self._db.scan(rows.page, caller, limit, place)
 
     async def conversation(self, caller: Caller, conversation_id: str) -> ConversationRecord | None:
         return await self._db.read(rows.find, caller, conversation_id)
@@ -247,7 +247,7 @@ class Store:
         Args:
             before: a message's id; one that is not there has nothing before it.
         """
-        return await self._db.read(rows.said, caller, conversation_id, limit, before)
+        return await self._db.scan(rows.said, caller, conversation_id, limit, before)
 
     async def update(
         self,
@@ -275,7 +275,7 @@ class Store:
             text: words, all of which must occur, the last one also as the begin of a word.
         """
         wanted = search.wanted_in(text)
-        rows = await self._db.read(search.find, caller, wanted, limit)
+        rows = await self._db.scan(search.find, caller, wanted, limit)
         return await asyncio.to_thread(search.hits, rows, wanted)
 
     # What is to be learned
