@@ -34,8 +34,9 @@ MOST: Final = 64
 LONG: Final = 0.1
 """Seconds after which a transaction of several units takes no more of those that wait."""
 
-STEPS: Final = 20_000
-"""After how many of its instructions SQLite asks whether to go on: a millisecond or some."""
+STEPS: Final = 5_000
+"""After how many of its steps SQLite asks whether to go on: less than a millisecond in a scan, a
+fifth of a second in the worst search. Each time it waits for the interpreter lock."""
 
 _T = TypeVar("_T")
 
