@@ -31,7 +31,7 @@ def locked(url: str) -> Iterator[None]:
 
 
 async def test_a_locked_file_is_trouble_until_it_is_released(sqlite_url: str) -> None:
-    async with Store.open(sqlite_url, instance="test", timeout=0.1) as store:
+    async with Store.open(sqlite_url, instance="test", timeout=0.5) as store:
         run = await chat(store, "Hi", "Hello.")
         with locked(sqlite_url):
             with pytest.raises(StorageUnavailable) as caught:
