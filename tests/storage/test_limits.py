@@ -10,33 +10,17 @@ from sqlalchemy import Connection, text
 from storage import StorageUnavailable
 from storage.engine import CONNECTIONS, Database, connect
 from storage.store import Store
-from tests.storage.support import ANN, a_run, chat, says
+from tests.storage.support import ANN, Endless, a_run, chat, says
 
 DEADLINE = 10.0
 """Seconds in which what is interrupted has to be over; by itself it never is."""
 
 MANY = 2 * CONNECTIONS
 
-ENDLESS = """
-    WITH RECURSIVE counted(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counted)
-    SELECT max(n) FROM counted
-"""
 ON_SERVER = """
     SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND state = 'active' AND pid != pg_backend_pid()
 """
-
-
-class Endless:
-    """A unit that does not end by itself."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.begun = asyncio.Event()
-
-    def __call__(self, db: Connection) -> None:
-        self._loop.call_soon_threadsafe(self.begun.set)
-        db.execute(text(ENDLESS))
 
 
 def one(db: Connection) -> int:
