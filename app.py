@@ -17,6 +17,8 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
+from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -49,6 +51,7 @@ from runs.registry import AgentRegistry
 from runs.run import Limits
 from settings import BadSettings, Settings, load_settings
 from storage import StorageUnavailable
+from storage.private import own_folder
 from storage.sole import sole_user
 from storage.store import Store
 from tools.builtin import built_in_tools
@@ -249,12 +252,14 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
 
 
 def _make_data_dir(settings: Settings) -> None:
-    folders = {"DATA_DIR": settings.data_dir}
+    """Make the folders; what is in `DATA_DIR` belongs to the service's user alone."""
+    making = [("DATA_DIR", own_folder, settings.data_dir)]
     if settings.session_db_path is not None:
-        folders["SESSION_DB_PATH"] = settings.session_db_path.parent
-    for name, folder in folders.items():
+        folder = settings.session_db_path.parent
+        making.append(("SESSION_DB_PATH", partial(Path.mkdir, parents=True, exist_ok=True), folder))
+    for name, make, folder in making:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make(folder)
         except OSError as error:
             text = f"Bad settings: {name}: {error.strerror}. See .env.example."
             raise BadSettings(text) from None
