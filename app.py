@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -23,7 +24,7 @@ from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from starlette.middleware.cors import CORSMiddleware
 
 import server
@@ -54,6 +55,7 @@ from storage import StorageUnavailable
 from storage.private import own_folder
 from storage.sole import sole_user
 from storage.store import Store
+from storage.unusable import told_at_start
 from tools.builtin import built_in_tools
 from tools.tool import tool_from
 
@@ -282,13 +284,19 @@ async def _storage(settings: Settings) -> AsyncIterator[Store]:
         except (ValueError, ArgumentError):
             text = "DATABASE_URL: give postgresql://<user>:<password>@<host>/<database>"
             raise BadSettings(f"Bad settings: {text}. See .env.example.") from None
+        except (StorageUnavailable, DBAPIError) as error:
+            told = told_at_start(error)
+            if told is None:
+                raise
+            raise told from error
         yield store
 
 
 async def _check_storage(settings: Settings) -> None:
     """Open the database once, so that what is wrong with it is one line before all else."""
-    async with _storage(settings):
-        pass
+    async with _storage(settings) as store:
+        await store.agents()
+        await store.count_extraction_jobs()
 
 
 def _built_in(settings: Settings) -> tuple[Callable[..., Any], ...]:
@@ -359,20 +367,29 @@ def _draining(registry: AgentRegistry, grace: float) -> Iterator[None]:
 
 
 def main() -> None:
-    """Serve until a signal comes; a bad setting or address is one line and exit status 2."""
-    try:
+    """Serve until a signal comes; what prevents a start is one line and exit status 2."""
+    with _one_line():
         settings = load_settings()
         logging.basicConfig(level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
         _quiet_libraries(settings)
         application = create_app(settings, owns_process=True)
         asyncio.run(_check_storage(settings))
-        server.run(application, settings)
+        try:
+            server.run(application, settings)
+        except OSError as error:
+            text = f"Cannot listen on {settings.host}:{settings.port}: {error}"
+            raise BadSettings(text) from None
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """End the process with one line where the service cannot start."""
+    try:
+        yield
     except BadSettings as error:
         sys.exit(_last_words(str(error)))
     except StorageUnavailable as error:
         sys.exit(_last_words(f"The database cannot be used: {error.message}"))
-    except OSError as error:
-        sys.exit(_last_words(f"Cannot listen on {settings.host}:{settings.port}: {error}"))
 
 
 def _quiet_libraries(settings: Settings) -> None:
@@ -394,10 +411,11 @@ def __getattr__(name: str) -> FastAPI:
     """Make `app` on demand, so that importing this module reads no environment."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        globals()["app"] = create_app(load_settings())
-    except BadSettings as error:
-        sys.exit(_last_words(str(error)))
+    with _one_line():
+        settings = load_settings()
+        globals()["app"] = create_app(settings)
+        with ThreadPoolExecutor(1) as thread:  # an event loop may run in this one
+            thread.submit(asyncio.run, _check_storage(settings)).result()
     application: FastAPI = globals()["app"]
     return application
 

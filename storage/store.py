@@ -25,6 +25,7 @@ from storage import (
     Entry,
     ExtractionJob,
     Hit,
+    StorageDamaged,
     StoredMessage,
     StoredRun,
     agents,
@@ -34,8 +35,9 @@ from storage import (
     search,
 )
 from storage import conversations as rows
-from storage.engine import Database, connect
+from storage.engine import connect
 from storage.migrations import upgrade
+from storage.watched import Watched
 
 
 class Store:
@@ -47,7 +49,7 @@ class Store:
         lease: seconds for which the store holds its runs without a `renew`.
     """
 
-    def __init__(self, database: Database, instance: str, lease: float) -> None:
+    def __init__(self, database: Watched, instance: str, lease: float) -> None:
         self.instance = instance
         self._db = database
         self._lease = lease
@@ -68,8 +70,9 @@ class Store:
         Raises:
             ValueError: no such kind of database.
             StorageUnavailable: it cannot be opened.
+            StorageUnusable: it is no database of this service.
         """
-        database = connect(url, timeout)
+        database = Watched(connect(url, timeout))
         try:
             await database.migrate(upgrade)
             yield cls(database, new_id(instance), lease)
@@ -80,6 +83,11 @@ class Store:
     def kind(self) -> str:
         """The kind of database: `sqlite` or `postgresql`."""
         return "postgresql" if self._db.shared else "sqlite"
+
+    @property
+    def damage(self) -> StorageDamaged | None:
+        """What the database was seen to suffer from since it was opened."""
+        return self._db.damage
 
     async def ping(self) -> None:
         await self._db.read(Connection.scalar, select(1))

@@ -45,14 +45,18 @@ async def test_everything_in_the_folder_of_data_is_its_owners_alone(tmp_path: Pa
         assert open_to_others(folder) == {}
 
 
-async def test_what_earlier_versions_left_open_is_shut(tmp_path: Path) -> None:
-    memory = tmp_path / "memory"
-    memory.mkdir()
-    await empty_database(tmp_path / "parley.db")
+def leave_open(folder: Path) -> None:
+    """Let everybody do everything with files as earlier versions left them."""
+    (folder / "memory").mkdir()
     for name in ("parley.db-wal", "parley.db-shm", "parley.db.lock", "memory/memories.db"):
-        (tmp_path / name).touch()
-    for path in (tmp_path, *tmp_path.rglob("*")):
+        (folder / name).touch()
+    for path in (folder, *folder.rglob("*")):
         path.chmod(0o777 if path.is_dir() else 0o666)
+
+
+async def test_what_earlier_versions_left_open_is_shut(tmp_path: Path) -> None:
+    await empty_database(tmp_path / "parley.db")
+    leave_open(tmp_path)
     async with running(data_dir=tmp_path, tools=[add]) as service:
         await use(service)
         assert open_to_others(tmp_path) == {}
