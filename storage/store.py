@@ -8,7 +8,7 @@ All methods raise `StorageUnavailable` while the database cannot do its work.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -318,9 +318,22 @@ class Store:
         """Return tenant, name and configuration (JSON) of all agents."""
         return await self._db.read(agents.every)
 
-    async def put_agent(self, caller: Caller, name: str, config: str) -> None:
-        """Create an agent of the caller's tenant, or replace the one of this name."""
-        await self._db.write(agents.put, caller.tenant, name, config)
+    async def put_agent(
+        self, caller: Caller, name: str, config: str, *, built_in: Collection[str], limit: int
+    ) -> bool:
+        """Create an agent of the caller's tenant, or replace the one of this name.
+
+        Args:
+            built_in: the names of those that are not stored.
+            limit: how many there may be, these included.
+
+        Returns:
+            Whether it is new.
+
+        Raises:
+            errors.TooMany: there are as many as there may be.
+        """
+        return await self._db.write(agents.put, caller.tenant, name, config, built_in, limit)
 
     async def delete_agent(self, caller: Caller, name: str) -> bool:
         """Delete an agent of the caller's tenant; False: there is none of this name."""

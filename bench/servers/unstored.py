@@ -21,6 +21,7 @@ class NoStore(Store):
     """
 
     kind = "none"
+    damage = None
 
     def __init__(self) -> None:
         self._asked: dict[str, list[Message]] = {}
@@ -61,9 +62,6 @@ class NoStore(Store):
 
     async def agents(self) -> list[tuple[str, str, str]]:
         return []
-
-    async def put_agent(self, caller: Caller, name: str, config: str) -> None:
-        """Keep nothing."""
 
     async def claim(self) -> list[StoredRun]:
         return []
