@@ -27,6 +27,7 @@ from fastapi import FastAPI
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from starlette.middleware.cors import CORSMiddleware
 
+import logs
 import server
 from api import agentcore, sessions, users
 from api.http import documents, problems
@@ -370,8 +371,7 @@ def main() -> None:
     """Serve until a signal comes; what prevents a start is one line and exit status 2."""
     with _one_line():
         settings = load_settings()
-        logging.basicConfig(level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
-        _quiet_libraries(settings)
+        logs.set_up(settings.log_level, requests=settings.debug)
         application = create_app(settings, owns_process=True)
         asyncio.run(_check_storage(settings))
         try:
@@ -392,16 +392,6 @@ def _one_line() -> Iterator[None]:
         sys.exit(_last_words(f"The database cannot be used: {error.message}"))
 
 
-def _quiet_libraries(settings: Settings) -> None:
-    """Leave what libraries say about each request and connection to `LOG_LEVEL=DEBUG`."""
-    if settings.log_level != "DEBUG":
-        for library in (
-            *("httpx2", "httpcore2", "openai", "anthropic"),
-            *("uvicorn.error", "alembic"),
-        ):
-            logging.getLogger(library).setLevel(max(logging.WARNING, logging.root.level))
-
-
 def _last_words(text: str) -> int:
     sys.stderr.write(f"{text}\n")
     return 2
@@ -413,6 +403,7 @@ def __getattr__(name: str) -> FastAPI:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with _one_line():
         settings = load_settings()
+        logs.keep_discreet()
         globals()["app"] = create_app(settings)
         with ThreadPoolExecutor(1) as thread:  # an event loop may run in this one
             thread.submit(asyncio.run, _check_storage(settings)).result()

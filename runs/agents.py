@@ -66,7 +66,9 @@ class Roster:
                 agent = self._build(tenant, name, AgentConfig.model_validate_json(text))
                 self._stored.setdefault(tenant, {})[name] = agent
             except (ValidationError, KeyError) as error:
-                logger.warning("The stored agent %r does not fit any more: %s", name, error)
+                # Their text quotes the agent's configuration, which is in no log.
+                kind = type(error).__name__
+                logger.warning("The stored agent %r does not fit any more (%s)", name, kind)
 
     def all(self, caller: Caller) -> list[AgentInfo]:
         agents = self._of(caller.tenant)
