@@ -135,7 +135,6 @@ def make_memory(
         store,
         timeout=settings.memory_recall_timeout,
         limit=settings.memory_recall_limit,
-        capacity=settings.memory_queue_size,
         # A folder is made when its first memory is.
         may_hold=folder.exists if is_local else lambda: True,
     )
@@ -277,7 +276,8 @@ async def _storage(settings: Settings) -> AsyncIterator[Store]:
         storage.StorageUnavailable: it cannot be opened now.
     """
     url = settings.storage_url
-    opening = Store.open(url, instance="parley", timeout=settings.storage_timeout)
+    timeout, jobs = settings.storage_timeout, settings.memory_queue_size
+    opening = Store.open(url, instance="parley", timeout=timeout, jobs=jobs)
     async with AsyncExitStack() as stack:
         try:
             stack.enter_context(sole_user(url))

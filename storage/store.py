@@ -47,17 +47,25 @@ class Store:
         database: where they are.
         instance: the name of this store, which no other one has or had, nor is it empty.
         lease: seconds for which the store holds its runs without a `renew`.
+        jobs: how many extraction jobs there may be; the oldest go.
     """
 
-    def __init__(self, database: Watched, instance: str, lease: float) -> None:
+    def __init__(self, database: Watched, instance: str, lease: float, jobs: int) -> None:
         self.instance = instance
         self._db = database
         self._lease = lease
+        self._jobs = jobs
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, url: str, *, instance: str, timeout: float = 5.0, lease: float = 30.0
+        cls,
+        url: str,
+        *,
+        instance: str,
+        timeout: float = 5.0,
+        lease: float = 30.0,
+        jobs: int = 10_000,
     ) -> AsyncIterator[Self]:
         """Open a database, brought to the newest schema.
 
@@ -66,6 +74,7 @@ class Store:
             instance: what this process is called; made unique here.
             timeout: seconds that a method waits for a lock, a connection or an answer.
             lease: seconds after which runs of a store that does not `renew` may be claimed.
+            jobs: how many extraction jobs there may be.
 
         Raises:
             ValueError: no such kind of database.
@@ -75,7 +84,7 @@ class Store:
         database = Watched(connect(url, timeout))
         try:
             await database.migrate(upgrade)
-            yield cls(database, new_id(instance), lease)
+            yield cls(database, new_id(instance), lease, jobs)
         finally:
             await database.aclose()
 
@@ -144,7 +153,8 @@ class Store:
             begin: what a run that never had the lock does first.
             learn_from: the exchange from which something is to be learned about the user.
         """
-        return await self._held(runs.finish, run, messages, terminal, title, begin, learn_from)
+        said = (messages, terminal, title, begin, learn_from)
+        return await self._held(runs.finish, run, *said, self._jobs)
 
     async def run(self, caller: Caller, run_id: str) -> StoredRun | None:
         """Return a run of the caller's tenant, whoever of its users it belongs to."""
@@ -299,10 +309,6 @@ class Store:
     async def drop_extraction_job(self, job: ExtractionJob) -> None:
         """Delete a job that is done, or never will be."""
         await self._db.write(extraction_jobs.drop, job, self.instance)
-
-    async def trim_extraction_jobs(self, capacity: int) -> int:
-        """Delete the oldest jobs beyond so many; return how many were deleted."""
-        return await self._db.write(extraction_jobs.trim, capacity)
 
     async def forget_extraction_jobs(self, caller: Caller) -> None:
         """Delete all jobs of a user."""

@@ -54,9 +54,6 @@ class NoStore(Store):
         self._asked.pop(run.conversation_id, None)
         return True
 
-    async def trim_extraction_jobs(self, capacity: int) -> int:
-        return 0
-
     async def take_extraction_job(self) -> None:
         """Return none."""
 

@@ -87,8 +87,7 @@ def claim(db: Connection) -> None:
 def jobs() -> Iterator[Unit]:
     yield "take a job", extraction_jobs.take, ("me", True)
     yield "take an abandoned job", extraction_jobs.take, ("me", False)
-    yield "trim no jobs", extraction_jobs.trim, (crowd.JOBS,)
-    yield "trim some jobs", extraction_jobs.trim, (crowd.JOBS - 100,)
+    yield "one job more", extraction_jobs.add, (a_run(FIRST), (), crowd.JOBS)
     yield "count jobs", extraction_jobs.count, (None,)
     yield "count a user's jobs", extraction_jobs.count, (ANN,)
     yield "forget jobs", extraction_jobs.forget, (ANN,)
