@@ -11,19 +11,23 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
 )
+from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from starlette.middleware.cors import CORSMiddleware
 
+import logs
 import server
 from api import agentcore, sessions, users
 from api.http import documents, problems
@@ -49,8 +53,10 @@ from runs.registry import AgentRegistry
 from runs.run import Limits
 from settings import BadSettings, Settings, load_settings
 from storage import StorageUnavailable
+from storage.private import own_folder
 from storage.sole import sole_user
 from storage.store import Store
+from storage.unusable import told_at_start
 from tools.builtin import built_in_tools
 from tools.tool import tool_from
 
@@ -129,7 +135,6 @@ def make_memory(
         store,
         timeout=settings.memory_recall_timeout,
         limit=settings.memory_recall_limit,
-        capacity=settings.memory_queue_size,
         # A folder is made when its first memory is.
         may_hold=folder.exists if is_local else lambda: True,
     )
@@ -249,12 +254,14 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
 
 
 def _make_data_dir(settings: Settings) -> None:
-    folders = {"DATA_DIR": settings.data_dir}
+    """Make the folders; what is in `DATA_DIR` belongs to the service's user alone."""
+    making = [("DATA_DIR", own_folder, settings.data_dir)]
     if settings.session_db_path is not None:
-        folders["SESSION_DB_PATH"] = settings.session_db_path.parent
-    for name, folder in folders.items():
+        folder = settings.session_db_path.parent
+        making.append(("SESSION_DB_PATH", partial(Path.mkdir, parents=True, exist_ok=True), folder))
+    for name, make, folder in making:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make(folder)
         except OSError as error:
             text = f"Bad settings: {name}: {error.strerror}. See .env.example."
             raise BadSettings(text) from None
@@ -269,7 +276,8 @@ async def _storage(settings: Settings) -> AsyncIterator[Store]:
         storage.StorageUnavailable: it cannot be opened now.
     """
     url = settings.storage_url
-    opening = Store.open(url, instance="parley", timeout=settings.storage_timeout)
+    timeout, jobs = settings.storage_timeout, settings.memory_queue_size
+    opening = Store.open(url, instance="parley", timeout=timeout, jobs=jobs)
     async with AsyncExitStack() as stack:
         try:
             stack.enter_context(sole_user(url))
@@ -277,13 +285,19 @@ async def _storage(settings: Settings) -> AsyncIterator[Store]:
         except (ValueError, ArgumentError):
             text = "DATABASE_URL: give postgresql://<user>:<password>@<host>/<database>"
             raise BadSettings(f"Bad settings: {text}. See .env.example.") from None
+        except (StorageUnavailable, DBAPIError) as error:
+            told = told_at_start(error)
+            if told is None:
+                raise
+            raise told from error
         yield store
 
 
 async def _check_storage(settings: Settings) -> None:
     """Open the database once, so that what is wrong with it is one line before all else."""
-    async with _storage(settings):
-        pass
+    async with _storage(settings) as store:
+        await store.agents()
+        await store.count_extraction_jobs()
 
 
 def _built_in(settings: Settings) -> tuple[Callable[..., Any], ...]:
@@ -354,30 +368,28 @@ def _draining(registry: AgentRegistry, grace: float) -> Iterator[None]:
 
 
 def main() -> None:
-    """Serve until a signal comes; a bad setting or address is one line and exit status 2."""
-    try:
+    """Serve until a signal comes; what prevents a start is one line and exit status 2."""
+    with _one_line():
         settings = load_settings()
-        logging.basicConfig(level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
-        _quiet_libraries(settings)
+        logs.set_up(settings.log_level, requests=settings.debug)
         application = create_app(settings, owns_process=True)
         asyncio.run(_check_storage(settings))
-        server.run(application, settings)
+        try:
+            server.run(application, settings)
+        except OSError as error:
+            text = f"Cannot listen on {settings.host}:{settings.port}: {error}"
+            raise BadSettings(text) from None
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """End the process with one line where the service cannot start."""
+    try:
+        yield
     except BadSettings as error:
         sys.exit(_last_words(str(error)))
     except StorageUnavailable as error:
         sys.exit(_last_words(f"The database cannot be used: {error.message}"))
-    except OSError as error:
-        sys.exit(_last_words(f"Cannot listen on {settings.host}:{settings.port}: {error}"))
-
-
-def _quiet_libraries(settings: Settings) -> None:
-    """Leave what libraries say about each request and connection to `LOG_LEVEL=DEBUG`."""
-    if settings.log_level != "DEBUG":
-        for library in (
-            *("httpx2", "httpcore2", "openai", "anthropic"),
-            *("uvicorn.error", "alembic"),
-        ):
-            logging.getLogger(library).setLevel(max(logging.WARNING, logging.root.level))
 
 
 def _last_words(text: str) -> int:
@@ -389,10 +401,12 @@ def __getattr__(name: str) -> FastAPI:
     """Make `app` on demand, so that importing this module reads no environment."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        globals()["app"] = create_app(load_settings())
-    except BadSettings as error:
-        sys.exit(_last_words(str(error)))
+    with _one_line():
+        settings = load_settings()
+        logs.keep_discreet()
+        globals()["app"] = create_app(settings)
+        with ThreadPoolExecutor(1) as thread:  # an event loop may run in this one
+            thread.submit(asyncio.run, _check_storage(settings)).result()
     application: FastAPI = globals()["app"]
     return application
 

@@ -197,6 +197,8 @@ async def _database(registry: AgentRegistry) -> Component:
     began = time.perf_counter()
     try:
         await registry.store.ping()
+        if registry.store.damage is not None:
+            raise registry.store.damage
     except Unavailable as error:
         return Component(
             status="unavailable", details={"kind": registry.store.kind, "error": error.message}

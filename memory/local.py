@@ -26,6 +26,7 @@ from sqlalchemy import Connection
 from memory import Memory, MemoryUnavailable, rows
 from memory.records import TIMEOUT, Records
 from storage.engine import connect
+from storage.private import own_folder
 from storage.sole import sole_user
 from storage.unit import Begun
 
@@ -168,7 +169,7 @@ class LocalRecords(Records):
 
     async def _open(self) -> None:
         with ExitStack() as held:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            own_folder(self._folder)
             held.enter_context(sole_user(self._url))
             await super()._open()
             self._held = held.pop_all()

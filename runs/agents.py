@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from agent import StreamingAgent
 from caller import Caller
-from errors import Conflict, Invalid, NotFound, TooMany
+from errors import Conflict, Invalid, NotFound
 from llm import Provider
 from models import AgentConfig, AgentInfo
 from runs.run import Agent
@@ -66,7 +66,9 @@ class Roster:
                 agent = self._build(tenant, name, AgentConfig.model_validate_json(text))
                 self._stored.setdefault(tenant, {})[name] = agent
             except (ValidationError, KeyError) as error:
-                logger.warning("The stored agent %r does not fit any more: %s", name, error)
+                # Their text quotes the agent's configuration, which is in no log.
+                kind = type(error).__name__
+                logger.warning("The stored agent %r does not fit any more (%s)", name, kind)
 
     def all(self, caller: Caller) -> list[AgentInfo]:
         agents = self._of(caller.tenant)
@@ -125,11 +127,9 @@ class Roster:
         faults = self._faults(agents, name, config)
         if faults:
             raise Invalid("The agent's configuration is not valid.", errors=faults)
-        new = name not in agents
-        if new and len(agents) >= self._limit:
-            raise TooMany(f"There may be at most {self._limit} agents.")
         agent = self._build(caller.tenant, name, config)
-        await self._store.put_agent(caller, name, config.model_dump_json(exclude_unset=True))
+        text = config.model_dump_json(exclude_unset=True)
+        new = await self._store.put_agent(caller, name, text, built_in=BUILT_IN, limit=self._limit)
         self._stored.setdefault(caller.tenant, {})[name] = agent
         return new
 

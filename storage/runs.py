@@ -236,6 +236,7 @@ def finish(
     title: str | None,
     begin: Begin | None,
     learn_from: Sequence[Message],
+    jobs: int,
 ) -> None:
     now = datetime.now(UTC)
     there = _touch(db, run, now, title=title)
@@ -252,7 +253,7 @@ def finish(
     if there:
         _append(db, run, said, now)
     if learn_from:
-        extraction_jobs.add(db, run, learn_from)
+        extraction_jobs.add(db, run, learn_from, jobs)
 
 
 def status_of(terminal: TerminalEvent) -> RunStatus:

@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from storage import StorageUnavailable
+from storage import StorageDamaged, StorageUnavailable
 
 _SQLITE: Final = frozenset(
     {
@@ -20,8 +20,12 @@ _SQLITE: Final = frozenset(
         sqlite3.SQLITE_IOERR,
         sqlite3.SQLITE_FULL,
         sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
     }
 )
+
+_DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 _POSTGRES: Final = ("08", "40", "53", "55P03", "57", "58")
 """Classes of SQLSTATE: connection, serialization, resources, a lock, operator, system."""
@@ -52,6 +56,8 @@ def told(error: BaseException) -> BaseException:
     if is_interruption(error):
         return StorageUnavailable("This takes the database too long.", retry_after=1)
     cause = getattr(error, "orig", error.__cause__) or error
+    if getattr(cause, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+        return StorageDamaged()
     text = f"The database cannot do this now ({type(cause).__name__})."
     return StorageUnavailable(text, retry_after=1)
 

@@ -334,7 +334,7 @@ class _Bench:
         try:
             loop.run_until_complete(clean_up)
         except BaseException as failure:  # noqa: BLE001 - nothing may end this thread
-            _logger.warning("a background task of a tool raised %r", failure)
+            _logger.warning("a background task of a tool raised %s", type(failure).__name__)
 
     def _unfinished(self) -> list[asyncio.Task[Any]]:
         return [task for task in self._tasks if not task.done()]

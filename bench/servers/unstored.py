@@ -21,6 +21,7 @@ class NoStore(Store):
     """
 
     kind = "none"
+    damage = None
 
     def __init__(self) -> None:
         self._asked: dict[str, list[Message]] = {}
@@ -53,17 +54,11 @@ class NoStore(Store):
         self._asked.pop(run.conversation_id, None)
         return True
 
-    async def trim_extraction_jobs(self, capacity: int) -> int:
-        return 0
-
     async def take_extraction_job(self) -> None:
         """Return none."""
 
     async def agents(self) -> list[tuple[str, str, str]]:
         return []
-
-    async def put_agent(self, caller: Caller, name: str, config: str) -> None:
-        """Keep nothing."""
 
     async def claim(self) -> list[StoredRun]:
         return []

@@ -273,9 +273,9 @@ async def test_more_than_a_batch_expires(store: Store, monkeypatch: pytest.Monke
 
 
 async def test_agents_are_kept_by_name(store: Store) -> None:
-    await store.put_agent(ANN, "b", "{}")
-    await store.put_agent(ANN, "a", "{}")
-    await store.put_agent(ANN, "b", '{"model": "demo"}')
+    await store.put_agent(ANN, "b", "{}", built_in=(), limit=9)
+    await store.put_agent(ANN, "a", "{}", built_in=(), limit=9)
+    await store.put_agent(ANN, "b", '{"model": "demo"}', built_in=(), limit=9)
     demo = '{"model": "demo"}'
     assert await store.agents() == [("acme", "a", "{}"), ("acme", "b", demo)]
     assert await store.delete_agent(ANN, "a")
