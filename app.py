@@ -373,11 +373,10 @@ def main() -> None:
 def _quiet_libraries(settings: Settings) -> None:
     """Leave what libraries say about each request and connection to `LOG_LEVEL=DEBUG`."""
     if settings.log_level != "DEBUG":
-        for library in (
-            *("httpx2", "httpcore2", "openai", "anthropic"),
-            *("uvicorn.error", "alembic"),
-        ):
+        for library in ("httpx2", "httpcore2", "openai", "anthropic", "alembic"):
             logging.getLogger(library).setLevel(max(logging.WARNING, logging.root.level))
+        # Its warnings are about clients' mistakes, each of which `server` tells at INFO.
+        logging.getLogger("uvicorn.error").setLevel(max(logging.ERROR, logging.root.level))
 
 
 def _last_words(text: str) -> int:
