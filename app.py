@@ -244,7 +244,10 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         hosts=frozenset(settings.allowed_hosts)
         if settings.listens_on_loopback or settings.allowed_hosts
         else None,
-        origins=frozenset(settings.websocket_origins),
+        origins={
+            "http": frozenset(settings.cors_origins),
+            "websocket": frozenset(settings.websocket_origins),
+        },
     )
 
 
