@@ -16,6 +16,7 @@ from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
+    suppress,
 )
 from types import FrameType
 from typing import Any
@@ -87,6 +88,9 @@ ROOMS = (
     memories,
     embeddings,
 )
+
+WARM_TIMEOUT = 10.0
+"""Seconds after which the service is ready although something is not loaded yet."""
 
 logger = logging.getLogger("parley")
 
@@ -199,10 +203,10 @@ def create_app(
             await stack.enter_async_context(registry)
             app.state.registry, app.state.memory, app.state.embedder = registry, memory, embedder
             with _draining(registry, settings.shutdown_grace):
-                tuning = asyncio.create_task(_tune_collector(registry)) if owns_process else None
+                await _warmed(registry, memory)
+                if owns_process:
+                    _tune_collector()
                 yield
-                if tuning is not None:
-                    tuning.cancel()
 
     app = FastAPI(
         title=settings.app_name,
@@ -315,12 +319,20 @@ def _greeting(settings: Settings) -> str:
     return f"{settings.app_name} is open, without credentials: {reach}. {model}"
 
 
-async def _tune_collector(registry: AgentRegistry) -> None:
+async def _warmed(registry: AgentRegistry, memory: LongTermMemory | None) -> None:
+    """Wait until the first chat will find everything loaded, but no longer than a while."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(WARM_TIMEOUT):
+            await registry.warmed()
+            if memory is not None:
+                await memory.warmed()
+
+
+def _tune_collector() -> None:
     """Let collections pass over what lives as long as the process, and come less often.
 
     A full collection with the SDK loaded takes 50 ms, in which no token moves.
     """
-    await registry.warmed()
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)

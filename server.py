@@ -295,13 +295,20 @@ def configuration(app: "FastAPI", settings: Settings) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Shuts down in order at a second signal, too; a third signal ends the process at once.
+    """Says when it is ready, and shuts down in order at a second signal, too; a third ends it.
 
     At the second signal the application suspends the active runs, so that there is nothing left to
     wait for.
     """
 
     _signals = 0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say where it listens as soon as it answers."""
+        await super().startup(sockets)
+        for listening in sockets or ():
+            host, port = listening.getsockname()[:2]
+            logger.info("Listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._signals += 1
@@ -315,6 +322,4 @@ def run(app: "FastAPI", settings: Settings) -> None:
         # Uvicorn raises the signal again when all is done; then it is an ordinary end.
         signal.signal(number, lambda *_: None)
     with listen(settings.host, settings.port) as listening:
-        host, port = listening.getsockname()[:2]
-        logger.info("Listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
         _Server(configuration(app, settings)).run(sockets=[listening])
