@@ -54,10 +54,9 @@ class Streaming:
 
     def __init__(self) -> None:
         self.offer: asyncio.Future[Callable[..., bool]] = asyncio.Future()
+        self.over = asyncio.Event()
 
-    async def __call__(
-        self, scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]
-    ) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await send({"type": "websocket.accept"})
         else:
