@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
+from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 import server
