@@ -198,6 +198,9 @@ REQUESTS: dict[str, bytes] = {
     "a session of bare bytes": _post(
         b"{}", "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id: \xff", path="/invocations"
     ),
+    "a proxy's headers that are none": _request(
+        "GET /health HTTP/1.1", "X-Forwarded-For: ,\xff,:,[", "X-Forwarded-Proto: \xff"
+    ),
     "huge headers": _request("GET /health HTTP/1.1", f"X: {'x' * 100_000}"),
     "many headers": _request("GET /health HTTP/1.1", *["X: y"] * 3000),
     "a header without a name": _request("GET /health HTTP/1.1", ": x"),
