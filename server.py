@@ -48,6 +48,7 @@ HEAD_TIMEOUT = 10.0
 BODY_TIMEOUT = 60.0
 KEEP_ALIVE = 5
 PING_INTERVAL = PING_TIMEOUT = 20.0
+CLOSE_TIMEOUT = 10.0
 
 BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -68,6 +69,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.conn.debug = False  # it would log what people say
+        self.close_timeout = CLOSE_TIMEOUT
 
     def data_received(self, data: bytes) -> None:
         """Take data; the first of it is the whole head, which `websockets` may refuse."""

@@ -133,6 +133,26 @@ async def test_an_answer_that_is_never_read_has_an_end(monkeypatch: pytest.Monke
                 await lost.wait()
 
 
+async def test_a_socket_whose_close_is_not_answered_has_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "CLOSE_TIMEOUT", SHORT)
+    async with (
+        Upstream([held(text("late"))]) as upstream,
+        running(upstream=upstream.base_url) as service,
+    ):
+        address = urlsplit(service.url)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(UPGRADE + b"\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(frame(b'{"type":"chat","data":{"message":"hi"}}'))
+        await reader.readuntil(b"chat_start")
+        service.registry.stop_all()  # closes with 1012
+        async with asyncio.timeout(DEADLINE / 2):
+            await closed(reader, writer, drip=b"")
+        writer.close()
+
+
 async def test_what_is_half_sent_behind_a_stream_does_not_end_the_stream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
