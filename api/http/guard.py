@@ -104,7 +104,7 @@ class Guard:
         origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site", "none")
         if "*" in self._origins[kind] or origin in self._origins[kind]:
             return True
-        is_own = origin is not None and origin.partition("://")[2] == host != ""
+        is_own = origin is not None and host != "" and origin.partition("://")[2] == host
         if kind == "websocket" and is_own:
             return True  # some browsers take `ws:` for another site than `http:`
         return (is_own or origin is None) and site in ("same-origin", "none")
