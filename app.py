@@ -17,6 +17,7 @@ from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
+    suppress,
 )
 from functools import partial
 from pathlib import Path
@@ -93,6 +94,9 @@ ROOMS = (
     memories,
     embeddings,
 )
+
+WARM_TIMEOUT = 10.0
+"""Seconds after which the service is ready although something is not loaded yet."""
 
 logger = logging.getLogger("parley")
 
@@ -204,10 +208,10 @@ def create_app(
             await stack.enter_async_context(registry)
             app.state.registry, app.state.memory, app.state.embedder = registry, memory, embedder
             with _draining(registry, settings.shutdown_grace):
-                tuning = asyncio.create_task(_tune_collector(registry)) if owns_process else None
+                await _warmed(registry, memory)
+                if owns_process:
+                    _tune_collector()
                 yield
-                if tuning is not None:
-                    tuning.cancel()
 
     app = FastAPI(
         title=settings.app_name,
@@ -249,7 +253,10 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         hosts=frozenset(settings.allowed_hosts)
         if settings.listens_on_loopback or settings.allowed_hosts
         else None,
-        origins=frozenset(settings.websocket_origins),
+        origins={
+            "http": frozenset(settings.cors_origins),
+            "websocket": frozenset(settings.websocket_origins),
+        },
     )
 
 
@@ -326,12 +333,20 @@ def _greeting(settings: Settings) -> str:
     return f"{settings.app_name} is open, without credentials: {reach}. {model}"
 
 
-async def _tune_collector(registry: AgentRegistry) -> None:
+async def _warmed(registry: AgentRegistry, memory: LongTermMemory | None) -> None:
+    """Wait until the first chat will find everything loaded, but no longer than a while."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(WARM_TIMEOUT):
+            await registry.warmed()
+            if memory is not None:
+                await memory.warmed()
+
+
+def _tune_collector() -> None:
     """Let collections pass over what lives as long as the process, and come less often.
 
     A full collection with the SDK loaded takes 50 ms, in which no token moves.
     """
-    await registry.warmed()
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)

@@ -44,6 +44,8 @@ def set_up(level: str, *, requests: bool) -> None:
     logging.basicConfig(level=logging.WARNING, format=FORMAT)
     logging.root.setLevel(max(logging.WARNING, logging.getLevelName(level)))
     logging.getLogger("parley").setLevel(level)
+    # Its warnings are about clients' mistakes, each of which `server` tells at INFO.
+    logging.getLogger("uvicorn.error").setLevel(max(logging.ERROR, logging.root.level))
     if requests:
         logging.getLogger("uvicorn.access").setLevel(logging.INFO)
     keep_discreet()

@@ -9,8 +9,7 @@ service as its endpoint, without the platform.
 * **The payload** is JSON, whatever its `Content-Type` is. The question is in exactly one of
   `prompt`, `message`, `input` and `messages`: a text, or a list of messages of which the last is
   the user's and the others are earlier messages. A payload that is a text or a list is an `input`.
-  Its other fields are those of `/chat`. A request from a browser, which has an `Origin`, must have
-  the content type of JSON, so that the browser asks for permission (CORS) before it sends it.
+  Its other fields are those of `/chat`.
 * **The session** of the header is the conversation; in a signed URL it is in the query. A session
   id of the platform has up to 256 characters. A conversation id has up to 128, of fewer kinds: a
   session id that is not a valid conversation id becomes `session_<SHA-256>`. User ids likewise
@@ -72,7 +71,7 @@ _TITLES = {
     "invalid_value": "Invalid payload",
 }
 
-_CODES = {413: "too_large", 415: "unsupported_media_type"}
+_CODES = {413: "too_large"}
 
 logger = logging.getLogger("parley.api")
 
@@ -212,15 +211,7 @@ router = APIRouter(tags=["agentcore"], lifespan=_with_pulse, route_class=Invocat
 
 
 async def _payload(request: Request) -> Any:
-    """Return the body's JSON.
-
-    Raises:
-        errors.ClientError: it is none.
-        starlette.exceptions.HTTPException: it is a browser's and does not say that it is JSON.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if "origin" in request.headers and kind != "application/json":
-        raise HTTPException(415, "A request from a web page needs Content-Type: application/json.")
+    """Return the body's JSON. `errors.ClientError`: it is none."""
     try:
         text = (await request.body()).decode()
     except UnicodeDecodeError as error:

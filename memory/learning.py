@@ -91,6 +91,7 @@ class LongTermMemory:
     timeout: float
     limit: int
     may_hold: Callable[[], bool] = lambda: True
+    _warm: asyncio.Event = field(default_factory=asyncio.Event)
     _due: asyncio.Event = field(default_factory=asyncio.Event)
     _learning: ExtractionJob | None = None
     _learned: asyncio.Event = field(default_factory=asyncio.Event)
@@ -108,6 +109,10 @@ class LongTermMemory:
         for task in tuple(self._tasks):
             task.cancel()
         await self.memories.aclose()
+
+    async def warmed(self) -> None:
+        """Wait until the memories are prepared, where there may be any, or have failed to be."""
+        await self._warm.wait()
 
     def recall(self, caller: Caller, text: str) -> Recall:
         task = asyncio.create_task(self._found(caller, text))
@@ -166,6 +171,7 @@ class LongTermMemory:
         if self.may_hold():
             with suppress(MemoryUnavailable):  # each call tries again
                 await self.memories.warm()
+        self._warm.set()
         while True:
             self._due.clear()
             try:
