@@ -149,7 +149,7 @@ def make_registry(
         hub=MemoryHub(
             ttl=settings.run_log_ttl,
             max_events=settings.run_log_max_events,
-            max_bytes=settings.run_logs_max_bytes,
+            max_bytes=settings.max_run_bytes // 2,
         ),
         store=store,
         tools=[tool_from(tool) for tool in tools],

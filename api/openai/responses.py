@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from api.http.documents import EVENT_STREAM
 from api.http.identity import OPEN, Who
 from api.http.services import ReadRuns, Registry, Runs, StartRuns
-from api.http.streams import in_turns, replay_to
+from api.http.streams import replay_to
 from api.openai.errors import FAILURES, failed, request_id
 from api.openai.items import ResponseRequest
 from api.openai.messages import refused
@@ -233,14 +233,13 @@ async def _replay_before(runs: Runs, run: StoredRun, encoder: ResponsesEncoder, 
     Raises:
         errors.Invalid: there is no frame of this number yet.
     """
-    events = await runs.registry.before(runs.caller, run.id, sys.maxsize)
     ruler = ResponsesEncoder(encoder.next // EPOCH + 1, _head(run), sys.maxsize)
     seq = 0
-    async for event in in_turns(events):
+    async for event in await runs.registry.before(runs.caller, run.id, sys.maxsize):
         ruler.encode(event)
         if ruler.next <= after + 1:
             seq = event.seq
     if ruler.next <= after:
         raise refused("starting_after", "There is no frame with this number yet.")
-    await replay_to(encoder, events[:seq])
+    await replay_to(encoder, await runs.registry.before(runs.caller, run.id, seq))
     return seq
