@@ -31,6 +31,7 @@ from settings import Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
 logger = logging.getLogger("parley.server")
 
@@ -178,7 +179,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def configuration(app: "FastAPI", settings: Settings) -> uvicorn.Config:
+def configuration(app: "FastAPI | ASGIApp", settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=HttpConnection,

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from api.http.documents import EVENT_STREAM
 from api.http.identity import OPEN, Who
-from api.http.services import ReadRuns, Registry, Runs, StartRuns
+from api.http.services import ReadRuns, Registry, Runs, StartRuns, json_response
 from api.http.streams import replay_to
 from api.openai.errors import FAILURES, failed, request_id
 from api.openai.items import ResponseRequest
@@ -47,7 +47,7 @@ router = APIRouter(prefix="/v1/responses", tags=["openai"], responses=FAILURES)
 @router.post("", response_class=JSONResponse, responses=EVENT_STREAM)
 async def create(body: ResponseRequest, runs: StartRuns) -> Response:
     """Create a response to an input."""
-    request, user = await _wanted(body, runs.registry, runs.caller)
+    request, user = await _wanted(body, runs)
     run = await runs.start(request, user=user)
     if body.stream:
         return await _stream(runs, run, None)
@@ -58,7 +58,7 @@ async def create(body: ResponseRequest, runs: StartRuns) -> Response:
     end = whole.end or (whole.suspended and whole.suspended.as_error())
     if isinstance(end, RunError):
         return failed(end, request_id(run))
-    return JSONResponse(whole.body("in_progress"), headers=request_id(run))
+    return await _json(whole, "in_progress", run)
 
 
 @router.get("/{id}", response_class=JSONResponse, responses=EVENT_STREAM)
@@ -94,25 +94,29 @@ async def cancel(id: str, runs: ReadRuns) -> Response:
     return await _present(runs, await runs.registry.cancel(runs.caller, run.id, wait=CANCEL_WAIT))
 
 
-async def _wanted(
-    body: ResponseRequest, registry: AgentRegistry, caller: Caller
-) -> tuple[RunRequest, str | None]:
+async def _wanted(body: ResponseRequest, runs: Runs) -> tuple[RunRequest, str | None]:
     """Return what a request asks for, and the user that it names.
 
     Raises:
         errors.NotFound: there is no such agent or model, or no such response before.
         errors.Invalid: it cannot be done here, or does not fit the response before.
     """
+    registry, caller = runs.registry, runs.caller
     agent, model = registry.agents.resolve(caller, body.model)
     if body.previous_response_id is None:
-        return body.run_request(agent, model), body.who()
+        return await runs.prepared(body.run_request, agent, model), body.who()
     before, end = await _before(registry, caller, body.previous_response_id)
     owner = before.owner
     if body.who() not in (None, owner.user):
         raise _no_previous(body.previous_response_id)
     user = None if owner.user == OPEN.user else owner.user
-    request = body.run_request(
-        agent, model, follows=before.conversation_id, calls=end.tool_calls, user=user
+    request = await runs.prepared(
+        body.run_request,
+        agent,
+        model,
+        follows=before.conversation_id,
+        calls=end.tool_calls,
+        user=user,
     )
     return request, user
 
@@ -200,7 +204,12 @@ async def _present(runs: Runs, run: StoredRun) -> Response:
     except RunElsewhere:
         whole = WholeResponse(_head(run))
     status: Status = "queued" if run.status == "queued" else "in_progress"
-    return JSONResponse(whole.body(status), headers=request_id(run))
+    return await _json(whole, status, run)
+
+
+async def _json(whole: WholeResponse, status: Status, run: StoredRun) -> Response:
+    size = len(run.request) + whole.size
+    return await json_response(whole.body(status), size, headers=request_id(run))
 
 
 async def _stream(runs: Runs, run: StoredRun, after: int | None) -> Response:
