@@ -218,6 +218,7 @@ def create_app(
         version=VERSION,
         description="A real-time chat service for tool-calling agents.",
         lifespan=lifespan,
+        openapi_url=None,  # as all pages of documents, it is served by a room
         docs_url=None,
         redoc_url=None,
         debug=settings.debug,

@@ -47,6 +47,9 @@ _BATCH_BYTES = 262_144
 """How many events, and bytes of them, one read takes at most: to encode more at once would stall
 the loop."""
 
+_IN_A_TURN = 512
+"""How many events are read in a turn of the loop where none are merged."""
+
 _LARGEST = 1 << 30
 """Bytes that a log may have, whatever the bound on all: offsets in it have 32 bits."""
 
@@ -342,7 +345,7 @@ async def _up_to(log: MemoryLog, seq: int) -> AsyncIterator[Event]:
     """Yield events from the first one on, and let other tasks run now and then."""
     at, seq = 0, min(seq, log.last_seq)
     while at < seq:
-        stop = min(log.batch_after(at), seq)
+        stop = min(log.batch_after(at), at + _IN_A_TURN, seq)
         for event in log.between(at, stop):
             yield event
         at = stop
