@@ -38,7 +38,8 @@ class Probe(NamedTuple):
     """What a process tells of itself, since it was last asked.
 
     `stall`: seconds that its loop stood still at most. `memory`: resident bytes. `logs`, `live`,
-    `ended`: what it counts as bytes of logs, and of runs under way and ended.
+    `ended`: what it counts as bytes of logs, and of runs under way and ended; `runs`: how many
+    of these it knows, or the keys of, whichever are more.
     """
 
     stall: float
@@ -46,11 +47,17 @@ class Probe(NamedTuple):
     logs: int
     live: int
     ended: int
+    runs: int
 
 
 def long_text() -> str:
     """Return ten megabytes of text."""
     return "word " * (TEN_MEGABYTES // 5)
+
+
+def some_text() -> str:
+    """Return somewhat more text than a model is shown."""
+    return "word " * 8_000
 
 
 def long_list() -> list[int]:
@@ -86,7 +93,7 @@ async def reporting(count: int, context: ToolContext) -> str:
     return "done"
 
 
-TOOLS = (long_text, long_list, many_objects, many_records, echo, reporting)
+TOOLS = (long_text, some_text, long_list, many_objects, many_records, echo, reporting)
 
 
 class Probed:
@@ -115,7 +122,9 @@ class Probed:
         stall, self._stall = self._stall, 0.0
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         index = registry._index
-        return Probe(stall, pages * 4096, registry._hub.used, index.live_bytes, index.ended_bytes)
+        runs = max(len(index._ended), len(index._stored), len(index._keys))
+        used = registry._hub.used
+        return Probe(stall, pages * 4096, used, index.live_bytes, index.ended_bytes, runs)
 
     async def _tick(self) -> None:
         while True:
