@@ -27,7 +27,7 @@ from starlette.middleware.cors import CORSMiddleware
 import server
 from api import agentcore, sessions, users
 from api.http import documents, problems
-from api.http.bodies import LargeBodies
+from api.http.bodies import Bodies
 from api.http.guard import Guard
 from api.http.services import Streaming
 from api.native import agents, chat, conversations, health, memories, page, research, runs, socket
@@ -248,7 +248,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
             allow_headers=["*"],
             expose_headers=["X-Run-Id"],
         )
-    app.add_middleware(LargeBodies)
+    app.add_middleware(Bodies)
     app.add_middleware(
         Guard,
         max_body_bytes=settings.max_body_bytes,

@@ -72,7 +72,7 @@ _TITLES = {
     "invalid_value": "Invalid payload",
 }
 
-_CODES = {413: "too_large", 415: "unsupported_media_type"}
+_CODES = {413: "too_large", 415: "unsupported_media_type", 503: "unavailable"}
 
 logger = logging.getLogger("parley.api")
 
@@ -166,7 +166,11 @@ def _refusal(error: Exception) -> JSONResponse:
             return _failure(400, text, "invalid_value")
         case HTTPException():
             code = _CODES.get(error.status_code, "invalid_request")
-            return _failure(error.status_code, str(error.detail), code)
+            response = _failure(
+                error.status_code, str(error.detail), code, retryable=error.status_code == 503
+            )
+            response.headers.update(error.headers or {})
+            return response
         case _:
             return _failure(400, "The body is incomplete.", "invalid_request")
 
