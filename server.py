@@ -34,6 +34,7 @@ from settings import Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
 logger = logging.getLogger("parley.server")
 
@@ -277,7 +278,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def configuration(app: "FastAPI", settings: Settings) -> uvicorn.Config:
+def configuration(app: "FastAPI | ASGIApp", settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         # A stream that a client does not read is cut off by the application, a little earlier.

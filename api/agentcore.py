@@ -57,7 +57,7 @@ from api.http.payloads import (
 )
 from api.http.problems import validation_faults
 from api.http.requests import of_message
-from api.http.services import Protocol, Registry, RemembersSessions, StartRuns
+from api.http.services import Protocol, Registry, RemembersSessions, StartRuns, json_response
 from errors import ClientError, Invalid, ParleyError, run_status
 from events import ReaderEvent, RunError, Suspended
 from models import ChatRequest, ChatResponse
@@ -71,7 +71,7 @@ _TITLES = {
     "invalid_value": "Invalid payload",
 }
 
-_CODES = {413: "too_large"}
+_CODES = {413: "too_large", 415: "unsupported_media_type", 503: "unavailable"}
 
 logger = logging.getLogger("parley.api")
 
@@ -165,7 +165,11 @@ def _refusal(error: Exception) -> JSONResponse:
             return _failure(400, text, "invalid_value")
         case HTTPException():
             code = _CODES.get(error.status_code, "invalid_request")
-            return _failure(error.status_code, str(error.detail), code)
+            response = _failure(
+                error.status_code, str(error.detail), code, retryable=error.status_code == 503
+            )
+            response.headers.update(error.headers or {})
+            return response
         case _:
             return _failure(400, "The body is incomplete.", "invalid_request")
 
@@ -266,17 +270,17 @@ async def invoke(
         reader = await runs.read(run)
         return runs.response(run.id, reader, InvocationEncoder(reader.epoch))
     run, result = await runs.result(wanted, user=chat.user_id)
-    response = _answer(result, session.sent or chat.conversation_id)
+    response = await _answer(result, session.sent or chat.conversation_id)
     response.headers["X-Run-Id"] = run.id
     return response
 
 
-def _answer(result: ChatResponse | RunError, session_id: str | None) -> JSONResponse:
+async def _answer(result: ChatResponse | RunError, session_id: str | None) -> JSONResponse:
     if isinstance(result, RunError):
         status = run_status(result.code)
         return _failure(status, result.message, result.code, retryable=result.retryable)
     invoked = Invoked(**result.model_dump(), result=result.response, session_id=session_id)
-    return JSONResponse(invoked.model_dump(mode="json"))
+    return await json_response(invoked.model_dump(mode="json"), 2 * len(result.response))
 
 
 def _chat(payload: Any, session: Session, *, remembers: bool) -> ChatRequest:

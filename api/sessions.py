@@ -8,7 +8,6 @@ protocol of the stream is `agents-sdk`.
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.responses import Response
 
@@ -16,7 +15,7 @@ from api.http.documents import EVENT_STREAM, PROBLEMS
 from api.http.exports import everything_said
 from api.http.identity import Who, WhoInQuery
 from api.http.inputs import InputRequest, of_input
-from api.http.services import Protocol, Registry, RemembersSessions, Runs, StartRuns
+from api.http.services import Protocol, Registry, RemembersSessions, Runs, StartRuns, json_response
 from caller import Caller
 from errors import NotFound, run_status
 from events import RunError
@@ -96,7 +95,9 @@ async def _run(agent: str, body: InputRequest, runs: Runs, remembers: bool) -> R
         session_id=None if run.start.ephemeral else run.start.conversation_id,
     )
     status = run_status(failure.code) if failure else 200
-    return JSONResponse(content.model_dump(mode="json"), status, {"X-Run-Id": run.id})
+    size = len(content.final_output or "")
+    headers = {"X-Run-Id": run.id}
+    return await json_response(content.model_dump(mode="json"), size, status, headers)
 
 
 def _describe(

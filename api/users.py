@@ -17,7 +17,6 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
@@ -25,7 +24,7 @@ from api.http.documents import EVENT_STREAM, PROBLEMS
 from api.http.exports import everything_said
 from api.http.identity import Who
 from api.http.problems import run_failed
-from api.http.services import Protocol, Registry, StartRuns
+from api.http.services import Protocol, Registry, StartRuns, json_response
 from errors import Unavailable
 from events import RunError
 from messages import AssistantMessage, UserMessage
@@ -119,7 +118,8 @@ async def simple_chat(said: UserMessageRequest, runs: StartRuns) -> Response:
         response=result.response,
         timestamp=datetime.now(UTC),
     )
-    return JSONResponse(answer.model_dump(mode="json"), headers=headers)
+    size = len(result.response)
+    return await json_response(answer.model_dump(mode="json"), size, headers=headers)
 
 
 @router.get("/chat/history/{user_id}")

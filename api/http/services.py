@@ -4,8 +4,8 @@ They are `async`, though none waits: FastAPI sends a plain function to a thread,
 of a whole chat.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple, ParamSpec, TypeVar
 
 from fastapi import Depends, Header, Query
 from starlette.requests import HTTPConnection
@@ -19,6 +19,7 @@ from errors import ClientError
 from events import RunError
 from hub import Reader
 from models import ChatResponse
+from offload import LARGE, offload
 from protocols import ENCODERS, Encoder
 from protocols.answer import WholeAnswer
 from runs.registry import AgentRegistry
@@ -76,16 +77,36 @@ Protocol = Annotated[str | None, Depends(_protocol)]
 RemembersSessions = Annotated[bool, Depends(_remembers_sessions)]
 
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+async def json_response(
+    content: Any, size: int, status: int = 200, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """Return JSON with about `size` characters of text; much of it is written in a thread."""
+    if size < LARGE:
+        return JSONResponse(content, status, headers)
+    return await offload(JSONResponse, content, status, headers)
+
+
 class Runs(NamedTuple):
     """Starts runs for one request, reads them, and answers with their events.
 
-    `key`: the request's idempotency key.
+    `key`: the request's idempotency key. `is_large`: its body may be.
     """
 
     registry: AgentRegistry
     caller: Caller
     streaming: Streaming
     key: str | None = None
+    is_large: bool = False
+
+    async def prepared(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Return what a function makes of the body, in a thread where that may be much work."""
+        if self.is_large:
+            return await offload(work, *args, **kwargs)
+        return work(*args, **kwargs)
 
     async def start(self, request: RunRequest, *, user: str | None = None) -> StoredRun:
         """Start a run, as the user that the request names; see `AgentRegistry.start`."""
@@ -152,7 +173,8 @@ class Runs(NamedTuple):
         run, result = await self.result(request, user=user)
         headers = {"X-Run-Id": run.id}
         if isinstance(result, ChatResponse):
-            return JSONResponse(result.model_dump(mode="json"), headers=headers)
+            size = len(result.response)
+            return await json_response(result.model_dump(mode="json"), size, headers=headers)
         return run_failed(result, headers)
 
 
@@ -163,7 +185,10 @@ async def _reading(connection: HTTPConnection) -> Runs:
 
 
 async def _starting(connection: HTTPConnection, idempotency_key: IdempotencyKey = None) -> Runs:
-    return (await _reading(connection))._replace(key=idempotency_key)
+    # A body that does not say how long it is comes in pieces.
+    length = connection.headers.get("content-length", "")
+    is_large = not length.isdecimal() or len(length) > 15 or int(length) >= LARGE
+    return (await _reading(connection))._replace(key=idempotency_key, is_large=is_large)
 
 
 ReadRuns = Annotated[Runs, Depends(_reading)]

@@ -39,6 +39,7 @@ LIMITS = Limits(
     run_timeout=60,
     run_ttl=600,
     max_runs=100,
+    max_run_bytes=1 << 30,
     conversation_ttl=None,
     tool_workers=16,
     shutdown_grace=10,
