@@ -1,8 +1,9 @@
 """Run logs in this process.
 
 An append is one to a list; older events are kept in little memory (`hub.compact`). Readers that
-wait get text at the writer's `drain` and everything else at once; each takes all that is new, so a
-burst of text is one wake-up or, where its reader brought an `offer`, none.
+wait get text at the writer's `drain` and everything else in the loop's next turn; each takes all
+that is new, so a burst, of text or of calls that begin together, is one wake-up or, where its
+reader brought an `offer`, none.
 
 Finished logs are kept for `ttl` seconds, and fewer when all of them together exceed
 `max_bytes`: then the one that finished first goes first. A log that is being written is
@@ -59,9 +60,11 @@ class MemoryLog:
         self._recent: list[Event] = []
         self._older = CompactEvents(run_id)
         self._hub = hub
+        self._loop = asyncio.get_running_loop()
+        self._is_due = False
 
     def append(self, event: Event) -> None:
-        """Number an event and keep it; readers that wait get it at once, unless it is text.
+        """Number an event and keep it; readers that wait get it soon, unless it is text.
 
         Raises `LogEnded`, or `LogFull`: it holds `max_events`; only a terminal event still fits.
         """
@@ -78,10 +81,13 @@ class MemoryLog:
                 self._compact(LAG)
             return
         self.size += _EVENT_BYTES + len(_encode(event))
-        self.ended = terminal
-        self._notify()
         if terminal:
+            self.ended = True
+            self._notify()
             self._finish()
+        elif self.waiting and not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._notify)
 
     def suspend(self) -> None:
         if self.ended:
@@ -110,6 +116,7 @@ class MemoryLog:
         self._hub.finished(self)
 
     def _notify(self) -> None:
+        self._is_due = False
         if self.waiting:
             self.waiting = [*filter(MemoryReader.goes_on_waiting, self.waiting)]
 
