@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
 from fastapi import Depends, Header, Query
+from pydantic import AfterValidator
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 
@@ -42,14 +43,7 @@ async def _registry(connection: HTTPConnection) -> AgentRegistry:
     return registry
 
 
-async def _protocol(
-    protocol: Annotated[
-        str | None,
-        Query(
-            description="The wire protocol of the stream.", json_schema_extra={"enum": [*ENCODERS]}
-        ),
-    ] = None,
-) -> str | None:
+def _known(protocol: str | None) -> str | None:
     if protocol is not None and protocol not in ENCODERS:
         known = ", ".join(ENCODERS)
         raise ClientError(f"Unknown protocol. Known protocols: {known}.")
@@ -60,6 +54,12 @@ async def _remembers_sessions(connection: HTTPConnection) -> bool:
     remembers: bool = connection.app.state.remembers_sessions
     return remembers
 
+
+Protocol = Annotated[
+    str | None,
+    Query(description="The wire protocol of the stream.", json_schema_extra={"enum": [*ENCODERS]}),
+    AfterValidator(_known),
+]
 
 IdempotencyKey = Annotated[
     str | None,
@@ -72,19 +72,19 @@ IdempotencyKey = Annotated[
 """IETF draft "The Idempotency-Key HTTP Header Field"."""
 
 Registry = Annotated[AgentRegistry, Depends(_registry)]
-Protocol = Annotated[str | None, Depends(_protocol)]
 RemembersSessions = Annotated[bool, Depends(_remembers_sessions)]
 
 
 class Runs(NamedTuple):
     """Starts runs for one request, reads them, and answers with their events.
 
-    `key`: the request's idempotency key.
+    `remembers_sessions`: whether a session is a conversation. `key`: the request's idempotency key.
     """
 
     registry: AgentRegistry
     caller: Caller
     streaming: Streaming
+    remembers_sessions: bool
     key: str | None = None
 
     async def start(self, request: RunRequest, *, user: str | None = None) -> StoredRun:
@@ -159,7 +159,7 @@ class Runs(NamedTuple):
 # One dependency and not one for each part: each costs 20 µs.
 async def _reading(connection: HTTPConnection) -> Runs:
     state = connection.app.state
-    return Runs(state.registry, caller_of(connection), state.streaming)
+    return Runs(state.registry, caller_of(connection), state.streaming, state.remembers_sessions)
 
 
 async def _starting(connection: HTTPConnection, idempotency_key: IdempotencyKey = None) -> Runs:
