@@ -61,11 +61,14 @@ Protocol = Annotated[
     AfterValidator(_known),
 ]
 
+MAX_KEY = 255
+"""Characters of an idempotency key."""
+
 IdempotencyKey = Annotated[
     str | None,
     Header(
         min_length=1,
-        max_length=255,
+        max_length=MAX_KEY,
         description="The same key and body give the same run; the same key with another body, 409.",
     ),
 ]
@@ -156,14 +159,20 @@ class Runs(NamedTuple):
         return run_failed(result, headers)
 
 
+def starting(connection: HTTPConnection, key: str | None = None) -> Runs:
+    state = connection.app.state
+    return Runs(
+        state.registry, caller_of(connection), state.streaming, state.remembers_sessions, key
+    )
+
+
 # One dependency and not one for each part: each costs 20 µs.
 async def _reading(connection: HTTPConnection) -> Runs:
-    state = connection.app.state
-    return Runs(state.registry, caller_of(connection), state.streaming, state.remembers_sessions)
+    return starting(connection)
 
 
 async def _starting(connection: HTTPConnection, idempotency_key: IdempotencyKey = None) -> Runs:
-    return (await _reading(connection))._replace(key=idempotency_key)
+    return starting(connection, idempotency_key)
 
 
 ReadRuns = Annotated[Runs, Depends(_reading)]

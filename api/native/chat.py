@@ -13,6 +13,7 @@ from fastapi import APIRouter
 from pydantic import Discriminator, Tag
 from starlette.responses import Response
 
+from api.http.direct import DirectRoute
 from api.http.documents import EVENT_STREAM, PROBLEMS
 from api.http.inputs import InputRequest, of_input
 from api.http.requests import of_message
@@ -20,7 +21,7 @@ from api.http.services import Protocol, StartRuns
 from models import ChatRequest, ChatResponse
 from runs.agents import DEFAULT
 
-router = APIRouter(tags=["chat"])
+router = APIRouter(tags=["chat"], route_class=DirectRoute)
 
 
 def _kind(body: Any) -> str:
