@@ -57,7 +57,7 @@ from api.http.payloads import (
 )
 from api.http.problems import validation_faults
 from api.http.requests import of_message
-from api.http.services import Protocol, Registry, RemembersSessions, StartRuns, json_response
+from api.http.services import Protocol, Registry, StartRuns, json_response
 from errors import ClientError, Invalid, ParleyError, run_status
 from events import ReaderEvent, RunError, Suspended
 from models import ChatRequest, ChatResponse
@@ -256,12 +256,11 @@ def _wants_stream(accept: str) -> bool:
 async def invoke(
     request: Request,
     runs: StartRuns,
-    remembers: RemembersSessions,
-    protocol: Protocol,
+    protocol: Protocol = None,
 ) -> Response:
     """Send a message to an agent; get JSON, or events with `Accept: text/event-stream`."""
     session = session_of(request)
-    chat = _chat(await _payload(request), session, remembers=remembers)
+    chat = _chat(await _payload(request), session, remembers=runs.remembers_sessions)
     wanted = of_message(chat, ephemeral=chat.conversation_id is None)
     if _wants_stream(request.headers.get("accept", "")):
         if protocol not in (None, "events"):

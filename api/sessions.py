@@ -79,8 +79,8 @@ class Cleared(BaseModel):
 SessionId = Annotated[str, Path(pattern=ID_PATTERN)]
 
 
-async def _run(agent: str, body: InputRequest, runs: Runs, remembers: bool) -> Response:
-    request = of_input(body, agent, remembers=remembers)
+async def _run(agent: str, body: InputRequest, runs: Runs) -> Response:
+    request = of_input(body, agent, remembers=runs.remembers_sessions)
     run, result = await runs.result(request, user=body.user_id)
     failure = result if isinstance(result, RunError) else None
     answer = result if isinstance(result, ChatResponse) else None
@@ -149,11 +149,9 @@ def router_for(name: str | None) -> APIRouter:
     Agent = Annotated[str, Depends(fixed if name else named)]
 
     @router.post("/run", response_model=RunResult)
-    async def run(
-        agent: Agent, request: InputRequest, runs: StartRuns, remembers: RemembersSessions
-    ) -> Response:
+    async def run(agent: Agent, request: InputRequest, runs: StartRuns) -> Response:
         """Send a message to the agent, and get the whole answer."""
-        return await _run(agent, request, runs, remembers)
+        return await _run(agent, request, runs)
 
     if name != "chat":  # that one has two bodies: see api.native.chat
 
@@ -162,11 +160,10 @@ def router_for(name: str | None) -> APIRouter:
             agent: Agent,
             request: InputRequest,
             runs: StartRuns,
-            remembers: RemembersSessions,
-            protocol: Protocol,
+            protocol: Protocol = None,
         ) -> Response:
             """Send a message to the agent, and stream the answer."""
-            wanted = of_input(request, agent, remembers=remembers)
+            wanted = of_input(request, agent, remembers=runs.remembers_sessions)
             return await runs.stream(wanted, protocol or "agents-sdk", user=request.user_id)
 
     @router.get("/info")

@@ -100,7 +100,9 @@ class DetailedHealth(BaseModel):
 
 
 @router.post("/chat", response_class=Response, responses=EVENT_STREAM)
-async def stream_chat(said: UserMessageRequest, runs: StartRuns, protocol: Protocol) -> Response:
+async def stream_chat(
+    said: UserMessageRequest, runs: StartRuns, protocol: Protocol = None
+) -> Response:
     """Send a message to the user's conversation, and stream the answer."""
     return await runs.stream(said.run_request(), protocol or "chunks", user=said.user_id)
 

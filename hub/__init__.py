@@ -6,7 +6,7 @@ gets:
 
 * from a cursor of the present epoch: the exact rest, each event once, in order;
 * from a cursor of an epoch that is over: a `Reset`, then the present epoch from its start;
-* text at each `drain` of the writer, everything else at once;
+* text at each `drain` of the writer, everything else in the loop's next turn;
 * from a log that was suspended, because the service stops and its run goes on in another epoch:
   the rest, and then a `Suspended`;
 * while it lags by more than `LAG` events: adjacent text pieces of one message merged into

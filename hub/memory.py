@@ -1,8 +1,9 @@
 """Run logs in this process.
 
 An append is one to a list; older events are kept in little memory (`hub.compact`). Readers that
-wait get text at the writer's `drain` and everything else at once; each takes all that is new, so a
-burst of text is one wake-up or, where its reader brought an `offer`, none.
+wait get text at the writer's `drain` and everything else in the loop's next turn; each takes all
+that is new, so a burst, of text or of calls that begin together, is one wake-up or, where its
+reader brought an `offer`, none.
 
 Finished logs are kept for `ttl` seconds, and fewer when all logs together exceed `max_bytes`: then
 the one that finished first goes first. A log that is being written is never dropped; it is bounded
@@ -78,13 +79,15 @@ class MemoryLog:
         self._older = CompactEvents(run_id)
         self._ends = array("I")  # of each event: how many bytes it and those before it have
         self._hub = hub
+        self._loop = asyncio.get_running_loop()
+        self._is_due = False
 
     def __del__(self) -> None:
         if self._is_dropped:
             self._hub.is_gone(self)
 
     def append(self, event: Event) -> None:
-        """Number an event and keep it; readers that wait get it at once, unless it is text.
+        """Number an event and keep it; readers that wait get it soon, unless it is text.
 
         Only a terminal event still fits where there is no room.
 
@@ -106,9 +109,12 @@ class MemoryLog:
         encoded = _encode(event)
         kept = encoded if is_dense(encoded) and not terminal else event
         self._keep(kept, _EVENT_BYTES + len(encoded), terminal)
-        self._notify()
         if terminal:
+            self._notify()
             self._finish()
+        elif self.waiting and not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._notify)
 
     def _keep(self, event: Event | bytes, size: int, terminal: bool = False) -> None:
         hub, size_with_it = self._hub, self.size + size
@@ -163,6 +169,7 @@ class MemoryLog:
         self._hub.finished(self)
 
     def _notify(self) -> None:
+        self._is_due = False
         if self.waiting:
             self.waiting = [*filter(MemoryReader.goes_on_waiting, self.waiting)]
 

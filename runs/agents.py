@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from agent import StreamingAgent
 from caller import Caller
-from errors import Conflict, Invalid, NotFound
+from errors import Conflict, Invalid, NotFound, TooMany
 from llm import Provider
 from models import AgentConfig, AgentInfo
 from runs.run import Agent
@@ -146,7 +146,8 @@ class Roster:
         if sum(self._sizes.values()) - self._sizes.get(place, 0) + size > AGENTS_BYTES:
             raise TooMany("The agents take all the memory that they may; delete some.")
         agent = self._build(caller.tenant, name, config)
-        new = await self._store.put_agent(caller, name, text, built_in=BUILT_IN, limit=self._limit)
+        putting = self._store.put_agent(caller, name, text, built_in=BUILT_IN, limit=self._limit)
+        new = await putting
         self._stored.setdefault(caller.tenant, {})[name] = agent
         self._sizes[place] = size
         return new

@@ -7,7 +7,8 @@ from typing import ParamSpec, TypeVar
 from sqlalchemy import Connection
 
 from storage import StorageDamaged
-from storage.engine import Database, Unit
+from storage.engine import Database
+from storage.unit import Unit
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -24,6 +25,10 @@ class Watched:
     async def read(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         with self._noting():
             return await self._database.read(unit, *args, **kwargs)
+
+    async def scan(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with self._noting():
+            return await self._database.scan(unit, *args, **kwargs)
 
     async def write(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         with self._noting():

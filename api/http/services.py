@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple, ParamSpec, TypeVar
 
 from fastapi import Depends, Header, Query
+from pydantic import AfterValidator
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 
@@ -43,14 +44,7 @@ async def _registry(connection: HTTPConnection) -> AgentRegistry:
     return registry
 
 
-async def _protocol(
-    protocol: Annotated[
-        str | None,
-        Query(
-            description="The wire protocol of the stream.", json_schema_extra={"enum": [*ENCODERS]}
-        ),
-    ] = None,
-) -> str | None:
+def _known(protocol: str | None) -> str | None:
     if protocol is not None and protocol not in ENCODERS:
         known = ", ".join(ENCODERS)
         raise ClientError(f"Unknown protocol. Known protocols: {known}.")
@@ -62,18 +56,26 @@ async def _remembers_sessions(connection: HTTPConnection) -> bool:
     return remembers
 
 
+Protocol = Annotated[
+    str | None,
+    Query(description="The wire protocol of the stream.", json_schema_extra={"enum": [*ENCODERS]}),
+    AfterValidator(_known),
+]
+
+MAX_KEY = 255
+"""Characters of an idempotency key."""
+
 IdempotencyKey = Annotated[
     str | None,
     Header(
         min_length=1,
-        max_length=255,
+        max_length=MAX_KEY,
         description="The same key and body give the same run; the same key with another body, 409.",
     ),
 ]
 """IETF draft "The Idempotency-Key HTTP Header Field"."""
 
 Registry = Annotated[AgentRegistry, Depends(_registry)]
-Protocol = Annotated[str | None, Depends(_protocol)]
 RemembersSessions = Annotated[bool, Depends(_remembers_sessions)]
 
 
@@ -93,12 +95,14 @@ async def json_response(
 class Runs(NamedTuple):
     """Starts runs for one request, reads them, and answers with their events.
 
-    `key`: the request's idempotency key. `is_large`: its body may be.
+    `remembers_sessions`: whether a session is a conversation. `key`: the request's idempotency key.
+    `is_large`: its body may be.
     """
 
     registry: AgentRegistry
     caller: Caller
     streaming: Streaming
+    remembers_sessions: bool
     key: str | None = None
     is_large: bool = False
 
@@ -178,17 +182,21 @@ class Runs(NamedTuple):
         return run_failed(result, headers)
 
 
-# One dependency and not one for each part: each costs 20 µs.
-async def _reading(connection: HTTPConnection) -> Runs:
-    state = connection.app.state
-    return Runs(state.registry, caller_of(connection), state.streaming)
-
-
-async def _starting(connection: HTTPConnection, idempotency_key: IdempotencyKey = None) -> Runs:
+def starting(connection: HTTPConnection, key: str | None = None) -> Runs:
+    state, caller = connection.app.state, caller_of(connection)
     # A body that does not say how long it is comes in pieces.
     length = connection.headers.get("content-length", "")
     is_large = not length.isdecimal() or len(length) > 15 or int(length) >= LARGE
-    return (await _reading(connection))._replace(key=idempotency_key, is_large=is_large)
+    return Runs(state.registry, caller, state.streaming, state.remembers_sessions, key, is_large)
+
+
+# One dependency and not one for each part: each costs 20 µs.
+async def _reading(connection: HTTPConnection) -> Runs:
+    return starting(connection)
+
+
+async def _starting(connection: HTTPConnection, idempotency_key: IdempotencyKey = None) -> Runs:
+    return starting(connection, idempotency_key)
 
 
 ReadRuns = Annotated[Runs, Depends(_reading)]

@@ -146,7 +146,7 @@ async def join_conversation(
     conversation_id: ConversationId,
     runs: ReadRuns,
     caller: WhoInQuery,
-    protocol: Protocol,
+    protocol: Protocol = None,
     last_event_id: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Response:
     """Follow the active run, from its start or after a cursor."""
@@ -194,7 +194,9 @@ async def regenerate(wish: Regeneration, runs: StartRuns) -> Response:
     response_class=Response,
     responses=EVENT_STREAM,
 )
-async def stream_regeneration(wish: Regeneration, runs: StartRuns, protocol: Protocol) -> Response:
+async def stream_regeneration(
+    wish: Regeneration, runs: StartRuns, protocol: Protocol = None
+) -> Response:
     """Regenerate the answer to the last message, and stream it."""
     return await runs.stream(of_regeneration(wish), protocol or "events", user=wish.user_id)
 
@@ -210,7 +212,7 @@ async def edit(change: Edited, runs: StartRuns) -> Response:
     response_class=Response,
     responses=EVENT_STREAM,
 )
-async def stream_edit(change: Edited, runs: StartRuns, protocol: Protocol) -> Response:
+async def stream_edit(change: Edited, runs: StartRuns, protocol: Protocol = None) -> Response:
     """Replace an earlier message, and stream the answer; `chat_start` has the new id."""
     return await runs.stream(of_edit(change), protocol or "events", user=change.user_id)
 

@@ -14,6 +14,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 
+from api.http.direct import DirectRoute
 from api.http.documents import EVENT_STREAM
 from api.http.services import StartRuns, json_response
 from api.openai.errors import FAILURES, failed, request_id
@@ -36,7 +37,7 @@ from protocols.completions import CompletionsEncoder, WholeCompletion
 from runs.request import RunRequest
 from storage import StoredRun
 
-router = APIRouter(tags=["openai"], responses=FAILURES)
+router = APIRouter(tags=["openai"], responses=FAILURES, route_class=DirectRoute)
 
 
 class StreamOptions(BaseModel):

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 import hub.memory
 from errors import Unavailable
-from events import CompletedCall, Event, ToolCallComplete, merged
+from events import CompletedCall, Event, ToolCallComplete, ToolCallStart, merged
 from hub import LogFull, LogNotFound
 from hub.memory import MemoryHub
-from tests.hub.test_hub import read, rest, waiting
-from tests.logs import DONE, START, logs, numbered, piece, unhurried
+from tests.hub.test_hub import read, rest, result, settle, waiting
+from tests.logs import DONE, EXAMPLES, START, logs, numbered, piece, unhurried
 
 
 class Clock:
@@ -350,3 +350,26 @@ async def test_a_suspended_log_is_kept_no_longer_than_one_that_has_ended(clock: 
     assert await kept(hub, "run_1") == ["run_1"]
     clock.now += 2
     assert await kept(hub, "run_1") == []
+
+
+async def test_calls_that_begin_together_are_one_offer_and_need_no_drain() -> None:
+    hub = make()
+    log = await hub.create("run_1")
+    log.append(START)
+    offers: list[list[Event]] = []
+
+    def offer(events: list[Event]) -> bool:
+        offers.append(events)
+        return True
+
+    call_starts = EXAMPLES["tool_call_start"]
+    assert isinstance(call_starts, ToolCallStart)
+    reading = await waiting(await hub.read("run_1", "1"), offer)
+    for _ in range(5):
+        log.append(call_starts)
+    assert offers == []
+    await settle()
+    assert [[event.seq for event in each] for each in offers] == [[2, 3, 4, 5, 6]]
+    log.append(DONE)
+    assert [event.seq for event in offers[-1]] == [7]
+    assert await result(reading) == []
