@@ -80,8 +80,10 @@ class Runner:
 
     async def _own(self, run: Run, turn: Turn) -> None:
         """Take a run through its life, and do the book-keeping."""
-        outcome = await self._driver.drive(run, turn)
-        await turn.leave()
+        try:
+            outcome = await self._driver.drive(run, turn)
+        finally:  # also where all tasks are cancelled, or who waits behind would wait for ever
+            await turn.leave()
         match outcome:
             case Refused() | Repeated():
                 self._refuse(run, outcome)

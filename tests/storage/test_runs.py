@@ -8,7 +8,7 @@ import pytest
 from events import ChatComplete, RunError, TerminalEvent
 from messages import AssistantMessage, ReasoningBlock, UserMessage
 from models import RunStatus
-from storage import Begin, Entry, expiry
+from storage import Begin, Entry, StorageUnavailable, expiry
 from storage.store import Store
 from tests.storage.support import ANN, CALL, DONE, RESULT, a_run, chat, says, texts
 
@@ -283,8 +283,17 @@ async def test_agents_are_kept_by_name(store: Store) -> None:
     assert await store.agents() == [("acme", "b", demo)]
 
 
-async def test_a_store_that_works_answers(store: Store) -> None:
+async def test_a_store_that_works_answers_and_one_that_cannot_read_does_not(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await store.ping()
+
+    async def fails(*_: object) -> None:
+        raise StorageUnavailable("No disk.", retry_after=1)
+
+    monkeypatch.setattr(store._db, "read", fails)
+    with pytest.raises(StorageUnavailable):
+        await store.ping()
 
 
 async def test_what_is_old_goes_for_a_while_at_a_time(

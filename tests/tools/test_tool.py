@@ -622,10 +622,13 @@ async def test_a_report_that_is_no_number_or_text_is_dropped(report: Any) -> Non
 
 
 def test_progress_after_the_services_loop_has_closed_is_ignored() -> None:
+    reports: list[Report] = []
+
     async def make() -> ToolContext:
-        return context_for()
+        return context_for(lambda *report: reports.append(report))
 
     asyncio.run(make()).progress(1)
+    assert reports == []
 
 
 def test_a_tool_has_its_specs_name() -> None:

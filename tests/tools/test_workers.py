@@ -148,7 +148,8 @@ async def test_a_worker_that_ran_a_function_on_another_thread_is_used_again(
 
 async def test_calls_run_side_by_side(workers: Workers) -> None:
     barrier = threading.Barrier(8, timeout=DEADLINE)
-    await asyncio.gather(*[in_place(workers, barrier.wait) for _ in range(8)])
+    arrived = await asyncio.gather(*[in_place(workers, barrier.wait) for _ in range(8)])
+    assert sorted(arrived) == list(range(8))  # all were there before the first one went on
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
