@@ -2,14 +2,14 @@
 
 One writes at a time, so that writers of this process queue in order instead of fighting for the
 file's lock. A commit waits for the disk, which costs more than the unit. So all units that wait
-share one: each in a savepoint, so that one that fails takes nothing of the others along, and every
-caller learns of its outcome after the commit (group commit).
+share one, and every caller learns of its outcome after the commit (group commit).
+
+A unit that fails or takes too long ends the transaction, and takes nothing of the others along: all
+is rolled back, and the units before it are done again, without it. That is rare. A savepoint for
+each unit would cost as much as the unit, as the full text index is written at each.
 
 A transaction begins with `BEGIN IMMEDIATE`: it has the lock before it looks at anything, so it
 cannot fail half-way because another process wrote.
-
-A unit that takes too long is interrupted, and SQLite then undoes the whole transaction. The units
-before it are done again.
 """
 
 import asyncio
@@ -171,39 +171,37 @@ class GroupWriter:
             if self._connection is None:
                 self._connection = self._engine.connect()
             self._connection.begin()
-            self._one_by_one(self._connection, waiting, begun)
-            self._connection.commit()
+            driver_of(self._connection).execute("BEGIN IMMEDIATE")
+            failed = self._one_by_one(self._connection, waiting, begun)
+            if failed is None:
+                self._connection.commit()
+                return begun
         except BaseException as error:  # noqa: BLE001 - whatever it is, who waits must learn it
             self._undo(error)
-            return _failed(error, begun, waiting)
-        return begun
+            return _all_failed(begun, waiting, error)
+        self._undo(failed)
+        *others, culprit = begun
+        waiting.extendleft(reversed(others))
+        culprit.failed = told(failed)
+        return [culprit]
 
-    def _one_by_one(self, db: Connection, waiting: deque[_Write], begun: list[_Write]) -> None:
-        """Do each unit in a savepoint of its own; the database's own trouble ends them all.
-
-        A unit that is alone needs none: what it raises ends the transaction.
-        """
-        driver = driver_of(db)
-        driver.execute("BEGIN IMMEDIATE")
-        is_alone = len(waiting) == 1
+    def _one_by_one(
+        self, db: Connection, waiting: deque[_Write], begun: list[_Write]
+    ) -> Exception | None:
+        """Do units, and return what one of them raised; the database's own trouble is raised."""
         end = time.monotonic() + LONG
         while waiting and time.monotonic() <= end:
             write = waiting.popleft()
             if not write.begins():
                 continue
             begun.append(write)
-            if is_alone:
-                self._do(db, write)
-                return
-            driver.execute("SAVEPOINT unit")
             try:
                 self._do(db, write)
             except Exception as error:
-                if is_trouble(error):
+                if is_trouble(error) and not is_interruption(error):
                     raise
-                driver.execute("ROLLBACK TO unit")
-                write.failed = error
-            driver.execute("RELEASE unit")
+                return error
+        return None
 
     def _do(self, db: Connection, write: _Write) -> None:
         deadline = time.monotonic() + self._timeout
@@ -225,13 +223,12 @@ class GroupWriter:
                 connection.close()
 
 
-def _failed(error: BaseException, begun: list[_Write], waiting: deque[_Write]) -> Sequence[_Write]:
-    """Return those who are told of what broke a transaction; of a late one nobody else is."""
+def _all_failed(
+    begun: Sequence[_Write], waiting: deque[_Write], error: BaseException
+) -> Sequence[_Write]:
+    """Take all that wait, too; they learn what broke the transaction."""
     failed = [*begun, *waiting]
     waiting.clear()
-    if is_interruption(error):
-        failed, others = begun[-1:], failed[: len(begun) - 1] + failed[len(begun) :]
-        waiting.extend(others)
     for write in failed:
         write.failed = told(error)
     return failed

@@ -1398,5 +1398,5 @@ async def test_warming_twice_makes_one_client(monkeypatch: pytest.MonkeyPatch) -
 
 async def test_a_provider_that_was_never_used_has_no_client_to_close() -> None:
     async with provider_for(None) as provider:
-        assert provider._client is None
-    assert provider._client is None
+        assert provider._requests is None
+    assert provider._requests is None

@@ -170,7 +170,7 @@ async def _remembering(
     if memories is None:
         yield None
         return
-    async with LongTermMemory(memories, store, timeout=DEADLINE, limit=5, capacity=100) as memory:
+    async with LongTermMemory(memories, store, timeout=DEADLINE, limit=5) as memory:
         yield memory
 
 

@@ -116,9 +116,9 @@ async def test_a_stored_agent_that_does_not_fit_any_more_is_left_out_and_the_oth
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with opened() as registry:
-        await registry.store.put_agent(CALLER, "a", '{"tools": ["gone"]}')
-        await registry.store.put_agent(CALLER, "b", '{"temperature": "hot"}')
-        await registry.store.put_agent(CALLER, "c", '{"instructions": "Rhyme."}')
+        stored = {"a": '{"tools": ["gone"]}', "b": '{"temperature": "hot"}', "c": '{"instructions": "Rhyme."}'}
+        for name, config in stored.items():
+            await registry.store.put_agent(CALLER, name, config, built_in=(), limit=10)
         await registry.agents.load()
         assert registry.agents.names(CALLER) == ["assistant", "c", "chat"]
         assert registry.agents.info(CALLER, "c").instructions == "Rhyme."

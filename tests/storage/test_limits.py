@@ -1,15 +1,17 @@
 """A statement has its time, ends with who waits for it, and leaves room for the others."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Dialect, text
 
 from storage import StorageUnavailable
 from storage.engine import CONNECTIONS, Database, connect
 from storage.store import Store
+from storage.tables import Json
 from tests.storage.support import ANN, Endless, a_run, chat, says
 
 DEADLINE = 10.0
@@ -145,3 +147,30 @@ async def test_slow_searches_and_lists_leave_room_for_a_chat(
         for task in (*slow, *waiting):
             task.cancel()
         await asyncio.wait(slow)
+
+
+async def test_rows_are_decoded_where_they_are_read_and_not_in_the_event_loop(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[threading.Thread] = set()
+    decode = Json.process_result_value
+
+    def noted(column: Json[Any], value: str | None, dialect: Dialect) -> Any:
+        threads.add(threading.current_thread())
+        return decode(column, value, dialect)
+
+    monkeypatch.setattr(Json, "process_result_value", noted)
+    async with Store.open(sqlite_url, instance="test") as store:
+        run = await chat(store, "Hi", "Hello.", title="Greeting")
+        for reading in (
+            store.run(ANN, run.id),
+            store.run_messages(run),
+            store.context(ANN, "conv", 9),
+            store.messages(ANN, "conv"),
+            store.conversations(ANN, limit=9),
+            store.search(ANN, "hello", limit=9),
+        ):
+            threads.clear()
+            await reading
+            assert len(threads) == 1
+            assert threading.current_thread() not in threads
