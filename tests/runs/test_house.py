@@ -116,7 +116,11 @@ async def test_a_stored_agent_that_does_not_fit_any_more_is_left_out_and_the_oth
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with opened() as registry:
-        stored = {"a": '{"tools": ["gone"]}', "b": '{"temperature": "hot"}', "c": '{"instructions": "Rhyme."}'}
+        stored = {
+            "a": '{"tools": ["gone"]}',
+            "b": '{"temperature": "hot"}',
+            "c": '{"instructions": "Rhyme."}',
+        }
         for name, config in stored.items():
             await registry.store.put_agent(CALLER, name, config, built_in=(), limit=10)
         await registry.agents.load()
