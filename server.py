@@ -101,8 +101,8 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         """Answer a ping, or end a connection that sends pings and does not read."""
         if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
             self.transport.abort()
-        elif not self.transport.is_closing():
-            super().handle_ping()
+        elif self.conn.close_rcvd is None and not self.transport.is_closing():
+            super().handle_ping()  # else the answer goes with that to the close
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)

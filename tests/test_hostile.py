@@ -101,18 +101,22 @@ async def test_no_request_makes_a_traceback(level: str) -> None:
 
 
 async def test_text_that_is_not_utf8_is_one_line_and_the_code_1007() -> None:
+    bad, close, ping = hostile.frame(b"\xff"), hostile.closing(1000), hostile.frame(b"p", 9)
     async with process(*PYTHON, LOG_LEVEL="INFO") as up:
-        bad = hostile.frame(b"\xff")
-        for frames in (bad, bad + hostile.closing(1000), hostile.closing(1000) + bad):
-            got = await sent(up, HANDSHAKE, frames)
-            close = got.partition(b"\r\n\r\n")[2]
-            assert (1007 if frames.startswith(bad) else 1000).to_bytes(2, "big") in close, frames
+        for frames, pong, code in (
+            (bad, b"", 1007),
+            (bad + close, b"", 1007),
+            (ping + bad, b"\x8a\x01p", 1007),
+            (ping + bad + close, b"", 1007),
+            (close + bad, b"", 1000),
+            (ping + close, b"\x8a\x01p", 1000),
+        ):
+            got = (await sent(up, HANDSHAKE, frames)).partition(b"\r\n\r\n")[2]
+            assert got.startswith(pong + b"\x88"), (frames, got)
+            assert got[len(pong) + 2 :].startswith(code.to_bytes(2, "big")), (frames, got)
         async with reading(up) as log:
             up.child.terminate()
             async with asyncio.timeout(DEADLINE):
                 lines = (await log).decode().splitlines()
-    told = [line for line in lines if "UTF-8" in line]
-    assert (
-        told
-        == ["INFO parley.server: A WebSocket message that is not UTF-8 ended its connection"] * 2
-    )
+    line = "INFO parley.server: A WebSocket message that is not UTF-8 ended its connection"
+    assert [told for told in lines if "UTF-8" in told] == [line] * 4

@@ -60,14 +60,11 @@ async def chat(up: Process) -> None:
 
 
 @pytest.mark.parametrize("provider", ["demo", "openai", "anthropic"])
-@pytest.mark.parametrize("remembers", [False, True])
-async def test_once_it_listens_no_chat_imports_a_module(
-    tmp_path: Path, provider: str, remembers: bool
-) -> None:
+async def test_once_it_listens_no_chat_imports_a_module(tmp_path: Path, provider: str) -> None:
     (tmp_path / "memory").mkdir()  # there may be memories
     async with (
         answering_with(provider) as settings,
-        process(*WATCHED, DATA_DIR=str(tmp_path), MEMORY_ENABLED=str(remembers), **settings) as up,
+        process(*WATCHED, DATA_DIR=str(tmp_path), **settings) as up,
     ):
         await chat(up)
         up.child.kill()  # what an orderly end imports does not count
