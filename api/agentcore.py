@@ -71,7 +71,7 @@ _TITLES = {
     "invalid_value": "Invalid payload",
 }
 
-_CODES = {413: "too_large", 415: "unsupported_media_type", 503: "unavailable"}
+_CODES = {413: "too_large", 503: "unavailable"}
 
 logger = logging.getLogger("parley.api")
 
