@@ -4,10 +4,10 @@ The latter are stored, and are there again after a restart. A stored agent that 
 more (its tool is gone) is left out with a warning, not deleted.
 """
 
-import asyncio
 import logging
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 from pydantic import ValidationError
@@ -66,7 +66,6 @@ class Roster:
         self._built_in = {name: self._build("", name, AgentConfig()) for name in BUILT_IN}
         self._stored: dict[str, dict[str, StreamingAgent]] = {}
         self._sizes: dict[tuple[str, str], int] = {}
-        self._changing = asyncio.Lock()
 
     async def load(self) -> None:
         """Read the stored agents; `storage.StorageUnavailable` where that cannot be done."""
@@ -131,10 +130,6 @@ class Roster:
         """
         if name in self._special:
             raise Conflict(f"The agent {name!r} cannot be replaced.")
-        async with self._changing:  # to check for room and to take it are one step
-            return await self._put(caller, name, config)
-
-    async def _put(self, caller: Caller, name: str, config: AgentConfig) -> bool:
         agents = self._of(caller.tenant)
         faults = self._faults(agents, name, config)
         if faults:
@@ -143,14 +138,26 @@ class Roster:
         if new and len(agents) >= self._limit:
             raise TooMany(f"There may be at most {self._limit} agents.")
         text = config.model_dump_json(exclude_unset=True)
-        place, size = (caller.tenant, name), _size(text)
-        if sum(self._sizes.values()) - self._sizes.get(place, 0) + size > AGENTS_BYTES:
-            raise TooMany("The agents take all the memory that they may; delete some.")
         agent = self._build(caller.tenant, name, config)
-        await self._store.put_agent(caller, name, text)
+        with self._room_for((caller.tenant, name), text):
+            await self._store.put_agent(caller, name, text)
         self._stored.setdefault(caller.tenant, {})[name] = agent
-        self._sizes[place] = size
         return new
+
+    @contextmanager
+    def _room_for(self, place: tuple[str, str], config: str) -> Iterator[None]:
+        """Take the room for an agent, and give it back where it could not be stored."""
+        before, size = self._sizes.get(place, 0), _size(config)
+        if sum(self._sizes.values()) - before + size > AGENTS_BYTES:
+            raise TooMany("The agents take all the memory that they may; delete some.")
+        self._sizes[place] = size
+        try:
+            yield
+        except BaseException:
+            self._sizes[place] = before
+            if not before:
+                del self._sizes[place]
+            raise
 
     async def delete(self, caller: Caller, name: str) -> None:
         """Delete an agent; runs under way go on.
