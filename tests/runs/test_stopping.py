@@ -244,20 +244,10 @@ async def test_the_demo_never_claims_to_be_the_model_that_an_agent_names() -> No
         assert answer["model"] == "demo"
 
 
-async def test_a_hundred_puts_at_once_make_no_more_agents_than_may_be() -> None:
-    async with opened(max_agents=10) as registry:
-        puts = [registry.agents.put(CALLER, f"a{n}", AgentConfig()) for n in range(100)]
-        ends = await asyncio.gather(*puts, return_exceptions=True)
-        assert sum(end is True for end in ends) == 8
-        assert sum(isinstance(end, TooMany) for end in ends) == 92
-        assert len(registry.agents.all(CALLER)) == 10
-        assert len(await registry.store.agents()) == 8
-
-
 async def test_agents_take_no_more_bytes_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runs.agents.AGENTS_BYTES", 250_000)
     large, small = AgentConfig(instructions="x" * 100_000), AgentConfig()
-    async with opened() as registry:
+    async with opened(max_agents=100) as registry:
         agents = registry.agents
         for name in ("a", "b"):
             await agents.put(CALLER, name, large)
@@ -265,5 +255,10 @@ async def test_agents_take_no_more_bytes_than_they_may(monkeypatch: pytest.Monke
             await agents.put(CALLER, "c", large)
         await agents.put(CALLER, "a", large)
         await agents.put(CALLER, "c", small)
+        puts = [agents.put(CALLER, f"d{n}", small) for n in range(100)]
+        ends = await asyncio.gather(*puts, return_exceptions=True)
+        assert any(isinstance(end, TooMany) for end in ends)
+        assert sum(agents._sizes.values()) <= 250_000
+        assert len(agents._sizes) == len(await registry.store.agents())
         await agents.delete(CALLER, "a")
         await agents.put(CALLER, "c", large)
