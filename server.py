@@ -127,7 +127,10 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         if self.close_sent and message["type"] in ("websocket.send", "websocket.close"):
             raise ClientDisconnected
         await super().send(message)
-        if message["type"] == "websocket.http.response.body" and self.close_sent:
+        if message["type"] == "websocket.accept":
+            self.request.headers.clear()  # `websockets` holds it while the socket is open
+            del self.request, self.response
+        elif message["type"] == "websocket.http.response.body" and self.close_sent:
             self.handshake_complete = True
 
 
@@ -160,6 +163,9 @@ class HttpConnection(HttpToolsProtocol):
     Args:
         write_timeout: seconds for which the connection may take nothing that is to be sent.
     """
+
+    # Beside uvicorn's 28 attributes: an object with more than 30 has a table of 1.5 KiB of its own.
+    __slots__ = ("_in_head", "_useless", "_waiting", "_write_timeout", "_writing")
 
     def __init__(self, *args: Any, write_timeout: float, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -237,6 +243,7 @@ class HttpConnection(HttpToolsProtocol):
         """The connection is another protocol's from here."""
         self._stop_waiting()
         super().handle_websocket_upgrade()
+        self.parser = self.scope = cast(Any, None)  # the parser holds this protocol
 
     def send_400_response(self, msg: str) -> None:
         logger.info("A request that is not valid HTTP was refused")

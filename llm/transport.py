@@ -16,6 +16,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import httpx2
+from multidict import CIMultiDict
 
 MAX_CONNECTIONS = 10_000
 CONNECT_TIMEOUT = 10.0
@@ -127,7 +128,7 @@ class Pattern:
         self.method = request.method
         self.url = str(request.url)
         self.place = request.url.scheme, request.url.host
-        self.headers = dict(request.headers)
+        self.headers = CIMultiDict(request.headers)  # aiohttp would make one each time
         self.headers.pop("content-length", None)
         self.timeout: float = timeout["read"]
         self.client_timeout = aiohttp.ClientTimeout(sock_connect=timeout["connect"])

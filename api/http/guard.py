@@ -61,8 +61,10 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        refused = self._refusal(scope, headers)
+        # Nothing of this stays while a stream or a socket is open.
+        refused = self._refusal(
+            scope, {name: value.decode("latin-1") for name, value in scope["headers"]}
+        )
         if refused is not None:
             await refused(scope, receive, send)
         elif scope["type"] == "http":
