@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from errors import Unavailable
-from loop.state import Transcript, settle, to_its_end
-from messages import AssistantMessage, Message
+from loop.state import Counts, Transcript, settle, to_its_end
+from messages import AssistantMessage, Message, ToolCall, ToolCallPart
 from tests.scripted import DEADLINE, Gate
 
 SAID = AssistantMessage("a")
@@ -110,3 +110,36 @@ async def test_tasks_that_are_to_end_are_waited_for_through_any_cancel() -> None
     await asyncio.wait([settling], timeout=DEADLINE)
     assert task.done()
     assert settling.done()
+
+
+def called(*ids: str) -> AssistantMessage:
+    return AssistantMessage("", tuple(ToolCall(id, "add", "{}") for id in ids))
+
+
+def test_turns_and_calls_that_were_made_before_are_counted() -> None:
+    counts = Counts()
+    counts.add(called("a", "b"))
+    counts.add(called("c"))
+    counts.add(AssistantMessage("So."))
+    assert (counts.turns, counts.calls) == (3, 3)
+    counts.reserve(called("d", "e"))
+    assert (counts.turns, counts.calls) == (4, 3)
+
+
+def test_no_call_has_the_id_of_another_one() -> None:
+    counts = Counts()
+    counts.add(called("a", "b"))
+    counts.reserve(called("c"))
+    parts = [ToolCallPart(ToolCall(id, "add", "{}")) for id in ("a", "b", "c", "d", "d", "")]
+    ids = [counts.with_own_id(part).call.id for part in parts]
+    assert ids[3] == "d"
+    assert len({"a", "b", "c", *ids}) == 9
+
+
+def test_how_often_in_a_row_the_same_calls_were_made() -> None:
+    counts = Counts()
+    one = ToolCallPart(ToolCall("x", "add", "{}"))
+    other = ToolCallPart(ToolCall("y", "add", '{"a": 1}'))
+    named = ToolCallPart(ToolCall("z", "look", "{}"))
+    turns = ([one], [one], [other], [one, other], [other, one], [named], [one], [one], [one])
+    assert [counts.repeats(turn) for turn in turns] == [1, 2, 1, 1, 2, 1, 1, 2, 3]

@@ -258,6 +258,8 @@ def _is_left_alone(node: ast.stmt) -> bool:
             return True
         case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id="logger")))):
             return True
+        case ast.Expr(value=ast.Call(func=ast.Name(id="assert_never"))):
+            return True
         case ast.Import() | ast.ImportFrom() | ast.Pass():
             return True
         case ast.ClassDef(bases=bases):
@@ -300,7 +302,7 @@ def _children(node: ast.expr) -> Iterator[ast.expr]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.expr):
             yield child
-        elif isinstance(child, ast.keyword):
+        elif isinstance(child, ast.keyword) and child.arg != "strict":  # it is an assertion
             yield child.value
         elif isinstance(child, ast.comprehension):
             yield from [child.iter, *child.ifs]

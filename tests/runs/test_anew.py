@@ -261,3 +261,28 @@ async def test_a_model_that_is_asked_for_answers_and_is_named() -> None:
         assert isinstance(registry.provider, ScriptedProvider)
         assert registry.provider.requests[0].model == "big-1"
         assert (await started(registry)).start.model == "scripted-1"
+
+
+async def test_who_answered_in_a_conversation_is_asked_in_its_branches() -> None:
+    async with opened() as registry:
+        await registry.agents.put(CALLER, "b", AgentConfig())
+        await ended(registry, await registry.start(request_to("b")))
+        branched = RunRequest(messages=(UserMessage("And?"),), branch=("c", None))
+        run = await registry.start(branched)
+        await ended(registry, run)
+        assert run.start.agent == "b"
+        assert run.start.conversation_id != "c"
+        assert [message.content for message in await history(registry, run)] == [
+            "Hi.",
+            "You said: Hi.",
+            "And?",
+            "You said: And?",
+        ]
+
+
+async def test_a_run_says_whether_its_conversation_is_listed() -> None:
+    async with opened() as registry:
+        for request, is_ephemeral in ((UNKEPT, True), (request_to(None), False)):
+            run = await registry.start(request)
+            await ended(registry, run)
+            assert run.start.ephemeral is is_ephemeral

@@ -6,11 +6,15 @@ from typing import Any
 import pytest
 
 from errors import Conflict, NotFound, Unavailable
+from events import ChatComplete
+from loop.state import RunState
 from models import AgentConfig
+from runs.agents import Roster
 from storage import StorageUnavailable
 from tests.agent.support import Held, until
 from tests.runs.support import (
     CALLER,
+    LIMITS,
     Paused,
     Registry,
     Troubled,
@@ -239,3 +243,51 @@ async def test_what_could_not_be_stored_is_tried_often_and_the_rest_is_done_in_i
         await until(lambda: not registry.endings.has_waiting)
         again.cancel()
         assert max(counted.calls.values()) <= 2  # once by each of the two tasks
+
+
+async def test_while_the_service_leaves_nothing_new_is_begun() -> None:
+    faults: list[object] = []
+    async with opened() as registry:
+        storing = HeldUp(registry.store, "finish", any_run)
+        run = await started(registry)
+        await storing.gate.reached()
+
+        async def come_late() -> None:
+            try:
+                await started(registry)
+            except Unavailable as error:
+                faults.append(error.retry_after)
+            storing.gate.open()
+
+        asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(come_late()))
+    assert faults == [LIMITS.shutdown_grace]
+    assert run.status == "completed"
+
+
+async def test_an_agent_of_another_kind_goes_before_a_configured_one_of_its_name() -> None:
+    class Special:
+        name, model, remembers = "b", "special-1", False
+
+        async def run(self, state: RunState) -> ChatComplete:
+            raise NotImplementedError
+
+    async with opened() as registry:
+        await registry.store.put_agent(CALLER, "b", "{}")
+        special = Special()
+        roster = Roster(
+            provider=registry.provider,
+            store=registry.store,
+            tools={},
+            workers=registry.inner._workers,
+            special=[special],
+            instructions="",
+            allowed_models=frozenset({"scripted-1"}),
+            limit=5,
+        )
+        await roster.load()
+        assert roster.find(CALLER, "b") is special
+        assert roster.fixed() == ["b"]
+        assert roster.names(CALLER) == ["assistant", "b", "chat"]
+        assert roster.resolve(CALLER, "b") == ("b", None)
+        with pytest.raises(Conflict):
+            await roster.put(CALLER, "b", AgentConfig())

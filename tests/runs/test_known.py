@@ -17,6 +17,7 @@ from tests.runs.support import (
     Handle,
     Paused,
     ended,
+    everything,
     history,
     opened,
     started,
@@ -163,3 +164,12 @@ async def test_of_a_log_that_is_gone_everything_is_told_but_to_who_has_the_end(
     assert types(events) == rest
     assert reader.ended
     assert [event.seq for event in events if not isinstance(event, Reset)] == [1, 2, 9][: len(rest)]
+
+
+async def test_what_was_said_before_is_still_told_as_it_was() -> None:
+    async with opened() as registry:
+        first = await started(registry, conversation_id="c")
+        await ended(registry, first)
+        before = await everything(registry, first)
+        await ended(registry, await started(registry, conversation_id="c"))
+        assert await everything(registry, first) == before
