@@ -272,7 +272,7 @@ async def test_an_agent_of_another_kind_goes_before_a_configured_one_of_its_name
             raise NotImplementedError
 
     async with opened() as registry:
-        await registry.store.put_agent(CALLER, "b", "{}")
+        await registry.store.put_agent(CALLER, "b", "{}", built_in=(), limit=10)
         special = Special()
         roster = Roster(
             provider=registry.provider,
