@@ -303,7 +303,7 @@ def _decoded(text: str) -> dict[str, Any]:
     if len(text) > ARGUMENTS_LIMIT or len(text.encode(errors="replace")) > ARGUMENTS_LIMIT:
         raise NotJson(f"they are longer than {ARGUMENTS_LIMIT:,} bytes")
     try:
-        decoded = json.loads(text, object_pairs_hook=_members, parse_constant=_no_constant)
+        decoded = _decode(text)
     except NotJson:
         raise
     except json.JSONDecodeError as error:
@@ -337,6 +337,8 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _no_constant(text: str) -> NoReturn:
     raise NotJson(f"they contain {text}, which is not JSON")
 
+
+_decode = json.JSONDecoder(object_pairs_hook=_members, parse_constant=_no_constant).decode
 
 _REASONS = {
     "missing_keyword_only_argument": "is missing",
