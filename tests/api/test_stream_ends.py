@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.http.streams import EventStream
+from api.http.streams import EventStream, in_turns
 from hub.memory import MemoryHub
 from protocols.native import EventsEncoder
 from tests.logs import DONE, START
@@ -46,3 +46,40 @@ async def test_a_stream_that_has_ended_leaves_no_timer_and_no_task(is_left: bool
     assert sent[-1] == b""
     gc.collect()
     assert alive() is None
+
+
+async def test_a_suspended_run_sends_nothing_behind_its_last_event() -> None:
+    hub = MemoryHub(ttl=60, max_events=100, max_bytes=1 << 20)
+    log = await hub.create("run_1")
+    log.append(START)
+    log.suspend()
+    reader = await hub.read("run_1", None)
+    stream = EventStream(reader, EventsEncoder(1), heartbeat=60, write_timeout=60)
+    sent: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    async with asyncio.timeout(DEADLINE):
+        await stream({"type": "http"}, receive, send)
+    assert [body.partition(b"\n")[0] for body in sent] == [b"", b"id: run_1:1:1", b""]
+
+
+async def test_while_a_long_log_is_seen_again_other_tasks_have_their_turns() -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    seen = [event async for event in in_turns([START] * 3500)]
+    task.cancel()
+    assert len(seen) == 3500
+    assert turns == 3

@@ -36,17 +36,20 @@ def main() -> int:
     began = time.monotonic()
     prepare()
     mutants = _mutants(asked.only)
-    chosen = mutants[: asked.count]
+    if not mutants:
+        sys.exit("No mistake can be made there; the core is " + ", ".join(CORE))
     reach = _reach(asked.workers)
-    survivors, results = [], Counter[str]()
-    trials = _trials(chosen, reach, until=began + 60 * asked.minutes)
+    results, survivors = Counter[str](), Counter[str]()
+    trials = _trials(mutants[: asked.count], reach, until=began + 60 * asked.minutes)
     for trial, code in outcomes(trials, asked.workers):
         assert trial.mutant is not None
         result = _result(trial, code)
         results[result] += 1
         if result == "survived":
-            survivors.append(trial.mutant)
+            survivors[trial.mutant.path] += 1
             print(_shown(trial.mutant, len(trial.tests)), flush=True)
+        if results.total() % 100 == 0:
+            print(f"{results.total()} tried, {results['survived']} survived", flush=True)
     return _report(results, survivors, len(mutants), time.monotonic() - began)
 
 
@@ -118,14 +121,15 @@ def _shown(mutant: Mutant, tests: int) -> str:
     return f"{head}\n  - {mutant.before}\n  + {mutant.after}\n"
 
 
-def _report(results: Counter[str], survivors: Sequence[Mutant], of: int, seconds: float) -> int:
+def _report(results: Counter[str], survivors: Counter[str], of: int, seconds: float) -> int:
     tried = results.total()
-    score = 100 * (tried - len(survivors)) / tried
-    by_file = Counter(each.path for each in survivors)
-    print(", ".join(f"{path}: {count}" for path, count in by_file.most_common()))
+    score = 100 * (tried - results["survived"]) / tried
+    for path, count in survivors.most_common():
+        print(f"{path}: {count}")
     print(
-        f"{tried} of {of} mistakes were tried in {seconds:.0f} s: {len(survivors)} survived, "
-        f"{results['too long']} never ended. {score:.1f} % were seen; {FLOOR} % is the floor."
+        f"{tried} of {of} mistakes were tried in {seconds:.0f} s: {results['survived']} survived, "
+        f"{results['too long']} never ended. {score:.1f} % were seen; {FLOOR} % is the floor. "
+        f"{len(EQUIVALENT)} that nobody can notice were left out."
     )
     return int(score < FLOOR)
 

@@ -362,8 +362,8 @@ def _of_comprehension(node: ast.expr) -> Iterator[str]:
 
 def _of_call(node: ast.Call, optional: frozenset[tuple[str, str]]) -> Iterator[str]:
     name = ast.unparse(node.func).rpartition(".")[2]
-    if name in _RENAMED:
-        yield _with(node, lambda new: setattr(new, "func", ast.Name(_RENAMED[name])))
+    if isinstance(node.func, ast.Name) and name in _RENAMED:
+        yield _with(node, lambda new: setattr(new.func, "id", _RENAMED[name]))
     if name in _UNWRAPPED and len(node.args) == 1:
         yield _in_brackets(node.args[0])
     for at, keyword in enumerate(node.keywords):

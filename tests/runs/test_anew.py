@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, update
 
 from events import ChatComplete, RunError
 from messages import (
@@ -19,6 +20,7 @@ from messages import (
 from models import AgentConfig
 from runs.request import RunRequest
 from storage import Begin
+from storage.tables import conversations
 from tests.agent.support import check_history, until
 from tests.runs.support import (
     CALLER,
@@ -286,3 +288,16 @@ async def test_a_run_says_whether_its_conversation_is_listed() -> None:
             run = await registry.start(request)
             await ended(registry, run)
             assert run.start.ephemeral is is_ephemeral
+
+
+async def test_a_conversation_of_an_older_version_says_nothing_of_who_was_asked() -> None:
+    async with opened() as registry:
+        await ended(registry, await registry.start(request_to("assistant")))
+
+        def forget(db: Connection) -> None:
+            db.execute(update(conversations).values(agent=None))
+
+        await registry.store._db.write(forget)
+        run = await registry.start(request_to(None))
+        await ended(registry, run)
+        assert run.start.agent == "chat"
