@@ -1,6 +1,6 @@
 """This service with a store that keeps nothing: what is left is what storage costs."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
 import server
@@ -59,6 +59,11 @@ class NoStore(Store):
 
     async def agents(self) -> list[tuple[str, str, str]]:
         return []
+
+    async def put_agent(
+        self, caller: Caller, name: str, config: str, *, built_in: Collection[str], limit: int
+    ) -> bool:
+        return True
 
     async def claim(self) -> list[StoredRun]:
         return []
