@@ -173,3 +173,16 @@ async def test_what_was_said_before_is_still_told_as_it_was() -> None:
         before = await everything(registry, first)
         await ended(registry, await started(registry, conversation_id="c"))
         assert await everything(registry, first) == before
+
+
+async def test_a_run_that_is_forgotten_leaves_nothing_behind() -> None:
+    async with opened(max_runs=0) as registry:
+        index = registry.inner._index
+        for key in (None, "key"):
+            run = await started(registry, key)
+            await ended(registry, run)
+        await until(lambda: registry.active_runs == 0)
+        assert index.find(run.id) is None
+        tables = [each for each in vars(index).values() if isinstance(each, dict)]
+        assert len(tables) >= 3
+        assert not any(tables)

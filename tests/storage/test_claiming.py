@@ -154,6 +154,7 @@ async def test_a_run_that_cannot_be_read_ends_and_the_others_are_claimed(
         assert ended is not None
         assert isinstance(ended.terminal, RunError)
         assert (ended.terminal.code, ended.status) == ("interrupted", "failed")
+        assert not ended.terminal.retryable
         assert (ended.pending, ended.request, ended.finished_at is None) == (None, "", False)
         assert (ended.start.run_id, ended.start.seq, ended.terminal.seq) == (odd.id, 1, 2)
         assert (ended.start.conversation_id, ended.start.agent) == ("odd", "chat")
