@@ -19,7 +19,7 @@ from runs.agents import Roster
 from runs.commands import Commands
 from runs.driver import Driver
 from runs.endings import Ending, Endings, failure, left_open
-from runs.index import RunIndex
+from runs.index import RunIndex, size_of
 from runs.observers import Observers
 from runs.queue import ConversationLocks, Turn
 from runs.request import decoded
@@ -120,7 +120,8 @@ class Runner:
         self._index.forget(stored.id)
         request = decoded(stored.request)
         agent = self._agents.find(stored.owner, stored.agent)
-        await self.enter(Run(stored, request, agent, resumed=True))
+        size = size_of(stored.request)
+        await self.enter(Run(stored, request, agent, size=size, resumed=True))
 
     async def keep_house(self) -> None:
         """Do what has to be done now and then, until the registry ends."""

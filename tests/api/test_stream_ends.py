@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.http.streams import EventStream, in_turns
+from api.http.streams import EventStream
 from hub.memory import MemoryHub
 from protocols.native import EventsEncoder
 from tests.logs import DONE, START
@@ -67,19 +67,3 @@ async def test_a_suspended_run_sends_nothing_behind_its_last_event() -> None:
     async with asyncio.timeout(DEADLINE):
         await stream({"type": "http"}, receive, send)
     assert [body.partition(b"\n")[0] for body in sent] == [b"", b"id: run_1:1:1", b""]
-
-
-async def test_while_a_long_log_is_seen_again_other_tasks_have_their_turns() -> None:
-    turns = 0
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    task = asyncio.create_task(other())
-    seen = [event async for event in in_turns([START] * 3500)]
-    task.cancel()
-    assert len(seen) == 3500
-    assert turns == 3

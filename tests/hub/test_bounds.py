@@ -103,15 +103,15 @@ async def test_a_log_that_goes_on_is_not_dropped_whatever_has_happened_in_it(
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(hub.memory, "time", clock)
-    logs = make(ttl=60, max_bytes=2000)
+    logs = make(ttl=60, max_bytes=6000)
     log = await logs.create("going_on")
     for event in (START, piece("a"), EXAMPLES["tool_call_start"], piece("b")):
         assert not isinstance(event, Reset | Suspended)
         log.append(event)
-    for run_id in ("a", "b"):
+    for run_id in ("a", "b", "c"):
         await finish(logs, run_id, piece("x" * 2000))
     clock.now += 61
-    assert await kept(logs, "going_on", "a", "b") == ["going_on"]
+    assert await kept(logs, "going_on", "a", "b", "c") == ["going_on"]
     log.append(DONE)
     assert await kept(logs, "going_on") == ["going_on"]
 

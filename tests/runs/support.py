@@ -41,6 +41,7 @@ LIMITS = Limits(
     run_timeout=60,
     run_ttl=600,
     max_runs=100,
+    max_run_bytes=1 << 30,
     conversation_ttl=None,
     tool_workers=16,
     shutdown_grace=10,
@@ -169,7 +170,7 @@ async def _remembering(
     if memories is None:
         yield None
         return
-    async with LongTermMemory(memories, store, timeout=DEADLINE, limit=5, capacity=100) as memory:
+    async with LongTermMemory(memories, store, timeout=DEADLINE, limit=5) as memory:
         yield memory
 
 

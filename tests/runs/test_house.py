@@ -120,9 +120,13 @@ async def test_a_stored_agent_that_does_not_fit_any_more_is_left_out_and_the_oth
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with opened() as registry:
-        await registry.store.put_agent(CALLER, "a", '{"tools": ["gone"]}')
-        await registry.store.put_agent(CALLER, "b", '{"temperature": "hot"}')
-        await registry.store.put_agent(CALLER, "c", '{"instructions": "Rhyme."}')
+        stored = {
+            "a": '{"tools": ["gone"]}',
+            "b": '{"temperature": "hot"}',
+            "c": '{"instructions": "Rhyme."}',
+        }
+        for name, config in stored.items():
+            await registry.store.put_agent(CALLER, name, config, built_in=(), limit=10)
         await registry.agents.load()
         assert registry.agents.names(CALLER) == ["assistant", "c", "chat"]
         assert registry.agents.info(CALLER, "c").instructions == "Rhyme."
@@ -268,7 +272,7 @@ async def test_an_agent_of_another_kind_goes_before_a_configured_one_of_its_name
             raise NotImplementedError
 
     async with opened() as registry:
-        await registry.store.put_agent(CALLER, "b", "{}")
+        await registry.store.put_agent(CALLER, "b", "{}", built_in=(), limit=10)
         special = Special()
         roster = Roster(
             provider=registry.provider,
