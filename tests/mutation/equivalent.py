@@ -62,11 +62,6 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "if False:",
     ): "No request comes this far: a key goes with its run.",
     (
-        "runs/registry.py",
-        "run = Run(stored, request, agent, is_new=place is None and request.branch is None)",
-        "run = Run(stored, request, agent)",
-    ): "It only spares reading a conversation whose messages are known.",
-    (
         "runs/runner.py",
         "if loop.time() >= due:",
         "if (loop.time() > due):",
