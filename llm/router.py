@@ -34,6 +34,7 @@ _ANOTHER_MAY_ANSWER = frozenset(
         "upstream_unauthorized",
         "upstream_quota",
         "upstream_model_not_found",
+        "upstream_unsupported",
         "upstream_not_configured",
     }
 )

@@ -92,6 +92,9 @@ class SdkProvider(ABC):
     def _call(self, request: ModelRequest) -> tuple[str, dict[str, Any], dict[str, Any]]:
         """Return a request's path, its JSON, and its options as the SDK has them."""
 
+    def _reply(self, request: ModelRequest) -> Reply:
+        return self.reply_type(self._failures, ids_in(request.messages))
+
     def answering(self, wanted: str | None) -> str:
         return wanted or self.default_model
 
@@ -107,7 +110,7 @@ class SdkProvider(ABC):
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[list[ReplyPart], None]:
         response, body = await self._ask(request)
-        reply = self.reply_type(self._failures, ids_in(request.messages))
+        reply = self._reply(request)
         try:
             while not reply.is_over:
                 try:
@@ -146,13 +149,7 @@ class SdkProvider(ABC):
     async def _ask(self, request: ModelRequest) -> "tuple[Response, Readable]":
         """Return the response to a request, and its body to read."""
         try:
-            client = await self._connected()
-            from httpx2 import Response  # which `_connected` has imported in a thread
-
-            path, body, options = self._call(request)
-            response: Response = await client.post(
-                path, cast_to=Response, content=encode_json(body), options=options, stream=True
-            )
+            response = await self._answer(request)
         except Exception as error:  # noqa: BLE001 - three libraries' errors, none may escape
             raise self._failures.before_stream(error) from None
         if response.headers.get("content-type", "").startswith("text/html"):
@@ -161,6 +158,17 @@ class SdkProvider(ABC):
         from llm.transport import body_of
 
         return response, body_of(response)
+
+    async def _answer(self, request: ModelRequest) -> "Response":
+        """Make a request; raises what the SDK raises."""
+        client = await self._connected()
+        from httpx2 import Response  # which `_connected` has imported in a thread
+
+        path, body, options = self._call(request)
+        response: Response = await client.post(
+            path, cast_to=Response, content=encode_json(body), options=options, stream=True
+        )
+        return response
 
 
 async def _rest(body: "Readable") -> bytes:

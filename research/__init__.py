@@ -61,7 +61,7 @@ FOLLOW_UP_TIMEOUT = 20.0
 _QUESTION_CHARS = 300
 _REASON_CHARS = 200
 
-_REJECTED = frozenset({"upstream_rejected", "upstream_error"})
+_REJECTED = frozenset({"upstream_rejected", "upstream_unsupported", "upstream_error"})
 """How providers say that they do not take a request as it is, such as one for JSON."""
 
 _PLANNER = (

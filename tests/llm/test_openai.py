@@ -526,7 +526,6 @@ ORDINARY = up.text("one", " two", " three")
         (up.error_event_after, "upstream_error"),
         (lambda n, reply: up.error_event_after(n, reply, named=True), "upstream_error"),
         (up.bad_json_after, "upstream_malformed"),
-        (lambda n, reply: up.raw(*reply.steps[:n], up.DONE), "upstream_truncated"),
         (lambda n, reply: up.raw(*reply.steps[:n], b'data: {"cho'), "upstream_truncated"),
     ],
 )
@@ -544,6 +543,19 @@ async def test_a_break_before_the_reason_is_an_error_after_all_that_came(
     assert parts == [TextPart(piece) for piece in came]
     assert error is not None
     assert (error.code, error.retryable) == (code, True)
+
+
+@pytest.mark.parametrize("events", range(5))
+async def test_done_without_a_reason_ends_what_has_text_and_nothing_else(events: int) -> None:
+    parts, error = await answer(up.raw(*ORDINARY.steps[:events], up.DONE))
+    came = ["one", " two", " three"][: max(0, events - 1)]
+    assert texts(parts) == came
+    if came:
+        assert error is None
+        assert parts[-1] == EndPart("stop")
+    else:
+        assert error is not None
+        assert error.code == "upstream_truncated"
 
 
 async def test_what_stood_before_a_fault_in_the_same_read_is_given_out_first() -> None:
@@ -1043,7 +1055,7 @@ async def test_the_requests_own_numbers_win_over_the_defaults() -> None:
 
 async def test_openai_itself_is_told_the_new_name_of_the_limit() -> None:
     async with provider_for(None, max_tokens=7) as provider:
-        body = provider._body(asking())
+        _, body, _ = provider._call(asking())
     assert body["max_completion_tokens"] == 7
     assert "max_tokens" not in body
 
