@@ -201,10 +201,8 @@ class OpenAIReply(Reply):
 
     def _take_fragment(self, fragment: Fragment) -> None:
         function = fragment.function or _NO_FUNCTION
-        if not isinstance(fragment.id, str):
-            fragment.id = str(fragment.id) if fragment.id else None
-        if not isinstance(fragment.index, int | float | str):
-            fragment.index = None
+        if type(fragment.index) is not int or fragment.id is not None:
+            _tidy(fragment)
         call = self._call_of(fragment)
         if call is None or _begins_another(call, fragment.id, function):
             call = self._new_call(fragment)
@@ -240,6 +238,14 @@ def _begins_another(call: GrowingCall, id: str | None, function: Function) -> bo
     if id:
         return bool(call.id) and id != call.id
     return bool(function.name and function.arguments and call.name and call.has_whole_arguments())
+
+
+def _tidy(fragment: Fragment) -> None:
+    """Make of the id and the index what they are here: a text, and a number or text."""
+    if fragment.id is not None and not isinstance(fragment.id, str):
+        fragment.id = str(fragment.id) if fragment.id else None
+    if not isinstance(fragment.index, (int, float, str)):
+        fragment.index = None
 
 
 def _said(chunk: Chunk) -> Any:
