@@ -122,6 +122,10 @@ class DialectChanges(BaseModel):
         "False: it stays in the answer.",
     )
 
+    def as_set(self) -> dict[str, bool | str]:
+        """Return what is set, by its names."""
+        return self.model_dump(exclude_none=True)
+
 
 class AgentConfig(BaseModel):
     """How an agent behaves. `POST /agents/{agent_name}` takes this object."""

@@ -148,11 +148,6 @@ def dialect_of(base_url: str | None, model: str) -> Dialect:
     return Dialect(**changes)
 
 
-def set_by(changes: DialectChanges | None) -> dict[str, Any]:
-    """Return what a person has set, by the names of `Dialect`."""
-    return {} if changes is None else changes.model_dump(exclude_none=True)
-
-
 def read_setting(text: str) -> dict[str, Any]:
     """Return the changes that `OPENAI_DIALECT` asks for: `name=value` with commas between.
 
@@ -173,4 +168,4 @@ def read_setting(text: str) -> dict[str, Any]:
             f"Bad settings: OPENAI_DIALECT: {faults}. It is name=value with commas between; "
             f"the names are {known}. See .env.example."
         ) from None
-    return set_by(changes)
+    return changes.as_set()

@@ -10,15 +10,13 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from llm.dialects import Dialect
-
 STATUSES = frozenset({400, 404, 422, 500, 501})
 """Refusals that may be about a parameter; for tools OpenRouter has 404, and llama.cpp 500."""
 
 _MAX_TEXT = 4096
 _UNKNOWN = (
     r"not support|unsupported|unknown|unrecogni[sz]ed|unexpected|extra_forbidden|"
-    r"not (?:permitted|allowed|available)|cannot find field|invalid (?:parameter|argument)|"
+    r"not (?:permitted|allowed|available|exist)|cannot find field|invalid (?:parameter|argument)|"
     r"extraneous|deprecated"
 )
 _MISSING = r"missing|required|passed back"
@@ -26,6 +24,9 @@ _FORM = (
     r"response_?format|response_?schema|json_schema|json_object|json mode|structured.outputs?|"
     r"grammar|guided"
 )
+
+
+_OTHER = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 
 
 class Rule(NamedTuple):
@@ -64,13 +65,13 @@ RULES = (
 
 
 def lesson_of(
-    refusal: Any, dialect: Dialect, demanded: Collection[str], learned: Collection[str]
+    refusal: Any, body: Mapping[str, Any], demanded: Collection[str], learned: Collection[str]
 ) -> dict[str, Any]:
-    """Return what a refusal says of the dialect, in which the request was written.
+    """Return what a refusal says of the dialect, by the names of `llm.dialects.Dialect`.
 
     Args:
         refusal: the body of the answer, of any shape.
-        dialect: the request's.
+        body: of the request.
         demanded: as in `messages.ModelRequest`.
         learned: the fields in which the dialect was changed already for this request.
     """
@@ -84,13 +85,14 @@ def lesson_of(
         for rule in RULES
         if rule.demanded not in demanded and all(map(says, rule.patterns))
     }
-    if "output" not in demanded and says(_FORM):
-        lesson["json_schema" if dialect.json_schema else "json_object"] = False
+    form = body.get("response_format")
+    if form and "output" not in demanded and says(_FORM):
+        lesson[form["type"]] = False
+    bound = next((name for name in _OTHER if name in body), None)
     # Only the bound's name is learned: a value that is too large is somebody's to set right.
-    if says(rf"\b{dialect.bound}\b") and says(_UNKNOWN):
+    if bound and says(rf"\b{bound}\b") and says(_UNKNOWN):
         if "bound" not in learned:
-            other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
-            lesson["bound"] = other.get(dialect.bound, "none")
+            lesson["bound"] = _OTHER[bound]
         elif "max_tokens" not in demanded:
             lesson["bound"] = "none"
     return lesson

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from llm.dialects import Dialect, dialect_of
+from llm.failures import answer_in
 from llm.lessons import STATUSES, lesson_of
 from llm.openai_failures import OpenAIFailures
 from llm.openai_stream import OpenAIReply
@@ -119,11 +120,12 @@ class OpenAIProvider(SdkProvider):
         if getattr(error, "status_code", None) not in STATUSES:
             return {}
         dialect = self.dialect_for(request.model, request.dialect)
-        lesson = lesson_of(getattr(error, "body", None), dialect, request.demanded, lessons)
+        body = self._body(request, dialect)
+        lesson = lesson_of(answer_in(error), body, request.demanded, lessons)
         is_set = {*(self.dialect or ()), *request.dialect} - lessons.keys()
         lesson = {name: value for name, value in lesson.items() if name not in is_set}
-        other = msgspec.structs.replace(dialect, **lesson)
-        return lesson if self._body(request, other) != self._body(request, dialect) else {}
+        other = self._body(request, msgspec.structs.replace(dialect, **lesson))
+        return lesson if other != body else {}
 
     def _learn(self, model: str, lessons: dict[str, Any]) -> None:
         learned = self._learned.pop(model, {}) | lessons
