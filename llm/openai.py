@@ -15,7 +15,7 @@ import msgspec
 from llm.dialects import Dialect, dialect_of
 from llm.failures import answer_in
 from llm.lessons import STATUSES, lesson_of
-from llm.openai_failures import OpenAIFailures
+from llm.openai_failures import OpenAIFailures, is_about_conversation
 from llm.openai_stream import OpenAIReply
 from llm.sdk import STREAM_HEADERS, SdkProvider
 from llm.tool_calls import hashed_id, ids_in, sendable_arguments, sendable_name
@@ -82,6 +82,7 @@ class OpenAIProvider(SdkProvider):
     def _sdk_client(self, http_client: "AsyncClient", **options: Any) -> "AsyncOpenAI":
         from openai import AsyncOpenAI
 
+        http_client.event_hooks["response"].append(_refuse_hopeless_retries)
         return AsyncOpenAI(http_client=http_client, **options)
 
     def _reply(self, request: ModelRequest) -> OpenAIReply:
@@ -167,6 +168,14 @@ class OpenAIProvider(SdkProvider):
         if dialect.bound != "none":
             values[dialect.bound] = _first(options.max_tokens, self.max_tokens)
         return {name: value for name, value in values.items() if value is not None}
+
+
+async def _refuse_hopeless_retries(response: "Response") -> None:
+    """Tell the SDK not to repeat a request that failed at the model's chat template."""
+    if response.status_code == 500:
+        await response.aread()
+        if is_about_conversation(500, response.text):
+            response.headers["x-should-retry"] = "false"
 
 
 def _form(

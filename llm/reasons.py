@@ -68,17 +68,20 @@ def reason_of(body: Any) -> str:
 
     `body`: JSON as it was decoded, or text.
     """
-    return next(_reasons(body, _MAX_DEPTH), "")
+    return " ".join(next(_reasons(body, _MAX_DEPTH), "").split())
 
 
 def without_keys(text: str, secret: str) -> str:
     """Return a text without the credential `secret` and without what looks like one."""
-    is_dummy = _NO_KEY.fullmatch(secret) is not None
-    if not is_dummy:
+    dummy = secret if _NO_KEY.fullmatch(secret) else ""
+    if secret and not dummy:
+        plain = re.escape(secret)
         # A short one may be a part of other words.
-        edge = "" if len(secret) >= _LONG_SECRET else r"\b"
-        text = re.sub(rf"{edge}{re.escape(secret)}{edge}", _HIDDEN, text)
-    text = _KEY.sub(lambda found: found[0] if is_dummy and found[0] == secret else _HIDDEN, text)
+        is_long = len(secret) >= _LONG_SECRET
+        text = re.sub(plain if is_long else rf"(?<!\w){plain}(?!\w)", _HIDDEN, text)
+    text = _KEY.sub(
+        lambda found: found[0] if dummy and found[0].split(".")[0] == dummy else _HIDDEN, text
+    )
     return _LONG.sub(lambda found: _HIDDEN if _is_opaque(found[0]) else found[0], text)
 
 
@@ -120,9 +123,8 @@ def _in_text(text: str, depth: int) -> Iterator[str]:
         text = _of_page(text)
     elif _REPORT.match(text):  # of a template's refusal, or of a crash: the last line says why
         text = text.rstrip().rpartition("\n")[2].removeprefix("Error: ")
-    line = " ".join(text.split())
-    if line:
-        yield line
+    if text.strip():
+        yield text
 
 
 def _of_page(page: str) -> str:
