@@ -39,16 +39,19 @@ class TagReader:
 
     def feed(self, text: str) -> list[Piece]:
         """Return what is certain by now."""
-        self._kept += text
+        self._kept += text if self._kept or not self._is_after else text.lstrip()
         return [*self._read()]
 
     def end(self) -> list[Piece]:
         """Return what was kept, the answer being at its end."""
         kept, self._kept = self._kept, ""
         self.is_done = True
-        if self._close or not self._was_inside:
-            return [Piece(kept, bool(self._close))] if kept else []
-        return []
+        return [Piece(kept, bool(self._close))] if kept else []
+
+    @property
+    def _is_after(self) -> bool:
+        """Whether reasoning has ended, so that blanks before what follows mean nothing."""
+        return self._was_inside and not self._close
 
     def _read(self) -> Iterator[Piece]:
         while not self.is_done and self._kept:
@@ -60,12 +63,11 @@ class TagReader:
                 if self._may_open():
                     return
                 self.is_done = True
-                kept = self._kept.lstrip() if self._was_inside else self._kept
-                self._kept = ""
+                kept, self._kept = self._kept, ""
                 yield Piece(kept, False)
 
     def _has_opened(self) -> bool:
-        begun = self._kept.lstrip()
+        begun = self._begun
         for tag, close in _TAGS.items():
             if begun.startswith(tag):
                 self._kept, self._close = begun[len(tag) :], close
@@ -74,8 +76,13 @@ class TagReader:
         return False
 
     def _may_open(self) -> bool:
+        return any(tag.startswith(self._begun) for tag in _TAGS)
+
+    @property
+    def _begun(self) -> str:
+        """What may be a tag, without the blanks before it."""
         begun = self._kept.lstrip()
-        return len(self._kept) <= _MAX_BLANK and any(tag.startswith(begun) for tag in _TAGS)
+        return begun if len(self._kept) - len(begun) <= _MAX_BLANK else self._kept
 
     def _read_inside(self) -> Iterator[Piece]:
         if self._is_first:
@@ -83,7 +90,7 @@ class TagReader:
             self._is_first = not self._kept
         said, found, rest = self._kept.partition(self._close)
         if found:
-            self._kept, self._close = rest, ""
+            self._kept, self._close = rest.lstrip(), ""
         else:
             at = _begin_of(self._close, said)
             said, self._kept = said[:at], said[at:]
