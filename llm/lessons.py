@@ -30,22 +30,18 @@ _OTHER = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_t
 
 
 class Rule(NamedTuple):
-    """A refusal in whose text each of `patterns` is found means that `field` is `value`.
-
-    `demanded`: whoever asked for this is to hear of the refusal.
-    """
+    """A refusal in whose text each of `patterns` is found means that `field` is `value`."""
 
     patterns: tuple[str, ...]
     field: str
     value: Any
-    demanded: str = ""
 
 
 RULES = (
     Rule((r"stream_options|include_usage",), "stream_options", False),
-    Rule((r"\btemperature\b",), "temperature", False, "temperature"),
-    Rule((r"\btop_p\b",), "top_p", False, "top_p"),
-    Rule((r"parallel_tool_calls",), "parallel_tool_calls", False, "parallel_tools"),
+    Rule((r"\btemperature\b",), "temperature", False),
+    Rule((r"\btop_p\b",), "top_p", False),
+    Rule((r"parallel_tool_calls",), "parallel_tool_calls", False),
     # Ollama, OpenRouter, Groq; vLLM and llama.cpp that were started without their options for it
     Rule(
         (
@@ -54,7 +50,6 @@ RULES = (
         ),
         "tools",
         False,
-        "tools",
     ),
     Rule((r"must alternate",), "alternate", True),
     Rule((r"tool call id", r"length of 9"), "call_ids", "nine"),
@@ -64,15 +59,12 @@ RULES = (
 )
 
 
-def lesson_of(
-    refusal: Any, body: Mapping[str, Any], demanded: Collection[str], learned: Collection[str]
-) -> dict[str, Any]:
+def lesson_of(refusal: Any, body: Mapping[str, Any], learned: Collection[str]) -> dict[str, Any]:
     """Return what a refusal says of the dialect, by the names of `llm.dialects.Dialect`.
 
     Args:
         refusal: the body of the answer, of any shape.
         body: of the request.
-        demanded: as in `messages.ModelRequest`.
         learned: the fields in which the dialect was changed already for this request.
     """
     text = " ".join(_texts(refusal))[:_MAX_TEXT]
@@ -80,21 +72,14 @@ def lesson_of(
     def says(pattern: str) -> bool:
         return re.search(pattern, text, re.IGNORECASE) is not None
 
-    lesson = {
-        rule.field: rule.value
-        for rule in RULES
-        if rule.demanded not in demanded and all(map(says, rule.patterns))
-    }
+    lesson = {rule.field: rule.value for rule in RULES if all(map(says, rule.patterns))}
     form = body.get("response_format")
-    if form and "output" not in demanded and says(_FORM):
+    if form and says(_FORM):
         lesson[form["type"]] = False
     bound = next((name for name in _OTHER if name in body), None)
     # Only the bound's name is learned: a value that is too large is somebody's to set right.
     if bound and says(rf"\b{bound}\b") and says(_UNKNOWN):
-        if "bound" not in learned:
-            lesson["bound"] = _OTHER[bound]
-        elif "max_tokens" not in demanded:
-            lesson["bound"] = "none"
+        lesson["bound"] = "none" if "bound" in learned else _OTHER[bound]
     return lesson
 
 

@@ -117,12 +117,15 @@ class OpenAIProvider(SdkProvider):
     def _lesson(
         self, request: ModelRequest, error: Exception, lessons: dict[str, Any]
     ) -> dict[str, Any]:
-        """Return how the dialect has to change; nothing where the request would be the same."""
+        """Return how the dialect has to change; nothing where the request would be the same.
+
+        It is the same where all that is refused is what the client demands.
+        """
         if getattr(error, "status_code", None) not in STATUSES:
             return {}
         dialect = self.dialect_for(request.model, request.dialect)
         body = self._body(request, dialect)
-        lesson = lesson_of(answer_in(error), body, request.demanded, lessons)
+        lesson = lesson_of(answer_in(error), body, lessons)
         is_set = {*(self.dialect or ()), *request.dialect} - lessons.keys()
         lesson = {name: value for name, value in lesson.items() if name not in is_set}
         other = self._body(request, msgspec.structs.replace(dialect, **lesson))
@@ -167,6 +170,8 @@ class OpenAIProvider(SdkProvider):
             values["top_p"] = options.top_p
         if dialect.bound != "none":
             values[dialect.bound] = _first(options.max_tokens, self.max_tokens)
+        elif "max_tokens" in demanded:
+            values["max_tokens"] = options.max_tokens
         return {name: value for name, value in values.items() if value is not None}
 
 

@@ -168,6 +168,18 @@ async def test_the_bound_keeps_its_value_under_its_other_name_also_where_a_clien
     assert upstream.requests[1]["max_completion_tokens"] == 7
 
 
+async def test_a_clients_bound_is_never_left_out() -> None:
+    async with (
+        Upstream(servers.bedrock_gateway) as upstream,
+        provider_for(upstream.base_url) as provider,
+    ):
+        request = asking(max_tokens=7, demanded=frozenset({"max_tokens"}))
+        with pytest.raises(UpstreamError, match="max_tokens"):
+            await answered(provider, request)
+        assert all(7 in body.values() for body in upstream.requests)
+        assert upstream.asked.value <= MAX_LESSONS + 1
+
+
 @pytest.mark.parametrize(
     ("server", "options", "demanded", "words"),
     [
@@ -274,13 +286,17 @@ async def test_a_server_that_refuses_whatever_is_sent_is_not_asked_for_ever() ->
 async def test_a_refusal_of_something_else_is_not_asked_again() -> None:
     refusals = [
         up.status(400, "Invalid 'messages[0].content'.", param="messages[0].content"),
+        up.status(400, "Unknown field 'x'. Known are: temperature, top_p, tools, response_format."),
         up.status(400, "'max_tokens' is too large: 100. The maximum context length is 8."),
         up.status(429, "The temperature of the rate limit is high."),
     ]
-    async with Upstream(refusals) as upstream, provider_for(upstream.base_url) as provider:
-        for number in range(1, 4):
+    async with (
+        Upstream(refusals) as upstream,
+        provider_for(upstream.base_url, temperature=None) as provider,
+    ):
+        for number in range(1, len(refusals) + 1):
             with pytest.raises(UpstreamError):
-                await answered(provider, asking(temperature=None))
+                await answered(provider, asking())
             assert upstream.asked.value == number
 
 
@@ -327,17 +343,17 @@ def databricks_refusal() -> up.Reply:
 )
 def test_a_refusal_says_what_has_to_be_given_back(refusal: str, lesson: str) -> None:
     expected = {"r": "reasoning_content", "e": "extra_content", "n": "nothing"}[lesson]
-    assert lesson_of({"message": refusal}, {}, (), ())["echo"] == expected
+    assert lesson_of({"message": refusal}, {}, ())["echo"] == expected
 
 
 def test_a_template_that_wants_turns_is_learned() -> None:
     refusal = servers.llama_cpp_template({}).steps[0]
     assert isinstance(refusal, bytes)
-    assert lesson_of({"error": refusal.decode()}, {}, (), ())["alternate"] is True
+    assert lesson_of({"error": refusal.decode()}, {}, ())["alternate"] is True
 
 
 def test_a_refusal_of_any_depth_teaches_nothing() -> None:
     deep: Any = "temperature"
     for _ in range(10_000):
         deep = [deep]
-    assert lesson_of(deep, {}, (), ()) == {}
+    assert lesson_of(deep, {}, ()) == {}

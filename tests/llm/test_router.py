@@ -294,6 +294,18 @@ async def test_one_conversation_that_a_provider_cannot_stand_opens_it_for_nobody
     assert await batches(router, request("a-1")) == [[part] for part in HI]
 
 
+async def test_a_conversation_is_the_same_when_its_beginning_is_cut_off() -> None:
+    crash = UpstreamError("Crash.", retryable=True, is_doubtful=True)
+    provider = Named("a", *[[crash]] * 5, HI)
+    router = Router({"a": provider}, "a", circuit=breaking(Clock()))
+    for number in range(5):
+        asked = ModelRequest(
+            model="a-1", messages=(UserMessage(f"{number}"),), conversation="conv_1"
+        )
+        assert await failure(router, asked) is crash
+    assert await batches(router, request("a-1")) == [[part] for part in HI]
+
+
 async def test_conversations_that_all_fail_open_it() -> None:
     crash = UpstreamError("Crash.", retryable=True, is_doubtful=True)
     provider = Named("a", [crash], [crash])
