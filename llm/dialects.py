@@ -22,7 +22,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         temperature, top_p: whether another value than the model's own is taken.
         parallel_tool_calls: whether parallel calls can be forbidden.
         json_schema, json_object: the forms of an answer that can be demanded.
-        call_ids: any up to 40 characters, or nine letters and digits.
+        call_ids: nine letters and digits, which suit all; or any up to 40 characters, as the
+            model made them.
         alternate: whether users and assistants have to take turns.
         echo: what the model gives to be given back with its calls: `reasoning_content` of the
             message, or `extra_content` of each call.
@@ -36,7 +37,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     parallel_tool_calls: bool = True
     json_schema: bool = True
     json_object: bool = True
-    call_ids: CallIds = "any"
+    call_ids: CallIds = "nine"
     alternate: bool = False
     echo: Echo = "nothing"
     think_tags: bool = False

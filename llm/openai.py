@@ -3,32 +3,18 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llm.dialects import dialect_of
+from llm.history import once
 from llm.openai_failures import OpenAIFailures
+from llm.openai_messages import KIND, chat_messages
 from llm.openai_stream import OpenAIReply
 from llm.sdk import STREAM_HEADERS, SdkProvider
-from llm.tool_calls import hashed_id, sendable_arguments, sendable_name
-from messages import (
-    AssistantMessage,
-    Content,
-    ImageContent,
-    Message,
-    ModelOptions,
-    ModelRequest,
-    OutputSchema,
-    SystemMessage,
-    TextContent,
-    ToolCall,
-    ToolMessage,
-    ToolSpec,
-    UserMessage,
-)
+from llm.tool_calls import ids_in
+from messages import ModelOptions, ModelRequest, OutputSchema, ToolSpec
 
 if TYPE_CHECKING:
     from httpx2 import AsyncClient
     from openai import AsyncOpenAI
-
-_MAX_ID = 40  # OpenAI refuses longer ids of calls, which other servers make
-_MAX_NAME = 64
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -41,6 +27,7 @@ class OpenAIProvider(SdkProvider):
     temperature: float | None
 
     name = "openai"
+    kind = KIND
     failures_type = OpenAIFailures
     reply_type = OpenAIReply
 
@@ -53,15 +40,22 @@ class OpenAIProvider(SdkProvider):
         options = {"headers": STREAM_HEADERS, "security": {"bearer_auth": True}}
         return "/chat/completions", self._body(request), options
 
+    def _reply(self, request: ModelRequest) -> OpenAIReply:
+        reply = OpenAIReply(self._failures, ids_in(request.messages), self.source)
+        echo = dialect_of(self.base_url, request.model).echo
+        reply.keeps_reasoning = echo == "reasoning_content"
+        return reply
+
     def _body(self, request: ModelRequest) -> dict[str, Any]:
+        dialect = dialect_of(self.base_url, request.model)
         body: dict[str, Any] = {
             "model": request.model,
-            "messages": [_message(message) for message in request.messages],
+            "messages": chat_messages(request.messages, dialect, self.source),
             "stream": True,
             "stream_options": {"include_usage": True},
         }
         if request.tools:
-            body["tools"] = [_tool(tool) for tool in request.tools]
+            body["tools"] = [_tool(tool) for tool in once(request.tools)]
             if not request.parallel_tools:
                 body["parallel_tool_calls"] = False
             if request.options.tool_choice != "auto":
@@ -95,51 +89,6 @@ def _form(output: OutputSchema | None) -> dict[str, Any] | None:
 
 def _first(value: Any, default: Any) -> Any:
     return default if value is None else value
-
-
-# The request's parts.
-
-
-def _message(message: Message) -> dict[str, Any]:
-    match message:
-        case SystemMessage(content):
-            return {"role": "system", "content": content}
-        case UserMessage(content, parts, name):
-            said = {"role": "user", "content": [_part(part) for part in parts] or content}
-            return said if name is None else {**said, "name": name}
-        case ToolMessage():
-            return {
-                "role": "tool",
-                "tool_call_id": _call_id(message.tool_call_id),
-                "content": message.content,
-            }
-        case AssistantMessage(content, calls) if calls:
-            return {
-                "role": "assistant",
-                "content": content or None,
-                "tool_calls": [_call(call) for call in calls],
-            }
-        case AssistantMessage(content):
-            return {"role": "assistant", "content": content}
-
-
-def _part(part: Content) -> dict[str, Any]:
-    match part:
-        case TextContent(text):
-            return {"type": "text", "text": text}
-        case ImageContent(url, detail):
-            image = {"url": url} if detail is None else {"url": url, "detail": detail}
-            return {"type": "image_url", "image_url": image}
-
-
-def _call(call: ToolCall) -> dict[str, Any]:
-    name = sendable_name(call.name, _MAX_NAME)
-    function = {"name": name, "arguments": sendable_arguments(call.arguments)}
-    return {"id": _call_id(call.id), "type": "function", "function": function}
-
-
-def _call_id(id: str) -> str:
-    return id if len(id) <= _MAX_ID else hashed_id(id)
 
 
 def _tool(tool: ToolSpec) -> dict[str, Any]:

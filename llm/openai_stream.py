@@ -23,8 +23,14 @@ from events import Usage
 from llm.failures import Failures
 from llm.reply import Reason, Reply
 from llm.text import whole_text
-from llm.tool_calls import GrowingCall
-from messages import ReasoningPart, ReplyPart, TextPart
+from llm.tool_calls import GrowingCall, given_back
+from messages import (
+    MAX_REASONING_BYTES,
+    ReasoningBlockPart,
+    ReasoningPart,
+    ReplyPart,
+    TextPart,
+)
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 
@@ -38,6 +44,7 @@ class _Fragment(msgspec.Struct, gc=False):
     index: int | None = None
     id: str | None = None
     function: _Function | None = None
+    extra_content: Any = None
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -77,6 +84,12 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 
 
 class OpenAIReply(Reply):
+    """See `Reply`.
+
+    Attributes:
+        keeps_reasoning: the server wants its reasoning back also with an answer without calls.
+    """
+
     reasons: ClassVar[Mapping[str, Reason]] = {
         "length": "length",
         "max_tokens": "length",
@@ -84,8 +97,13 @@ class OpenAIReply(Reply):
         "content_filter": "content_filter",
     }
 
-    def __init__(self, failures: Failures, taken: Iterable[str] = ()) -> None:
-        super().__init__(failures, taken)
+    def __init__(
+        self, failures: Failures, taken: Iterable[str] = (), source: str = "openai"
+    ) -> None:
+        super().__init__(failures, taken, source)
+        self.keeps_reasoning = False
+        self._reasoning: list[str] = []
+        self._room = MAX_REASONING_BYTES // 6 - 16  # characters, of at most six bytes in JSON
         self._split_events, self._split = self._split, self._split_first
         self._object = bytearray()  # a body that is one JSON object
         self._by_index: dict[int, GrowingCall] = {}
@@ -149,8 +167,11 @@ class OpenAIReply(Reply):
             self._fail(self._failures.sent(said))
 
     def _take_delta(self, delta: _Delta, is_odd: bool) -> None:
-        if reasoning := delta.reasoning_content or delta.reasoning:
+        if reasoning := delta.reasoning_content:
             self._take_text(ReasoningPart, reasoning, is_odd)
+            self._keep(reasoning)
+        elif delta.reasoning:
+            self._take_text(ReasoningPart, delta.reasoning, is_odd)
         if content := delta.content:
             text = content if isinstance(content, str) else _text_of(content)
             self._take_text(TextPart, text, is_odd)
@@ -167,6 +188,18 @@ class OpenAIReply(Reply):
             text = self._whole_characters(part, text)
         if text:
             self._batch.append(part(text))
+
+    def _keep(self, reasoning: str) -> None:
+        if self._room > 0:
+            self._reasoning.append(reasoning[: self._room])
+            self._room -= len(reasoning)
+
+    def _given_back(self) -> list[ReplyPart]:
+        if not self._calls and not self.keeps_reasoning:
+            return []
+        text = whole_text("".join(self._reasoning))
+        block = given_back(self._source, {"reasoning_content": text}) if text else None
+        return [] if block is None else [ReasoningBlockPart(block)]
 
     def _whole_characters(self, part: type[TextPart] | type[ReasoningPart], text: str) -> str:
         """Return `text` with halves joined; one at its end is kept for the next piece."""
@@ -194,6 +227,7 @@ class OpenAIReply(Reply):
         if call is None or _begins_another(call, fragment.id, function):
             call = self._new_call(fragment)
         call.id = call.id or fragment.id or ""
+        call.extra_content = fragment.extra_content or call.extra_content
         name, arguments = function.name, function.arguments
         if name and not call.pieces and name != call.name:
             call.name += name

@@ -12,14 +12,13 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
-from events import EventSink, Usage
+from events import EventSink, ReasoningBlock, Usage
 from messages import (
     AS_CONFIGURED,
     AssistantMessage,
     EndPart,
     Message,
     ModelOptions,
-    ReasoningBlock,
     ToolCallPart,
     ToolMessage,
     ToolSpec,
