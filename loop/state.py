@@ -100,8 +100,8 @@ class Transcript:
         return self.messages[self.saved :]
 
     def keep(self, message: AssistantMessage, results: Iterable[ToolMessage] = ()) -> None:
-        """Keep a turn: what the model said, with the result of each of its calls."""
-        if message.content or message.tool_calls:
+        """Keep a turn: what the model said, if it did, with the result of each of its calls."""
+        if message.content.strip() or message.tool_calls:
             self.messages.append(message)
         self.messages.extend(results)
 
