@@ -15,6 +15,9 @@ from events import ReasoningBlock, Usage
 MAX_REASONING_BYTES = 262_144
 """The bound on one `ReasoningBlock`; a larger one is not kept, or, where it is text, cut."""
 
+REASONING_CHARS = MAX_REASONING_BYTES // 6 - 16
+"""How much of a text of reasoning is kept: a character is at most six bytes of JSON."""
+
 _SLICE = 65_536  # characters that one call into the regular expression engine looks at
 
 _NOT_TEXT = re.compile("[\x00\ud800-\udfff]")

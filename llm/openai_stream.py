@@ -25,7 +25,7 @@ from llm.reply import Reason, Reply
 from llm.text import whole_text
 from llm.tool_calls import GrowingCall, given_back
 from messages import (
-    MAX_REASONING_BYTES,
+    REASONING_CHARS,
     ReasoningBlockPart,
     ReasoningPart,
     ReplyPart,
@@ -103,7 +103,7 @@ class OpenAIReply(Reply):
         super().__init__(failures, taken, source)
         self.keeps_reasoning = False
         self._reasoning: list[str] = []
-        self._room = MAX_REASONING_BYTES // 6 - 16  # characters, of at most six bytes in JSON
+        self._room = REASONING_CHARS
         self._split_events, self._split = self._split, self._split_first
         self._object = bytearray()  # a body that is one JSON object
         self._by_index: dict[int, GrowingCall] = {}
