@@ -24,7 +24,6 @@ from events import (
     ReasoningBlock,
     ReasoningChunk,
     RequestedCall,
-    Usage,
 )
 from llm import Provider
 from loop.calls import Calls
@@ -82,6 +81,7 @@ class StreamingAgent:
         self.config = config
         self._provider = provider
         self._handoffs = handoffs or {}
+        self._dialect = config.dialect.as_set() if config.dialect else {}
         self._calls = Calls(name, config, tools, workers, self._handoffs)
 
     @property
@@ -193,8 +193,7 @@ class StreamingAgent:
                 transcript.keep(AssistantMessage(transcript.text))
         if draft.end is None:
             raise RuntimeError("a provider's stream ended without its end part")
-        if draft.end.usage is not None:
-            transcript.usage = (transcript.usage or Usage()) + draft.end.usage
+        transcript.count(draft.end.usage)
         theirs = {tool.name for tool in state.prompt.client_tools}
         return Reply(
             message_id,
@@ -215,6 +214,9 @@ class StreamingAgent:
             tools=self._offered(prompt),
             parallel_tools=prompt.parallel_tools,
             options=self._options(state),
+            demanded=_demanded(prompt),
+            dialect={} if prompt.model else self._dialect,
+            conversation=state.conversation_id,
         )
 
     def _offered(self, prompt: Prompt) -> tuple[ToolSpec, ...]:
@@ -248,6 +250,20 @@ class StreamingAgent:
         if state.counts.repeats(calls) >= REPEATS:
             return "repeated_tool_calls"
         return None
+
+
+def _demanded(prompt: Prompt) -> frozenset[str]:
+    """Return what the client itself asks for, and would miss."""
+    options = prompt.options
+    values = {
+        "temperature": options.temperature,
+        "top_p": options.top_p,
+        "max_tokens": options.max_tokens,
+        "output": options.output,
+        "tools": prompt.client_tools or None,
+        "parallel_tools": prompt.client_tools or None,
+    }
+    return frozenset(name for name, value in values.items() if value is not None)
 
 
 class _Draft:

@@ -110,10 +110,18 @@ class RunTimeout(ParleyError):
 
 
 class UpstreamError(ParleyError):
-    """The fault of the model provider, or of the network between."""
+    """The fault of the model provider, or of the network between.
+
+    Args:
+        is_doubtful: the request itself may have caused it; others may be answered well.
+    """
 
     code = "upstream_error"
     status = 502
+
+    def __init__(self, message: str, *, is_doubtful: bool = False, **more: Any) -> None:
+        super().__init__(message, **more)
+        self.is_doubtful = is_doubtful
 
 
 class ToolError(Exception):

@@ -167,6 +167,12 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One question to a model: everything a provider needs to answer it.
 
     `fallbacks` are asked in their order while the one before has streamed nothing and failed.
+
+    Args:
+        demanded: what the client itself asked for, by the names of `ModelOptions`, and `tools`
+            and `parallel_tools`: where the model does not take it, the request fails.
+        dialect: what is set of the model's dialect, by the names of `llm.dialects.Dialect`.
+        conversation: its id; empty where there is none.
     """
 
     model: str
@@ -175,6 +181,9 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[ToolSpec, ...] = ()
     parallel_tools: bool = True
     options: ModelOptions = AS_CONFIGURED
+    demanded: frozenset[str] = frozenset()
+    dialect: dict[str, Any] = {}
+    conversation: str = ""
 
 
 # What a provider's stream becomes.

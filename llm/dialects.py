@@ -1,48 +1,171 @@
 """What a server or a model wants of a chat completion that another one does not: its dialect.
 
-A dialect is plain data. What the address or the model's name tells is a row of `ROWS`; what a
-refusal tells is learned (`llm.lessons`); a setting and an agent's configuration overrule both.
+A dialect is plain data. What the address or the model's name tells beforehand is a row of
+`ROWS`; what a refusal tells is learned (`llm.lessons`); the setting `OPENAI_DIALECT` and an
+agent's configuration overrule both.
 """
 
-from typing import Literal, TypeAlias
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
+from pydantic import ValidationError
 
-Bound: TypeAlias = Literal["max_completion_tokens", "max_tokens", "none"]
-CallIds: TypeAlias = Literal["any", "nine"]
-Echo: TypeAlias = Literal["nothing", "reasoning_content", "extra_content"]
+from models import Bound, CallIds, DialectChanges, Echo
+from settings import BadSettings
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
-    """How a request is written; the defaults are OpenAI's own.
+    """How a request is written and its answer read; the defaults are OpenAI's own.
 
-    Args:
-        bound: the name of the bound on a reply's tokens.
-        stream_options: whether usage may be asked for.
-        temperature, top_p: whether another value than the model's own is taken.
-        parallel_tool_calls: whether parallel calls can be forbidden.
-        json_schema, json_object: the forms of an answer that can be demanded.
-        call_ids: nine letters and digits, which suit all; or any up to 40 characters, as the
-            model made them.
-        alternate: whether users and assistants have to take turns.
-        echo: what the model gives to be given back with its calls: `reasoning_content` of the
-            message, or `extra_content` of each call.
-        think_tags: whether an answer may begin with `<think>…</think>`, which is its reasoning.
+    `models.DialectChanges` says what each field means.
     """
 
     bound: Bound = "max_completion_tokens"
     stream_options: bool = True
     temperature: bool = True
     top_p: bool = True
+    tools: bool = True
     parallel_tool_calls: bool = True
     json_schema: bool = True
     json_object: bool = True
     call_ids: CallIds = "nine"
     alternate: bool = False
-    echo: Echo = "nothing"
-    think_tags: bool = False
+    echo: Echo = "given"
+    think_tags: bool = True
 
 
+class Row(NamedTuple):
+    """What is known of servers or models.
+
+    Args:
+        changes: how they differ from OpenAI.
+        source: where that is written.
+        host: matches the host's name, from its end; any host where empty.
+        model: is found in the model's name, in small letters; any model where empty.
+    """
+
+    changes: Mapping[str, Any]
+    source: str
+    host: str = ""
+    model: str = ""
+
+
+ROWS = (
+    Row(
+        {"bound": "max_tokens"},
+        "The old name is the one that everybody knows; Mistral refuses the new one "
+        "(docs.mistral.ai/api, 422 extra_forbidden).",
+    ),
+    Row(
+        {"bound": "max_completion_tokens"},
+        "platform.openai.com/docs/api-reference/chat/create: max_tokens is deprecated; Azure: "
+        "learn.microsoft.com/azure/ai-foundry/openai/how-to/reasoning",
+        host=r"(?:openai\.com|azure\.com|azure\.us)",
+    ),
+    Row(
+        {"bound": "max_completion_tokens"},
+        "platform.openai.com/docs/guides/reasoning: GPT-5 and o-series refuse max_tokens, at any "
+        "address that leads to them",
+        model=r"\b(?:gpt-[5-9]|o[1-9](?![\w.]))",
+    ),
+    Row(
+        {"temperature": False, "top_p": False},
+        "platform.openai.com/docs/guides/latest-model: GPT-5 before 5.1, and o-series, take the "
+        "default only; gpt-5-chat takes others",
+        model=r"\b(?:gpt-5(?![.\d]|-chat)|o[1-9](?![\w.]))",
+    ),
+    Row(
+        {"parallel_tool_calls": False},
+        "community.openai.com/t/1310788: o-series refuse parallel_tool_calls",
+        model=r"\bo[1-9](?![\w.])",
+    ),
+    Row(
+        {"call_ids": "nine"},
+        "docs.mistral.ai/api: ids of calls are nine letters or digits; the chat templates of "
+        "their open models (mistral-common) check it too",
+        host=r"mistral\.ai",
+    ),
+    Row(
+        {"call_ids": "nine", "alternate": True},
+        "mistral-common, chat templates of the open models: users and assistants alternate",
+        model=r"mi[sx]tral|ministral|magistral|codestral|devstral|pixtral",
+    ),
+    Row(
+        {"alternate": True},
+        "ai.google.dev/gemma/docs/core/prompt-structure: the template raises "
+        "'Conversation roles must alternate'",
+        model=r"gemma",
+    ),
+    Row(
+        {"json_schema": False},
+        "api-docs.deepseek.com/guides/json_mode: response_format is text or json_object",
+        host=r"deepseek\.com",
+    ),
+    Row(
+        {"echo": "reasoning_content"},
+        "api-docs.deepseek.com/guides/thinking_mode#tool-calls",
+        model=r"deepseek",
+    ),
+    Row(
+        {"echo": "reasoning_content"},
+        "platform.moonshot.ai/docs/guide/use-kimi-k2-thinking-model: 400 'reasoning_content is "
+        "missing in assistant tool call message'",
+        host=r"(?:moonshot\.(?:ai|cn)|kimi\.com)",
+    ),
+    Row(
+        {"echo": "reasoning_content"},
+        "as the row before, at other addresses",
+        model=r"kimi|moonshot",
+    ),
+    Row(
+        {"temperature": False, "top_p": False},
+        "platform.kimi.com/docs/api/models-overview: Kimi K2.5 and later take one value only",
+        model=r"kimi-(?:k2[.-]?[5-9]|k[3-9]|for-coding)",
+    ),
+    Row(
+        {"echo": "extra_content"},
+        "ai.google.dev/gemini-api/docs/thought-signatures, section 'OpenAI compatibility'",
+        model=r"gemini",
+    ),
+)
+"""Later rows win."""
+
+
+@lru_cache(maxsize=1024)
 def dialect_of(base_url: str | None, model: str) -> Dialect:
     """Return what is known beforehand of a model at an address (None: OpenAI's own)."""
-    return Dialect(bound="max_completion_tokens" if base_url is None else "max_tokens")
+    host = "api.openai.com" if base_url is None else urlsplit(base_url).hostname or ""
+    name = model.lower()
+    changes: dict[str, Any] = {}
+    for row in ROWS:
+        at_host = not row.host or re.search(rf"(?:^|\.){row.host}$", host)
+        if at_host and (not row.model or re.search(row.model, name)):
+            changes |= row.changes
+    return Dialect(**changes)
+
+
+def read_setting(text: str) -> dict[str, Any]:
+    """Return the changes that `OPENAI_DIALECT` asks for: `name=value` with commas between.
+
+    Raises `BadSettings` for a name or a value that does not exist.
+    """
+    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    try:
+        changes = DialectChanges.model_validate(
+            {name.strip(): value.strip() for name, _, value in pairs}
+        )
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+            for fault in error.errors(include_url=False, include_input=False)
+        )
+        known = ", ".join(Dialect.__struct_fields__)
+        raise BadSettings(
+            f"Bad settings: OPENAI_DIALECT: {faults}. It is name=value with commas between; "
+            f"the names are {known}. See .env.example."
+        ) from None
+    return changes.as_set()

@@ -9,8 +9,8 @@ What servers give to be given back is a member of a message or of a call:
   wanted with the first call of a message; for calls that Gemini did not make the same page has a
   signature that is not checked.
 
-A server gets back what it gave. What a client has sent says nothing of where it came from; then it
-goes to a model whose dialect wants it.
+A server gets back what it gave, unless it has refused that. What a client sends may say nothing of
+where it came from; then it goes to a model whose dialect wants it.
 """
 
 import re
@@ -103,6 +103,8 @@ def _given(
 ) -> dict[str, msgspec.Raw]:
     """Return the members, of these names, that the server wants back."""
     members: dict[str, msgspec.Raw] = {}
+    if dialect.echo == "nothing":
+        return members
     for block in blocks:
         wanted = names if block.provider == source else names & {dialect.echo}
         if wanted and block.provider in (source, KIND):

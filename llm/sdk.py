@@ -61,9 +61,9 @@ class SdkProvider(ABC):
         max_tokens: of a reply, for requests that have no bound.
 
     Attributes:
-        kind: of the server, whose reasoning no other kind can read.
         failures_type: names what goes wrong.
         reply_type: decodes a stream.
+        kind: of the server, whose reasoning no other kind can read.
         source: names the server in what it gives to be given back to it.
     """
 
@@ -98,7 +98,6 @@ class SdkProvider(ABC):
         """Return a request's path, its JSON, and its options as the SDK has them."""
 
     def _reply(self, request: ModelRequest) -> Reply:
-        """Return what decodes the answer."""
         return self.reply_type(self._failures, ids_in(request.messages), self.source)
 
     def answering(self, wanted: str | None) -> str:
@@ -155,13 +154,7 @@ class SdkProvider(ABC):
     async def _ask(self, request: ModelRequest) -> "tuple[Response, Readable]":
         """Return the response to a request, and its body to read."""
         try:
-            client = await self._connected()
-            from httpx2 import Response  # which `_connected` has imported in a thread
-
-            path, body, options = self._call(request)
-            response: Response = await client.post(
-                path, cast_to=Response, content=encode_json(body), options=options, stream=True
-            )
+            response = await self._answer(request)
         except Exception as error:  # noqa: BLE001 - three libraries' errors, none may escape
             raise self._failures.before_stream(error) from None
         if response.headers.get("content-type", "").startswith("text/html"):
@@ -170,6 +163,17 @@ class SdkProvider(ABC):
         from llm.transport import body_of
 
         return response, body_of(response)
+
+    async def _answer(self, request: ModelRequest) -> "Response":
+        """Make a request; raises what the SDK raises."""
+        client = await self._connected()
+        from httpx2 import Response  # which `_connected` has imported in a thread
+
+        path, body, options = self._call(request)
+        response: Response = await client.post(
+            path, cast_to=Response, content=encode_json(body), options=options, stream=True
+        )
+        return response
 
 
 def source_of(kind: str, base_url: str | None) -> str:

@@ -62,6 +62,13 @@ class GrowingCall:
             self.pieces = ["".join(self.pieces)[:KEPT_CHARS]]
             self.is_truncated = True
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is missing, as far as one can see."""
+        return bool(self.name) and (
+            self.is_truncated or not self.pieces or self.has_whole_arguments()
+        )
+
     def has_whole_arguments(self) -> bool:
         return _is_object("".join(self.pieces))
 

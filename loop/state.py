@@ -86,7 +86,7 @@ class Transcript:
         messages: grows by whole turns.
         saved: how many of `messages` are stored.
         text: of the newest turn.
-        usage: tokens of all turns; None while no provider has counted any.
+        usage: tokens of all turns; None where not all of them were counted.
     """
 
     journal: Journal = _not_stored
@@ -94,6 +94,13 @@ class Transcript:
     saved: int = 0
     text: str = ""
     usage: Usage | None = None
+    is_counted: bool = True
+
+    def count(self, usage: Usage | None) -> None:
+        """Add the tokens of a turn; None: its provider did not say."""
+        if usage is None:
+            self.is_counted = False
+        self.usage = (self.usage or Usage()) + usage if usage and self.is_counted else None
 
     @property
     def unsaved(self) -> list[Message]:

@@ -112,6 +112,17 @@ async def test_a_request_wins_over_the_agents_configuration(workers: Workers) ->
     assert (asked.options.temperature, asked.options.max_tokens) == (0.5, 2)
 
 
+async def test_the_provider_is_told_what_the_client_itself_demands(workers: Workers) -> None:
+    bench = Bench(workers, says("Ok"), says("Ok"), temperature=0.5, max_tokens=9)
+    await bench.run()
+    bench.state.prompt.options = ModelOptions(temperature=0.0, output=OutputSchema("any"))
+    bench.state.prompt.client_tools = (NOTE,)
+    await bench.agent.run(bench.state)
+    agents, clients = bench.provider.requests
+    assert agents.demanded == frozenset()
+    assert clients.demanded == {"temperature", "output", "tools", "parallel_tools"}
+
+
 @pytest.mark.parametrize(
     ("instructions", "knowledge", "told"),
     [

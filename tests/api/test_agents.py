@@ -28,6 +28,7 @@ async def test_the_default_agent_is_there_with_every_default_filled_in() -> None
         "memory": False,
         "temperature": None,
         "max_tokens": None,
+        "dialect": None,
         "tools": ["add", "fail"],
         "max_parallel_tools": 5,
         "tool_call_timeout": 30.0,
@@ -137,6 +138,10 @@ async def test_a_run_under_way_keeps_the_agent_that_it_began_with() -> None:
         ({"max_turns": -1}, "max_turns"),
         ({"name": ""}, "name"),
         ({"instructions": "x" * 100_001}, "instructions"),
+        ({"dialect": {"bound": "tokens"}}, "dialect.bound"),
+        ({"dialect": {"stream_options": "perhaps"}}, "dialect.stream_options"),
+        ({"dialect": {"temprature": False}}, "dialect.temprature"),
+        ({"dialect": "openai"}, "dialect"),
         ({"instructons": "a slip of the pen"}, "instructons"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import tests.anthropic_upstream as claude
 from events import ReasoningBlock
 from llm.anthropic import AnthropicProvider
-from llm.dialects import Dialect, Echo
+from llm.dialects import Dialect
 from llm.history import BLANK, GO_ON, NO_ANSWER, NO_RESULT, Spoken, normalized, once
 from llm.openai_messages import NO_REASONING, UNSIGNED, chat_messages
 from llm.text import encode_json
@@ -28,6 +28,7 @@ from messages import (
     ToolSpec,
     UserMessage,
 )
+from models import Echo
 from tests.openai_rules import fault_of
 
 HERE = "openai:here"
@@ -215,7 +216,7 @@ def with_signature(block: ReasoningBlock | None, *others: ToolCall) -> list[Mess
     return [U, AssistantMessage("", calls), *(result(call.id) for call in calls)]
 
 
-def sent(messages: list[Message], echo: Echo = "nothing") -> dict[str, Any]:
+def sent(messages: list[Message], echo: Echo = "given") -> dict[str, Any]:
     """Return the assistant's message of a request."""
     body = {"messages": chat_messages(messages, Dialect(echo=echo), HERE)}
     answer: dict[str, Any] = json.loads(encode_json(body))["messages"][1]
@@ -225,15 +226,16 @@ def sent(messages: list[Message], echo: Echo = "nothing") -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("block", "echo", "expected"),
     [
-        (thought(HERE), "nothing", "Hm."),
+        (thought(HERE), "given", "Hm."),
+        (thought(HERE), "nothing", None),
         (thought(HERE), "reasoning_content", "Hm."),
-        (thought(THERE), "nothing", None),
+        (thought(THERE), "given", None),
         (thought(THERE), "reasoning_content", NO_REASONING),
-        (thought("openai"), "nothing", None),
+        (thought("openai"), "given", None),
         (thought("openai"), "reasoning_content", "Hm."),
         (thought("openai"), "extra_content", None),
-        (ReasoningBlock("anthropic", '{"type":"thinking"}'), "nothing", None),
-        (None, "nothing", None),
+        (ReasoningBlock("anthropic", '{"type":"thinking"}'), "given", None),
+        (None, "given", None),
         (None, "reasoning_content", NO_REASONING),
     ],
 )
@@ -256,15 +258,16 @@ SIGNED = {"google": {"thought_signature": "s"}}
 @pytest.mark.parametrize(
     ("block", "echo", "expected"),
     [
-        (signed(HERE), "nothing", SIGNED),
+        (signed(HERE), "given", SIGNED),
+        (signed(HERE), "nothing", None),
         (signed(HERE), "extra_content", SIGNED),
-        (signed(THERE), "nothing", None),
+        (signed(THERE), "given", None),
         (signed(THERE), "extra_content", UNSIGNED),
-        (signed("openai"), "nothing", None),
+        (signed("openai"), "given", None),
         (signed("openai"), "extra_content", SIGNED),
         (signed("openai"), "reasoning_content", None),
         (None, "extra_content", UNSIGNED),
-        (None, "nothing", None),
+        (None, "given", None),
     ],
 )
 def test_a_signature_goes_back_with_its_call(
@@ -362,7 +365,7 @@ def spoken_texts(messages: list[Message]) -> list[str]:
 @settings(max_examples=300)
 @given(
     st.lists(SOME_MESSAGE, max_size=8),
-    st.sampled_from(["nothing", "reasoning_content", "extra_content"]),
+    st.sampled_from(get_args(Echo)),
 )
 def test_any_conversation_is_valid_for_the_strictest_server(
     messages: list[Message], echo: Echo

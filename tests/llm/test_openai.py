@@ -456,8 +456,7 @@ def test_reasoning_comes_whole_before_the_calls_to_be_given_back() -> None:
 
 def test_reasoning_that_led_to_no_call_is_kept_only_where_the_server_wants_it() -> None:
     for keeps in (False, True):
-        reply = OpenAIReply(OpenAIFailures(KEY), (), "openai:x")
-        reply.keeps_reasoning = keeps
+        reply = OpenAIReply(OpenAIFailures(KEY), (), "openai:x", keeps_reasoning=keeps)
         parts = reply.feed(chunk({"reasoning_content": "Hm."}) + chunk({"content": "a"}, "stop"))
         parts += reply.feed(up.DONE)
         kept = [part.block for part in parts if isinstance(part, ReasoningBlockPart)]
@@ -613,7 +612,6 @@ ORDINARY = up.text("one", " two", " three")
         (up.error_event_after, "upstream_error"),
         (lambda n, reply: up.error_event_after(n, reply, named=True), "upstream_error"),
         (up.bad_json_after, "upstream_malformed"),
-        (lambda n, reply: up.raw(*reply.steps[:n], up.DONE), "upstream_truncated"),
         (lambda n, reply: up.raw(*reply.steps[:n], b'data: {"cho'), "upstream_truncated"),
     ],
 )
@@ -631,6 +629,19 @@ async def test_a_break_before_the_reason_is_an_error_after_all_that_came(
     assert parts == [TextPart(piece) for piece in came]
     assert error is not None
     assert (error.code, error.retryable) == (code, True)
+
+
+@pytest.mark.parametrize("events", range(5))
+async def test_done_without_a_reason_ends_what_has_text_and_nothing_else(events: int) -> None:
+    parts, error = await answer(up.raw(*ORDINARY.steps[:events], up.DONE))
+    came = ["one", " two", " three"][: max(0, events - 1)]
+    assert texts(parts) == came
+    if came:
+        assert error is None
+        assert parts[-1] == EndPart("stop")
+    else:
+        assert error is not None
+        assert error.code == "upstream_truncated"
 
 
 async def test_what_stood_before_a_fault_in_the_same_read_is_given_out_first() -> None:
@@ -1129,7 +1140,7 @@ async def test_the_requests_own_numbers_win_over_the_defaults() -> None:
 
 async def test_openai_itself_is_told_the_new_name_of_the_limit() -> None:
     async with provider_for(None, max_tokens=7) as provider:
-        body = provider._body(asking())
+        _, body, _ = provider._call(asking())
     assert body["max_completion_tokens"] == 7
     assert "max_tokens" not in body
 
