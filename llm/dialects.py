@@ -63,7 +63,7 @@ ROWS = (
     Row(
         {"bound": "max_completion_tokens"},
         "platform.openai.com/docs/api-reference/chat/create: max_tokens is deprecated; Azure: "
-        "learn.microsoft.com/azure/ai-foundry/openai/how-to/reasoning",
+        "learn.microsoft.com/azure/ai-services/openai/how-to/reasoning",
         host=r"(?:openai\.com|azure\.com|azure\.us)",
     ),
     Row(
@@ -74,8 +74,8 @@ ROWS = (
     ),
     Row(
         {"temperature": False, "top_p": False},
-        "platform.openai.com/docs/guides/latest-model: GPT-5 before 5.1, and o-series, take the "
-        "default only; gpt-5-chat takes others",
+        "learn.microsoft.com/azure/ai-services/openai/how-to/reasoning; which of them take others: "
+        "@ai-sdk/openai, openai-language-model-capabilities.ts",
         model=r"\b(?:gpt-5(?![.\d]|-chat)|o[1-9](?![\w.]))",
     ),
     Row(
@@ -96,8 +96,8 @@ ROWS = (
     ),
     Row(
         {"alternate": True},
-        "ai.google.dev/gemma/docs/core/prompt-structure: the template raises "
-        "'Conversation roles must alternate'",
+        "ai.google.dev/gemma/docs/formatting; the models' chat_template.jinja raises 'Conversation "
+        "roles must alternate'",
         model=r"gemma",
     ),
     Row(

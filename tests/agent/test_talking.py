@@ -128,10 +128,10 @@ async def test_the_model_is_asked_in_the_agents_dialect_unless_the_client_names_
 
 async def test_usage_is_unknown_where_it_is_of_any_turn(workers: Workers) -> None:
     call = asks(("add", {"a": 1, "b": 2}))
-    uncounted = [TextPart("3"), EndPart("stop")]
+    uncounted: Script = [TextPart("3"), EndPart("stop")]
     assert (await Bench(workers, call, uncounted).run()).usage is None
     asked = ToolCallPart(ToolCall("c0", "add", '{"a":1,"b":2}'))
-    blind = [[asked, EndPart("tool_calls")]]
+    blind: Script = [[asked, EndPart("tool_calls")]]
     assert (await Bench(workers, blind, says("3")).run()).usage is None
 
 
