@@ -21,6 +21,7 @@ from events import (
     ChatChunk,
     ChatComplete,
     FinishReason,
+    ReasoningBlock,
     ReasoningChunk,
     RequestedCall,
 )
@@ -32,7 +33,6 @@ from messages import (
     EndPart,
     ModelOptions,
     ModelRequest,
-    ReasoningBlock,
     ReasoningBlockPart,
     ReasoningPart,
     ReplyPart,
@@ -116,8 +116,9 @@ class StreamingAgent:
             if reply.for_client:
                 # The agent's own calls of the turn are not made: what they come to would be lost
                 # to the client, who says all in its next request. The model asks for them again.
-                state.transcript.keep(AssistantMessage(reply.text, (), reply.reasoning))
-                return _complete(state, "tool_calls", reply.for_client)
+                # The reasoning belongs to the client's calls, and comes back with these.
+                state.transcript.keep(AssistantMessage(reply.text))
+                return _complete(state, "tool_calls", reply)
             if not reply.calls:
                 state.transcript.keep(reply.message)
                 reason = reply.end.finish_reason
@@ -293,14 +294,18 @@ class _Draft:
 
 
 def _complete(
-    state: RunState, reason: FinishReason, for_client: Iterable[ToolCallPart] = ()
+    state: RunState, reason: FinishReason, for_client: Reply | None = None
 ) -> ChatComplete:
+    """Return the end of a run; `for_client`: the reply that the client has to go on with."""
     return ChatComplete(
         final_response=state.transcript.text,
         finish_reason=reason,
         usage=state.transcript.usage,
         tool_calls=tuple(
-            RequestedCall(id=call.id, name=call.name, arguments=call.arguments)
-            for call in (part.call for part in for_client)
+            RequestedCall(
+                id=call.id, name=call.name, arguments=call.arguments, reasoning=call.reasoning
+            )
+            for call in (part.call for part in (for_client.for_client if for_client else ()))
         ),
+        reasoning=for_client.reasoning if for_client else (),
     )

@@ -10,7 +10,13 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from events import Usage
+from events import ReasoningBlock, Usage
+
+MAX_REASONING_BYTES = 262_144
+"""The bound on one `ReasoningBlock`; a larger one is not kept, or, where it is text, cut."""
+
+REASONING_CHARS = MAX_REASONING_BYTES // 6 - 16
+"""How much of a text of reasoning is kept: a character is at most six bytes of JSON."""
 
 _SLICE = 65_536  # characters that one call into the regular expression engine looks at
 
@@ -35,12 +41,16 @@ def clean_text(text: str) -> str:
     return "".join(_NOT_TEXT.sub("\ufffd", text[start : start + _SLICE]) for start in slices)
 
 
-class ToolCall(msgspec.Struct, frozen=True):
-    """A call that the model asked for. `arguments` is JSON text, not necessarily valid."""
+class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A call that the model asked for. `arguments` is JSON text, not necessarily valid.
+
+    `reasoning`: what the provider wants back with the call.
+    """
 
     id: str
     name: str
     arguments: str
+    reasoning: ReasoningBlock | None = None
 
 
 class SystemMessage(msgspec.Struct, frozen=True, tag="system", tag_field="role"):
@@ -73,13 +83,6 @@ class UserMessage(msgspec.Struct, frozen=True, tag="user", tag_field="role", omi
     content: str
     parts: tuple[Content, ...] = ()
     name: str | None = None
-
-
-class ReasoningBlock(msgspec.Struct, frozen=True):
-    """Reasoning that `provider` wants back unchanged in the next request. `data` is its JSON."""
-
-    provider: str
-    data: str
 
 
 class AssistantMessage(msgspec.Struct, frozen=True, tag="assistant", tag_field="role"):

@@ -74,7 +74,7 @@ RunStatus: TypeAlias = Literal["queued", "running", "completed", "cancelled", "f
 
 Bound: TypeAlias = Literal["max_completion_tokens", "max_tokens", "none"]
 CallIds: TypeAlias = Literal["any", "nine"]
-Echo: TypeAlias = Literal["nothing", "reasoning_content", "extra_content"]
+Echo: TypeAlias = Literal["given", "nothing", "reasoning_content", "extra_content"]
 
 
 class DialectChanges(BaseModel):
@@ -113,8 +113,9 @@ class DialectChanges(BaseModel):
     )
     echo: Echo | None = Field(
         None,
-        description="What it gives to be given back: the message's `reasoning_content`, or the "
-        "`extra_content` of each tool call.",
+        description="What it refuses to go on without: the message's `reasoning_content`, or the "
+        "`extra_content` of tool calls. `given`: it gets back what it gave; `nothing`: not even "
+        "that.",
     )
     think_tags: bool | None = Field(
         None,

@@ -32,9 +32,9 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     parallel_tool_calls: bool = True
     json_schema: bool = True
     json_object: bool = True
-    call_ids: CallIds = "any"
+    call_ids: CallIds = "nine"
     alternate: bool = False
-    echo: Echo = "nothing"
+    echo: Echo = "given"
     think_tags: bool = True
 
 

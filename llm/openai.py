@@ -14,25 +14,14 @@ import msgspec
 
 from llm.dialects import Dialect, dialect_of
 from llm.failures import answer_in
+from llm.history import once
 from llm.lessons import STATUSES, lesson_of
 from llm.openai_failures import OpenAIFailures, is_about_conversation
+from llm.openai_messages import KIND, chat_messages
 from llm.openai_stream import OpenAIReply
 from llm.sdk import STREAM_HEADERS, SdkProvider
-from llm.tool_calls import hashed_id, ids_in, sendable_arguments, sendable_name
-from messages import (
-    AssistantMessage,
-    Content,
-    ImageContent,
-    Message,
-    ModelRequest,
-    OutputSchema,
-    SystemMessage,
-    TextContent,
-    ToolCall,
-    ToolMessage,
-    ToolSpec,
-    UserMessage,
-)
+from llm.tool_calls import ids_in
+from messages import ModelRequest, OutputSchema, SystemMessage, ToolSpec
 
 if TYPE_CHECKING:
     from httpx2 import AsyncClient, Response
@@ -44,9 +33,6 @@ MAX_LESSONS = 4
 """How often one request is made again in another dialect."""
 MAX_LEARNED = 256
 """Of how many models a provider remembers what it has learned."""
-
-_MAX_ID = 40  # OpenAI refuses longer ids of calls, which other servers make
-_MAX_NAME = 64
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -62,6 +48,7 @@ class OpenAIProvider(SdkProvider):
     dialect: dict[str, Any] | None = None
 
     name = "openai"
+    kind = KIND
     failures_type = OpenAIFailures
     reply_type = OpenAIReply
 
@@ -87,7 +74,13 @@ class OpenAIProvider(SdkProvider):
 
     def _reply(self, request: ModelRequest) -> OpenAIReply:
         dialect = self.dialect_for(request.model, request.dialect)
-        return OpenAIReply(self._failures, ids_in(request.messages), has_tags=dialect.think_tags)
+        return OpenAIReply(
+            self._failures,
+            ids_in(request.messages),
+            self.source,
+            has_tags=dialect.think_tags,
+            keeps_reasoning=dialect.echo == "reasoning_content",
+        )
 
     def _call(self, request: ModelRequest) -> tuple[str, dict[str, Any], dict[str, Any]]:
         options = {"headers": STREAM_HEADERS, "security": {"bearer_auth": True}}
@@ -142,15 +135,16 @@ class OpenAIProvider(SdkProvider):
     def _body(self, request: ModelRequest, dialect: Dialect) -> dict[str, Any]:
         demanded = request.demanded
         form, words = _form(request.options.output, dialect, "output" in demanded)
+        messages = (*request.messages, SystemMessage(words))
         body: dict[str, Any] = {
             "model": request.model,
-            "messages": [_message(message) for message in _told(request.messages, words)],
+            "messages": chat_messages(messages, dialect, self.source),
             "stream": True,
         }
         if dialect.stream_options:
             body["stream_options"] = {"include_usage": True}
         if request.tools and (dialect.tools or "tools" in demanded):
-            body["tools"] = [_tool(tool) for tool in request.tools]
+            body["tools"] = [_tool(tool) for tool in once(request.tools)]
             if not request.parallel_tools and (
                 dialect.parallel_tool_calls or "parallel_tools" in demanded
             ):
@@ -203,63 +197,8 @@ def _form(
     return ({"type": "json_object"} if dialect.json_object else None), words
 
 
-def _told(messages: tuple[Message, ...], words: str) -> tuple[Message, ...]:
-    """Return the messages with words added to the instructions."""
-    if not words:
-        return messages
-    if messages and isinstance(messages[0], SystemMessage):
-        told = SystemMessage(f"{messages[0].content}\n\n{words}".strip())
-        return (told, *messages[1:])
-    return (SystemMessage(words), *messages)
-
-
 def _first(value: Any, default: Any) -> Any:
     return default if value is None else value
-
-
-# The request's parts.
-
-
-def _message(message: Message) -> dict[str, Any]:
-    match message:
-        case SystemMessage(content):
-            return {"role": "system", "content": content}
-        case UserMessage(content, parts, name):
-            said = {"role": "user", "content": [_part(part) for part in parts] or content}
-            return said if name is None else {**said, "name": name}
-        case ToolMessage():
-            return {
-                "role": "tool",
-                "tool_call_id": _call_id(message.tool_call_id),
-                "content": message.content,
-            }
-        case AssistantMessage(content, calls) if calls:
-            return {
-                "role": "assistant",
-                "content": content or None,
-                "tool_calls": [_call(call) for call in calls],
-            }
-        case AssistantMessage(content):
-            return {"role": "assistant", "content": content}
-
-
-def _part(part: Content) -> dict[str, Any]:
-    match part:
-        case TextContent(text):
-            return {"type": "text", "text": text}
-        case ImageContent(url, detail):
-            image = {"url": url} if detail is None else {"url": url, "detail": detail}
-            return {"type": "image_url", "image_url": image}
-
-
-def _call(call: ToolCall) -> dict[str, Any]:
-    name = sendable_name(call.name, _MAX_NAME)
-    function = {"name": name, "arguments": sendable_arguments(call.arguments)}
-    return {"id": _call_id(call.id), "type": "function", "function": function}
-
-
-def _call_id(id: str) -> str:
-    return id if len(id) <= _MAX_ID else hashed_id(id)
 
 
 def _tool(tool: ToolSpec) -> dict[str, Any]:

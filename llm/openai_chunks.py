@@ -27,6 +27,7 @@ class Fragment(msgspec.Struct, gc=False):
     index: Any = None
     id: Any = None
     function: Function | None = None
+    extra_content: Any = None
 
 
 class Delta(msgspec.Struct, gc=False):

@@ -35,8 +35,8 @@ from llm.openai_chunks import (
 from llm.reply import Reason, Reply
 from llm.text import whole_text
 from llm.think import Piece, TagReader
-from llm.tool_calls import GrowingCall
-from messages import ReasoningPart, ReplyPart, TextPart
+from llm.tool_calls import GrowingCall, given_back
+from messages import REASONING_CHARS, ReasoningBlockPart, ReasoningPart, ReplyPart, TextPart
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 
@@ -44,7 +44,12 @@ _NO_FUNCTION = Function()
 
 
 class OpenAIReply(Reply):
-    """A reply of an OpenAI-compatible server. `has_tags`: it may begin with reasoning in tags."""
+    """A reply of an OpenAI-compatible server.
+
+    Args:
+        has_tags: it may begin with reasoning in tags.
+        keeps_reasoning: reasoning is wanted back also with an answer without calls.
+    """
 
     reasons: ClassVar[Mapping[str, Reason]] = {
         "length": "length",
@@ -54,9 +59,18 @@ class OpenAIReply(Reply):
     }
 
     def __init__(
-        self, failures: Failures, taken: Iterable[str] = (), *, has_tags: bool = True
+        self,
+        failures: Failures,
+        taken: Iterable[str] = (),
+        source: str = "openai",
+        *,
+        has_tags: bool = True,
+        keeps_reasoning: bool = False,
     ) -> None:
-        super().__init__(failures, taken)
+        super().__init__(failures, taken, source)
+        self._keeps_reasoning = keeps_reasoning
+        self._reasoning: list[str] = []
+        self._room = REASONING_CHARS
         self._split_events, self._split = self._split, self._split_first
         self._object = bytearray()  # a body that is one JSON object
         self._by_index: dict[Any, GrowingCall] = {}
@@ -136,8 +150,12 @@ class OpenAIReply(Reply):
             self._complaint = _said(chunk)
 
     def _take_delta(self, delta: Delta, is_odd: bool) -> None:
-        if reasoning := delta.reasoning_content or delta.reasoning:
-            self._take_text(ReasoningPart, reasoning_in(reasoning), is_odd)
+        if delta.reasoning_content:
+            reasoning = reasoning_in(delta.reasoning_content)
+            self._take_text(ReasoningPart, reasoning, is_odd)
+            self._keep(reasoning)
+        elif delta.reasoning:
+            self._take_text(ReasoningPart, reasoning_in(delta.reasoning), is_odd)
         if content := delta.content:
             if self._tags is None and isinstance(content, str):
                 self._take_text(TextPart, content, is_odd)
@@ -179,6 +197,18 @@ class OpenAIReply(Reply):
             if part is TextPart:
                 self._has_text = True
 
+    def _keep(self, reasoning: str) -> None:
+        if self._room > 0:
+            self._reasoning.append(reasoning[: self._room])
+            self._room -= len(reasoning)
+
+    def _given_back(self) -> list[ReplyPart]:
+        text = whole_text("".join(self._reasoning))
+        if not text or not (self._calls or self._keeps_reasoning):
+            return []
+        block = given_back(self._source, {"reasoning_content": text})
+        return [] if block is None else [ReasoningBlockPart(block)]
+
     def _whole_characters(self, part: type[TextPart] | type[ReasoningPart], text: str) -> str:
         """Return `text` with halves joined; one at its end is kept for the next piece."""
         if self._half is not None:
@@ -207,6 +237,7 @@ class OpenAIReply(Reply):
         if call is None or _begins_another(call, fragment.id, function):
             call = self._new_call(fragment)
         call.id = call.id or fragment.id or ""
+        call.extra_content = fragment.extra_content or call.extra_content
         name, arguments = function.name, function.arguments
         if name and not call.pieces and name != call.name:
             call.name += name

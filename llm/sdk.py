@@ -15,6 +15,7 @@ thread is in the middle of that. mem0 imports it late; so it is imported here, b
 
 import asyncio
 import contextlib
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -62,6 +63,8 @@ class SdkProvider(ABC):
     Attributes:
         failures_type: names what goes wrong.
         reply_type: decodes a stream.
+        kind: of the server, whose reasoning no other kind can read.
+        source: names the server in what it gives to be given back to it.
     """
 
     api_key: str
@@ -71,11 +74,13 @@ class SdkProvider(ABC):
     timeout: float
     max_tokens: int | None
 
+    kind: ClassVar[str]
     failures_type: ClassVar[type[Failures]]
     reply_type: ClassVar[type[Reply]]
 
     def __post_init__(self) -> None:
         self._failures = self.failures_type(self.api_key)
+        self.source = source_of(self.kind, self.base_url)
         self._client: Client | None = None
         self._loading = asyncio.Lock()
 
@@ -93,7 +98,7 @@ class SdkProvider(ABC):
         """Return a request's path, its JSON, and its options as the SDK has them."""
 
     def _reply(self, request: ModelRequest) -> Reply:
-        return self.reply_type(self._failures, ids_in(request.messages))
+        return self.reply_type(self._failures, ids_in(request.messages), self.source)
 
     def answering(self, wanted: str | None) -> str:
         return wanted or self.default_model
@@ -169,6 +174,13 @@ class SdkProvider(ABC):
             path, cast_to=Response, content=encode_json(body), options=options, stream=True
         )
         return response
+
+
+def source_of(kind: str, base_url: str | None) -> str:
+    """Return a name for the server at an address, which does not tell the address."""
+    if base_url is None:
+        return kind
+    return f"{kind}:{hashlib.sha256(base_url.rstrip('/').encode()).hexdigest()[:16]}"
 
 
 async def _rest(body: "Readable") -> bytes:

@@ -12,14 +12,13 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
-from events import EventSink, Usage
+from events import EventSink, ReasoningBlock, Usage
 from messages import (
     AS_CONFIGURED,
     AssistantMessage,
     EndPart,
     Message,
     ModelOptions,
-    ReasoningBlock,
     ToolCallPart,
     ToolMessage,
     ToolSpec,
@@ -108,8 +107,8 @@ class Transcript:
         return self.messages[self.saved :]
 
     def keep(self, message: AssistantMessage, results: Iterable[ToolMessage] = ()) -> None:
-        """Keep a turn: what the model said, with the result of each of its calls."""
-        if message.content or message.tool_calls:
+        """Keep a turn: what the model said, if it did, with the result of each of its calls."""
+        if message.content.strip() or message.tool_calls:
             self.messages.append(message)
         self.messages.extend(results)
 

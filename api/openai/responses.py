@@ -111,9 +111,7 @@ async def _wanted(
     if body.who() not in (None, owner.user):
         raise _no_previous(body.previous_response_id)
     user = None if owner.user == OPEN.user else owner.user
-    request = body.run_request(
-        agent, model, follows=before.conversation_id, calls=end.tool_calls, user=user
-    )
+    request = body.run_request(agent, model, follows=before.conversation_id, before=end, user=user)
     return request, user
 
 

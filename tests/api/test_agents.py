@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from loop.calls import handoff_tool
 from tests.api.support import add, fail, refused, scripted
 from tests.service import running
 from tests.upstream import calls, held, text
@@ -160,6 +161,19 @@ async def test_every_fault_of_a_configuration_is_listed() -> None:
     async with running() as service:
         problem = await refused(service, "POST", "/agents/x", 422, "invalid_value", json=config)
     assert {fault["field"] for fault in problem["errors"]} == set(config)
+
+
+async def test_hand_offs_that_cannot_be_told_apart_are_refused() -> None:
+    twin = handoff_tool("a.b").removeprefix("transfer_to_")
+    async with running() as service:
+        for name in ("a_b", "a.b", twin):
+            await service.json("POST", f"/agents/{name}", expect=201, json={})
+        front = {"handoffs": ["a_b", "a.b"]}
+        await service.json("POST", "/agents/front", expect=201, json=front)
+        front = {"handoffs": ["a_b", "a.b", twin, "a_b"]}
+        problem = await refused(service, "POST", "/agents/front", 422, "invalid_value", json=front)
+    assert [fault["field"] for fault in problem["errors"]] == ["handoffs", "handoffs"]
+    assert "'a.b' cannot be told from" in problem["errors"][0]["message"]
 
 
 @pytest.mark.parametrize("name", ["-x", "a b", "a" * 65, "%C3%A4", "%00", ".."])
