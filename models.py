@@ -108,9 +108,6 @@ class DialectChanges(BaseModel):
         description="The form of the ids of tool calls: any up to 40 characters, or nine letters "
         "and digits.",
     )
-    alternate: bool | None = Field(
-        None, description="Whether users and assistants have to take turns."
-    )
     echo: Echo | None = Field(
         None,
         description="What it refuses to go on without: the message's `reasoning_content`, or the "

@@ -33,7 +33,6 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     json_schema: bool = True
     json_object: bool = True
     call_ids: CallIds = "nine"
-    alternate: bool = False
     echo: Echo = "given"
     think_tags: bool = True
 
@@ -84,23 +83,6 @@ ROWS = (
         model=r"\bo[1-9](?![\w.])",
     ),
     Row(
-        {"call_ids": "nine"},
-        "docs.mistral.ai/api: ids of calls are nine letters or digits; the chat templates of "
-        "their open models (mistral-common) check it too",
-        host=r"mistral\.ai",
-    ),
-    Row(
-        {"call_ids": "nine", "alternate": True},
-        "mistral-common, chat templates of the open models: users and assistants alternate",
-        model=r"mi[sx]tral|ministral|magistral|codestral|devstral|pixtral",
-    ),
-    Row(
-        {"alternate": True},
-        "ai.google.dev/gemma/docs/formatting; the models' chat_template.jinja raises 'Conversation "
-        "roles must alternate'",
-        model=r"gemma",
-    ),
-    Row(
         {"json_schema": False},
         "api-docs.deepseek.com/guides/json_mode: response_format is text or json_object",
         host=r"deepseek\.com",
@@ -117,8 +99,9 @@ ROWS = (
         host=r"(?:moonshot\.(?:ai|cn)|kimi\.com)",
     ),
     Row(
-        {"echo": "reasoning_content"},
-        "as the row before, at other addresses",
+        {"echo": "reasoning_content", "call_ids": "any"},
+        "as the row before, at other addresses; the models were trained on ids of their own form, "
+        "functions.name:number (MoonshotAI/Kimi-K2, docs/tool_call_guidance.md)",
         model=r"kimi|moonshot",
     ),
     Row(

@@ -51,7 +51,6 @@ RULES = (
         "tools",
         False,
     ),
-    Rule((r"must alternate",), "alternate", True),
     Rule((r"tool call id", r"length of 9"), "call_ids", "nine"),
     Rule((r"thought_?signature", _MISSING), "echo", "extra_content"),
     Rule((r"reasoning_content", _MISSING), "echo", "reasoning_content"),

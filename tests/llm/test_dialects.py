@@ -38,13 +38,7 @@ OPENAI = "https://api.openai.com/v1"
         (LOCAL, "o1.5-like", {"bound": "max_tokens"}),
         ("https://api.openai.com.example.org/v1", "m", {"bound": "max_tokens"}),
         ("https://notopenai.com/v1", "m", {"bound": "max_tokens"}),
-        ("https://api.mistral.ai/v1", "m", {"bound": "max_tokens", "call_ids": "nine"}),
-        (
-            LOCAL,
-            "mistralai/Magistral-Small",
-            {"bound": "max_tokens", "call_ids": "nine", "alternate": True},
-        ),
-        (LOCAL, "gemma3:4b", {"bound": "max_tokens", "alternate": True}),
+        ("https://api.mistral.ai/v1", "m", {"bound": "max_tokens"}),
         (
             "https://api.deepseek.com",
             "deepseek-chat",
@@ -60,12 +54,17 @@ OPENAI = "https://api.openai.com/v1"
             "kimi-k2.6",
             {
                 "bound": "max_tokens",
+                "call_ids": "any",
                 "echo": "reasoning_content",
                 "temperature": False,
                 "top_p": False,
             },
         ),
-        (LOCAL, "kimi-k2", {"bound": "max_tokens", "echo": "reasoning_content"}),
+        (
+            LOCAL,
+            "kimi-k2",
+            {"bound": "max_tokens", "call_ids": "any", "echo": "reasoning_content"},
+        ),
         (
             "https://generativelanguage.googleapis.com/v1beta/openai/",
             "gemini-3-pro-preview",
@@ -100,8 +99,8 @@ def test_what_can_be_set_is_what_there_is() -> None:
         ("", {}),
         ("bound=max_tokens", {"bound": "max_tokens"}),
         (
-            " stream_options = off ,think_tags=false, alternate=on,",
-            {"stream_options": False, "think_tags": False, "alternate": True},
+            " stream_options = off ,think_tags=false, top_p=on,",
+            {"stream_options": False, "think_tags": False, "top_p": True},
         ),
     ],
 )

@@ -346,12 +346,6 @@ def test_a_refusal_says_what_has_to_be_given_back(refusal: str, lesson: str) -> 
     assert lesson_of({"message": refusal}, {}, ())["echo"] == expected
 
 
-def test_a_template_that_wants_turns_is_learned() -> None:
-    refusal = servers.llama_cpp_template({}).steps[0]
-    assert isinstance(refusal, bytes)
-    assert lesson_of({"error": refusal.decode()}, {}, ())["alternate"] is True
-
-
 def test_a_refusal_of_any_depth_teaches_nothing() -> None:
     deep: Any = "temperature"
     for _ in range(10_000):
