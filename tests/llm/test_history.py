@@ -190,8 +190,10 @@ def test_a_dialect_may_have_ids_stay_as_the_model_made_them() -> None:
 
 def test_a_dialect_may_have_ids_that_count_the_calls() -> None:
     """MoonshotAI/Kimi-K2, docs/tool_call_guidance.md."""
-    said = [U, asked("call_x", "call_x"), result("call_x", "1"), result("call_x", "2"), ANSWER, V]
-    sent = chat_messages([*said, asked("functions.f:0")], Dialect(call_ids="functions"), HERE)
+    calls = asked("call_x", "call_x")
+    said: list[Message] = [U, calls, result("call_x", "1"), result("call_x", "2"), ANSWER, V]
+    said.append(asked("functions.f:0"))
+    sent = chat_messages(said, Dialect(call_ids="functions"), HERE)
     made = [call["id"] for each in sent for call in each.get("tool_calls", ())]
     assert made == ["functions.f:0", "functions.f:1", "functions.f:2"]
     results = [(each["tool_call_id"], each["content"]) for each in sent if each["role"] == "tool"]
