@@ -19,6 +19,8 @@ from errors import UpstreamError
 from llm.reasons import MAX_REASON, reason_of, without_keys
 
 _MAX_LOOKED_AT = 4096
+_REFUSALS = frozenset({400, 404, 422, 500, 501})
+"""What may be about a parameter; for tools OpenRouter has 404, and llama.cpp 500."""
 
 
 class Failures(ABC):
@@ -122,6 +124,7 @@ class Failures(ABC):
             retryable=retryable,
             retry_after=wait if retryable else None,
             is_doubtful=status == 500,
+            refusal=body if status in _REFUSALS else None,
         )
 
     def _meaning(self, status: int) -> tuple[str, str, bool]:

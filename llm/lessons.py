@@ -10,9 +10,6 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
-STATUSES = frozenset({400, 404, 422, 500, 501})
-"""Refusals that may be about a parameter; for tools OpenRouter has 404, and llama.cpp 500."""
-
 _MAX_TEXT = 4096
 _UNKNOWN = (
     r"not support|unsupported|unknown|unrecogni[sz]ed|unexpected|extra_forbidden|"

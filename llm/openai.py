@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from errors import UpstreamError
 from llm.dialects import Dialect, dialect_of
-from llm.failures import answer_in
 from llm.history import once
-from llm.lessons import STATUSES, lesson_of
+from llm.lessons import lesson_of
 from llm.openai_failures import OpenAIFailures, is_about_conversation
 from llm.openai_messages import KIND, chat_messages
 from llm.openai_stream import OpenAIReply
@@ -87,50 +87,38 @@ class OpenAIProvider(SdkProvider):
         dialect = self.dialect_for(request.model, request.dialect)
         return "/chat/completions", self._body(request, dialect), options
 
-    async def _answer(self, request: ModelRequest) -> "Response":
-        """Return the response; where a parameter is refused, to the request in another dialect."""
-        lessons: dict[str, Any] = {}
-        asked = request
-        for _ in range(MAX_LESSONS):
-            try:
-                response = await super()._answer(asked)
-                break
-            except Exception as error:
-                lesson = self._lesson(asked, error, lessons)
-                if not lesson:
-                    raise
-                lessons |= lesson
-                asked = msgspec.structs.replace(asked, dialect={**request.dialect, **lessons})
-        else:
-            response = await super()._answer(asked)
-        if lessons:
-            self._learn(request.model, lessons)
-        return response
+    def _otherwise(
+        self, request: ModelRequest, asked: ModelRequest, error: UpstreamError, number: int
+    ) -> ModelRequest:
+        """Return the request in the dialect that the refusal asks for.
 
-    def _lesson(
-        self, request: ModelRequest, error: Exception, lessons: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Return how the dialect has to change; nothing where the request would be the same.
-
-        It is the same where all that is refused is what the client demands.
+        There is none where all that is refused is what the client demands.
         """
-        if getattr(error, "status_code", None) not in STATUSES:
-            return {}
-        dialect = self.dialect_for(request.model, request.dialect)
-        body = self._body(request, dialect)
-        lesson = lesson_of(answer_in(error), body, lessons)
-        is_set = {*(self.dialect or ()), *request.dialect} - lessons.keys()
-        lesson = {name: value for name, value in lesson.items() if name not in is_set}
-        other = self._body(request, msgspec.structs.replace(dialect, **lesson))
-        return lesson if other != body else {}
+        if error.refusal is None or number > MAX_LESSONS:
+            raise error
+        learned = _changes(request, asked)
+        dialect = self.dialect_for(asked.model, asked.dialect)
+        body = self._body(asked, dialect)
+        is_set = {*(self.dialect or ()), *request.dialect}
+        lesson = {
+            name: value
+            for name, value in lesson_of(error.refusal, body, learned).items()
+            if name not in is_set
+        }
+        if body == self._body(asked, msgspec.structs.replace(dialect, **lesson)):
+            raise error
+        return msgspec.structs.replace(request, dialect=request.dialect | learned | lesson)
 
-    def _learn(self, model: str, lessons: dict[str, Any]) -> None:
-        learned = self._learned.pop(model, {}) | lessons
-        self._learned[model] = learned
+    def _accepted(self, request: ModelRequest, asked: ModelRequest) -> None:
+        """Remember what was learned; of as many models as fit, the latest."""
+        lessons = _changes(request, asked)
+        if not lessons:
+            return
+        self._learned[request.model] = self._learned.pop(request.model, {}) | lessons
         if len(self._learned) > MAX_LEARNED:
             self._learned.popitem(last=False)
         told = ", ".join(f"{name}={value}" for name, value in lessons.items())
-        logger.warning("The model %r refused a request and took another: %s", model, told)
+        logger.warning("The model %r refused a request and took another: %s", request.model, told)
 
     def _body(self, request: ModelRequest, dialect: Dialect) -> dict[str, Any]:
         demanded = request.demanded
@@ -167,6 +155,11 @@ class OpenAIProvider(SdkProvider):
         elif "max_tokens" in demanded:
             values["max_tokens"] = options.max_tokens
         return {name: value for name, value in values.items() if value is not None}
+
+
+def _changes(request: ModelRequest, asked: ModelRequest) -> dict[str, Any]:
+    """Return what was learned for a request so far."""
+    return {name: value for name, value in asked.dialect.items() if name not in request.dialect}
 
 
 async def _refuse_hopeless_retries(response: "Response") -> None:

@@ -16,6 +16,7 @@ thread is in the middle of that. mem0 imports it late; so it is imported here, b
 import asyncio
 import contextlib
 import hashlib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import httpx  # noqa: F401 - see above
 
+from errors import UpstreamError
 from llm.failures import Failures
 from llm.reply import Reply
 from llm.text import encode_json
@@ -114,23 +116,47 @@ class SdkProvider(ABC):
             await self._client.close()
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[list[ReplyPart], None]:
-        response, body = await self._ask(request)
-        reply = self._reply(request)
-        try:
-            while not reply.is_over:
+        asked = request
+        for number in itertools.count(1):
+            has_begun = False
+            try:
+                response, body = await self._ask(asked)
+                reply = self._reply(asked)
                 try:
-                    data = await (_rest(body) if reply.is_complete else body.read())
-                except Exception as error:  # noqa: BLE001 - three libraries' errors, none may escape
-                    raise self._failures.in_stream(error) from None
-                batch = reply.feed(data) if data else reply.end()
-                if batch:
-                    yield batch
-            if reply.failure is not None:
-                raise reply.failure
-            await _drain(body)
-        finally:
-            with contextlib.suppress(Exception):  # whatever the libraries find wrong, it is over
-                await response.aclose()
+                    while not reply.is_over:
+                        try:
+                            data = await (_rest(body) if reply.is_complete else body.read())
+                        except Exception as error:  # noqa: BLE001 - three libraries' errors, none may escape
+                            raise self._failures.in_stream(error) from None
+                        batch = reply.feed(data) if data else reply.end()
+                        if batch:
+                            has_begun = True
+                            yield batch
+                    if reply.failure is not None:
+                        raise reply.failure
+                    await _drain(body)
+                finally:
+                    with contextlib.suppress(Exception):  # whatever is found wrong, it is over
+                        await response.aclose()
+            except UpstreamError as error:
+                if has_begun:
+                    raise
+                asked = self._otherwise(request, asked, error, number)
+            else:
+                self._accepted(request, asked)
+                return
+
+    def _otherwise(
+        self, request: ModelRequest, asked: ModelRequest, error: UpstreamError, number: int
+    ) -> ModelRequest:
+        """Return what to ask after a request has failed for the `number`th time, or raise why.
+
+        `asked`: the request as it was asked this time.
+        """
+        raise error
+
+    def _accepted(self, request: ModelRequest, asked: ModelRequest) -> None:  # noqa: B027 - optional
+        """Take notice that a request was answered as it was `asked`."""
 
     async def _connected(self) -> Client:
         if self._client is None:
@@ -154,7 +180,13 @@ class SdkProvider(ABC):
     async def _ask(self, request: ModelRequest) -> "tuple[Response, Readable]":
         """Return the response to a request, and its body to read."""
         try:
-            response = await self._answer(request)
+            client = await self._connected()
+            from httpx2 import Response  # which `_connected` has imported in a thread
+
+            path, body, options = self._call(request)
+            response: Response = await client.post(
+                path, cast_to=Response, content=encode_json(body), options=options, stream=True
+            )
         except Exception as error:  # noqa: BLE001 - three libraries' errors, none may escape
             raise self._failures.before_stream(error) from None
         if response.headers.get("content-type", "").startswith("text/html"):
@@ -163,17 +195,6 @@ class SdkProvider(ABC):
         from llm.transport import body_of
 
         return response, body_of(response)
-
-    async def _answer(self, request: ModelRequest) -> "Response":
-        """Make a request; raises what the SDK raises."""
-        client = await self._connected()
-        from httpx2 import Response  # which `_connected` has imported in a thread
-
-        path, body, options = self._call(request)
-        response: Response = await client.post(
-            path, cast_to=Response, content=encode_json(body), options=options, stream=True
-        )
-        return response
 
 
 def source_of(kind: str, base_url: str | None) -> str:

@@ -158,6 +158,14 @@ def openrouter(body: dict[str, Any]) -> up.Reply:
     return _refused(400, {"error": error, "user_id": "user_1"})
 
 
+def refusing_in_its_stream(body: dict[str, Any]) -> up.Reply:
+    """A gateway that has sent its head already: https://openrouter.ai/docs/api-reference/errors"""
+    if "stream_options" not in body:
+        return ANSWER
+    error = {"code": 400, "message": "Unknown parameter: 'stream_options'."}
+    return up.raw(b": PROCESSING\n\n", up.sse({"error": error, "choices": []}), up.DONE)
+
+
 TEMPLATE_REFUSAL = """
 ------------
 While executing CallExpression at line 19, column 27 in source:

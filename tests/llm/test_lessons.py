@@ -83,6 +83,7 @@ EVERYTHING: dict[str, Any] = {
         ),
         (servers.databricks, {"stream_options": False}),
         (servers.bedrock_gateway, {"stream_options": False, "bound": "none"}),
+        (servers.refusing_in_its_stream, {"stream_options": False}),
         (servers.deepseek, {"json_schema": False}),
         (servers.no_structured_output, {"json_schema": False, "json_object": False}),
         (servers.kimi, {"temperature": False, "top_p": False}),
@@ -146,6 +147,27 @@ async def test_nothing_is_learned_from_what_did_not_help() -> None:
     ):
         with pytest.raises(UpstreamError, match=r"property stop should not exist"):
             await answered(provider, asking(stop=("x",)))
+        assert provider.dialect_for("m").stream_options
+
+
+async def test_what_has_begun_is_not_asked_again_whatever_it_ends_in() -> None:
+    refusal = up.sse({"error": {"code": 400, "message": "Unknown parameter: 'stream_options'."}})
+    broken = up.raw(up.chunk({"content": "Hel"}), refusal)
+    async with Upstream([broken, ANSWER]) as upstream, provider_for(upstream.base_url) as provider:
+        stream = provider.stream(asking())
+        assert await anext(stream) == [TextPart("Hel")]
+        with pytest.raises(UpstreamError, match="stream_options"):
+            await anext(stream)
+        assert upstream.asked.value == 1
+
+
+async def test_an_answer_that_breaks_off_teaches_nothing_for_good() -> None:
+    broken = up.raw(up.chunk({"content": "Hel"}))
+    script = [databricks_refusal(), broken]
+    async with Upstream(script) as upstream, provider_for(upstream.base_url) as provider:
+        with pytest.raises(UpstreamError, match="before it was complete"):
+            await answered(provider, asking())
+        assert upstream.asked.value == 2
         assert provider.dialect_for("m").stream_options
 
 
