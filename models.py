@@ -73,7 +73,7 @@ RunStatus: TypeAlias = Literal["queued", "running", "completed", "cancelled", "f
 # Agents.
 
 Bound: TypeAlias = Literal["max_completion_tokens", "max_tokens", "none"]
-CallIds: TypeAlias = Literal["any", "nine"]
+CallIds: TypeAlias = Literal["nine", "any", "functions"]
 Echo: TypeAlias = Literal["given", "nothing", "reasoning_content", "extra_content"]
 
 
@@ -105,8 +105,8 @@ class DialectChanges(BaseModel):
     json_object: bool | None = Field(None, description="Whether an answer can be held to JSON.")
     call_ids: CallIds | None = Field(
         None,
-        description="The form of the ids of tool calls: any up to 40 characters, or nine letters "
-        "and digits.",
+        description="The ids of tool calls: nine letters and digits, `any` as the model made them, "
+        "or `functions.<name>:<number>`.",
     )
     echo: Echo | None = Field(
         None,

@@ -99,10 +99,15 @@ ROWS = (
         host=r"(?:moonshot\.(?:ai|cn)|kimi\.com)",
     ),
     Row(
-        {"echo": "reasoning_content", "call_ids": "any"},
-        "as the row before, at other addresses; the models were trained on ids of their own form, "
-        "functions.name:number (MoonshotAI/Kimi-K2, docs/tool_call_guidance.md)",
+        {"echo": "reasoning_content"},
+        "as the row before, at other addresses",
         model=r"kimi|moonshot",
+    ),
+    Row(
+        {"call_ids": "functions"},
+        "MoonshotAI/Kimi-K2, docs/tool_call_guidance.md; with other ids the models end their turn "
+        "without a word (getkimchi/kimchi#1066)",
+        model=r"kimi-k2",
     ),
     Row(
         {"temperature": False, "top_p": False},

@@ -64,10 +64,11 @@ class History(msgspec.Struct, frozen=True):
     messages: list[Spoken]
 
 
-def normalized(messages: Iterable[Message], ids: re.Pattern[str] = NINE) -> History:
+def normalized(messages: Iterable[Message], ids: re.Pattern[str] | None = NINE) -> History:
     """Return a conversation that every provider takes.
 
-    `ids`: those of calls that stay as they are; others become nine digits.
+    `ids`: those of calls that stay as they are; others become nine digits. None: all become
+    `functions.<name>:<number>`, counted through the conversation.
     """
     rules: list[str] = []
     thread = _Thread(ids)
@@ -94,9 +95,9 @@ def once(tools: Iterable[ToolSpec]) -> list[ToolSpec]:
 class _Thread:
     """The messages so far. The last calls wait for their results until something else is said."""
 
-    def __init__(self, ids: re.Pattern[str]) -> None:
+    def __init__(self, ids: re.Pattern[str] | None) -> None:
         self._messages: list[Spoken] = []
-        self._is_kept = ids.fullmatch
+        self._ids = ids
         self._taken: set[str] = set()
         self._waiting: list[tuple[str, ToolCall]] = []  # under the ids that they had
         self._results: defaultdict[str, deque[ToolMessage]] = defaultdict(deque)
@@ -156,17 +157,24 @@ class _Thread:
         return last
 
     def _sendable(self, call: ToolCall) -> ToolCall:
-        id, taken = call.id, self._taken
-        if id in taken or not self._is_kept(id):
-            id, number = _digits(call.id, 0), 0
-            while id in taken:
-                number += 1
-                id = _digits(call.id, number)
-        taken.add(id)
         name = sendable_name(call.name, MAX_NAME)
+        id = self._own_id(call.id, name)
+        self._taken.add(id)
         sent = ToolCall(id, name, sendable_arguments(call.arguments), call.reasoning)
         self._waiting.append((call.id, sent))
         return sent
+
+    def _own_id(self, id: str, name: str) -> str:
+        """Return an id that no call before has."""
+        taken = self._taken
+        if self._ids is None:
+            return f"functions.{name}:{len(taken)}"
+        if id not in taken and self._ids.fullmatch(id):
+            return id
+        number = 0
+        while (own := _digits(id, number)) in taken:
+            number += 1
+        return own
 
 
 def _digits(id: str, number: int) -> str:

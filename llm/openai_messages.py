@@ -38,7 +38,8 @@ KIND = "openai"
 NO_REASONING = "(not known)"
 UNSIGNED = {"google": {"thought_signature": "skip_thought_signature_validator"}}
 
-_ANY = re.compile(".{1,40}", re.DOTALL)  # OpenAI refuses longer ids
+# The ids that stay as they are; OpenAI refuses longer ones.
+_IDS = {"nine": NINE, "any": re.compile(".{1,40}", re.DOTALL), "functions": None}
 _OF_MESSAGE = frozenset({"reasoning_content"})
 _OF_CALL = frozenset({"extra_content"})
 
@@ -49,7 +50,7 @@ def chat_messages(
     messages: Iterable[Message], dialect: Dialect, source: str
 ) -> list[dict[str, Any]]:
     """Return a conversation as a request has it. `source`: names the server that is asked."""
-    history = normalized(messages, _ANY if dialect.call_ids == "any" else NINE)
+    history = normalized(messages, _IDS[dialect.call_ids])
     said = [_message(message, dialect, source) for message in history.messages]
     if history.instructions:
         return [{"role": "system", "content": history.instructions}, *said]

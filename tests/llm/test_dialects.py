@@ -54,7 +54,7 @@ OPENAI = "https://api.openai.com/v1"
             "kimi-k2.6",
             {
                 "bound": "max_tokens",
-                "call_ids": "any",
+                "call_ids": "functions",
                 "echo": "reasoning_content",
                 "temperature": False,
                 "top_p": False,
@@ -63,7 +63,7 @@ OPENAI = "https://api.openai.com/v1"
         (
             LOCAL,
             "kimi-k2",
-            {"bound": "max_tokens", "call_ids": "any", "echo": "reasoning_content"},
+            {"bound": "max_tokens", "call_ids": "functions", "echo": "reasoning_content"},
         ),
         (
             "https://generativelanguage.googleapis.com/v1beta/openai/",

@@ -188,6 +188,18 @@ def test_a_dialect_may_have_ids_stay_as_the_model_made_them() -> None:
     assert call["tool_calls"][0]["id"] == done["tool_call_id"] == "functions.f:0"
 
 
+def test_a_dialect_may_have_ids_that_count_the_calls() -> None:
+    """MoonshotAI/Kimi-K2, docs/tool_call_guidance.md."""
+    calls = asked("call_x", "call_x")
+    said: list[Message] = [U, calls, result("call_x", "1"), result("call_x", "2"), ANSWER, V]
+    said.append(asked("functions.f:0"))
+    sent = chat_messages(said, Dialect(call_ids="functions"), HERE)
+    made = [call["id"] for each in sent for call in each.get("tool_calls", ())]
+    assert made == ["functions.f:0", "functions.f:1", "functions.f:2"]
+    results = [(each["tool_call_id"], each["content"]) for each in sent if each["role"] == "tool"]
+    assert results[:2] == [("functions.f:0", "1"), ("functions.f:1", "2")]
+
+
 def test_twice_the_same_tool_is_once() -> None:
     first, other = ToolSpec("a", "first", {}), ToolSpec("b", "", {})
     assert once([first, other, ToolSpec("a", "second", {})]) == [first, other]
