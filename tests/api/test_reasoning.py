@@ -18,6 +18,7 @@ SCHEMA = {"type": "object", "properties": {}}
 NOTE: Any = {"type": "function", "function": {"name": "take_note", "parameters": SCHEMA}}
 TOOL: Any = {"type": "function", "name": "take_note", "parameters": SCHEMA}
 SIGNED = {"google": {"thought_signature": "c2ln"}}
+FUNCTION = {"name": "f", "arguments": "{}"}
 KNOWS = ("reasoning_content", "extra_content")
 
 CALL = {"index": 0, "id": "call_1", "function": {"name": "take_note", "arguments": "{}"}}
@@ -60,6 +61,17 @@ async def anthropic(*replies: up.Reply) -> AsyncIterator[tuple[AsyncOpenAI, Upst
         sdk(service) as client,
     ):
         yield client, upstream, service
+
+
+@asynccontextmanager
+async def strict() -> AsyncIterator[AsyncOpenAI]:
+    """Ask a server that refuses every member that it does not know."""
+    async with (
+        Upstream(lambda _: up.text("Ok")) as upstream,
+        running(upstream=upstream.base_url) as service,
+        sdk(service) as client,
+    ):
+        yield client
 
 
 def sdk(service: Service) -> AsyncOpenAI:
@@ -130,11 +142,7 @@ async def test_another_server_does_not_get_it() -> None:
         message = await completed(client, HI)
     async with anthropic(THOUGHT) as (client, _, _service):
         thought = await completed(client, HI)
-    async with (
-        Upstream([up.text("Ok"), up.text("Ok")]) as strict,  # it refuses every member
-        running(upstream=strict.base_url) as service,
-        sdk(service) as client,
-    ):
+    async with strict() as client:
         for each in (message, thought):
             assert (await completed(client, noted(each)))["content"] == "Ok"
     async with anthropic(claude.text("Ok"), claude.text("Ok")) as (client, upstream, _):
@@ -153,7 +161,7 @@ async def test_what_a_client_sends_of_its_own_goes_to_a_model_that_wants_it(
     monkeypatch: pytest.MonkeyPatch, echo: Any
 ) -> None:
     monkeypatch.setattr("llm.openai.dialect_of", lambda *_: Dialect(echo=echo))
-    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    call = {"id": "call_1", "type": "function", "function": FUNCTION}
     message = {
         "role": "assistant",
         "reasoning_content": "Hm.",
@@ -167,50 +175,43 @@ async def test_what_a_client_sends_of_its_own_goes_to_a_model_that_wants_it(
     assert extra == (SIGNED if echo == "extra_content" else None)
 
 
-@pytest.mark.parametrize(
-    ("members", "field"),
-    [
-        ({"thinking_blocks": [{"type": "text", "text": "x"}]}, "thinking_blocks"),
-        ({"thinking_blocks": [{"type": "thinking", "thinking": "x"}]}, "thinking_blocks"),
-        (
-            {"thinking_blocks": [{"type": "redacted_thinking", "data": "x", "more": 1}]},
-            "thinking_blocks",
-        ),
-        (
-            {"thinking_blocks": [{"type": "redacted_thinking", "data": "x" * 300_000}]},
-            "thinking_blocks",
-        ),
-        ({"extra_content": {"google": {"thought_signature": "x" * 300_000}}}, "extra_content"),
-        ({"extra_content": 5}, "messages.1.assistant.tool_calls.0.extra_content"),
-    ],
-)
-async def test_what_no_provider_has_given_is_refused(members: dict[str, Any], field: str) -> None:
-    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    call |= {name: value for name, value in members.items() if name == "extra_content"}
-    message = {"role": "assistant", "tool_calls": [call]} | members
+UNKNOWN: list[tuple[dict[str, Any], str]] = [
+    ({"thinking_blocks": [{"type": "text", "text": "x"}]}, "thinking_blocks"),
+    ({"thinking_blocks": [{"type": "thinking", "thinking": "x"}]}, "thinking_blocks"),
+    (
+        {"thinking_blocks": [{"type": "redacted_thinking", "data": "x", "more": 1}]},
+        "thinking_blocks",
+    ),
+    (
+        {"thinking_blocks": [{"type": "redacted_thinking", "data": "x" * 300_000}]},
+        "thinking_blocks",
+    ),
+    ({"extra_content": {"google": {"thought_signature": "x" * 300_000}}}, "extra_content"),
+    ({"extra_content": 5}, "messages.1.assistant.tool_calls.0.extra_content"),
+]
+
+
+async def test_what_no_provider_has_given_is_refused() -> None:
     async with running() as service:
-        answer = await service.json(
-            "POST",
-            "/v1/chat/completions",
-            expect=400,
-            json={"model": "chat", "messages": noted(message)},
-        )
-    assert answer["error"]["param"] == field
+        for members, field in UNKNOWN:
+            call = {"id": "call_1", "type": "function", "function": FUNCTION}
+            call |= {name: value for name, value in members.items() if name == "extra_content"}
+            message = {"role": "assistant", "tool_calls": [call]} | members
+            answer = await service.json(
+                "POST",
+                "/v1/chat/completions",
+                expect=400,
+                json={"model": "chat", "messages": noted(message)},
+            )
+            assert answer["error"]["param"] == field
 
 
 async def test_a_mark_that_names_no_server_is_ignored() -> None:
-    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    for mark in (5, {"provider": 5}, {"provider": "openai:x"}, {"provider": "system"}):
-        message = {
-            "role": "assistant",
-            "reasoning_content": "Hm.",
-            "tool_calls": [call | {"extra_content": {"parley": mark}}],
-        }
-        async with (
-            Upstream([up.text("Ok")]) as strict,
-            running(upstream=strict.base_url) as service,
-            sdk(service) as client,
-        ):
+    async with strict() as client:
+        for mark in (5, {"provider": 5}, {"provider": "openai:x"}, {"provider": "system"}):
+            extra = {"extra_content": {"parley": mark}}
+            call = {"id": "call_1", "type": "function", "function": FUNCTION} | extra
+            message = {"role": "assistant", "reasoning_content": "Hm.", "tool_calls": [call]}
             assert (await completed(client, noted(message)))["content"] == "Ok"
 
 
@@ -260,17 +261,13 @@ async def test_items_of_a_response_that_come_back_give_it_back(is_streamed: bool
     assert blocks[:2] == THINKING
 
 
-@pytest.mark.parametrize("sealed", [None, "", "gAAAAAB=", "bm9uc2Vuc2U=", "ü", "e30=", "W10="])
-async def test_reasoning_of_another_service_is_left_out(sealed: str | None) -> None:
-    said: Any = [
-        *HI,
-        {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": sealed},
-        {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"},
-        OUTPUT | {"call_id": "call_1"},
-    ]
-    async with (
-        Upstream([up.text("Ok")]) as strict,
-        running(upstream=strict.base_url) as service,
-        sdk(service) as client,
-    ):
-        assert (await client.responses.create(model="chat", input=said)).output_text == "Ok"
+async def test_reasoning_of_another_service_is_left_out() -> None:
+    async with strict() as client:
+        for sealed in (None, "", "gAAAAAB=", "bm9uc2Vuc2U=", "ü", "e30=", "W10="):
+            said: Any = [
+                *HI,
+                {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": sealed},
+                {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"},
+                OUTPUT | {"call_id": "call_1"},
+            ]
+            assert (await client.responses.create(model="chat", input=said)).output_text == "Ok"

@@ -174,6 +174,15 @@ def test_an_id_that_was_used_before_gets_another() -> None:
     assert done == result(two.tool_calls[0].id, "again")
 
 
+@pytest.mark.parametrize("before", [(result(A, "left over"),), (*CALLED, result(A, "twice"))])
+def test_a_result_that_nobody_waited_for_is_not_that_of_a_later_call(
+    before: tuple[Message, ...],
+) -> None:
+    *_, last = normalized([U, *before, asked(A)]).messages
+    assert isinstance(last, ToolMessage)
+    assert last.content == NO_RESULT
+
+
 def test_calls_with_one_id_keep_their_results_in_order() -> None:
     _, call, *results = normalized([U, asked(A, A), result(A, "1"), result(A, "2")]).messages
     assert isinstance(call, AssistantMessage)
