@@ -19,13 +19,17 @@ NOTE: Any = {"type": "function", "function": {"name": "take_note", "parameters":
 TOOL: Any = {"type": "function", "name": "take_note", "parameters": SCHEMA}
 SIGNED = {"google": {"thought_signature": "c2ln"}}
 FUNCTION = {"name": "f", "arguments": "{}"}
-KNOWS = ("reasoning_content", "extra_content")
+KNOWS = ("reasoning_content", "reasoning_details", "extra_content")
 
 CALL = {"index": 0, "id": "call_1", "function": {"name": "take_note", "arguments": "{}"}}
+DETAILS = [
+    {"type": "reasoning.text", "index": 0, "text": "Hm, well.", "signature": "c2ln"},
+    {"type": "reasoning.encrypted", "index": 1, "data": "b3BhcXVl"},
+]
 REASONED = up.completion(
     [
         {"reasoning_content": "Hm, "},
-        {"reasoning_content": "well."},
+        {"reasoning_content": "well.", "reasoning_details": DETAILS},
         {"content": "I note it."},
         {"tool_calls": [CALL | {"extra_content": SIGNED}]},
     ],
@@ -117,9 +121,11 @@ async def test_a_client_that_echoes_its_history_gives_back_what_the_model_gave(
         message = await ask(client, HI)
         assert message["reasoning_content"] == "Hm, well."
         assert message["tool_calls"][0]["extra_content"]["google"] == SIGNED["google"]
+        assert message["reasoning_details"] == DETAILS
         assert (await ask(client, noted(message)))["content"] == "Ok"
         answer = upstream.requests[1]["messages"][2]
     assert answer["reasoning_content"] == "Hm, well."
+    assert answer["reasoning_details"] == DETAILS
     assert answer["tool_calls"][0]["extra_content"] == SIGNED
     assert answer["content"] == "I note it."
 
