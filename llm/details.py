@@ -19,14 +19,27 @@ class Details:
     def __init__(self) -> None:
         self._entries: list[dict[str, Any]] = []
         self._room = MAX_REASONING_BYTES
+        self._texts: list[str] | None = None  # of the last entry, while plain pieces go on with it
+        self._place: tuple[Any, Any] = (None, None)
 
     def take(self, pieces: Any) -> None:
         """Take the pieces of one chunk; what is no list of objects is left out."""
         if not isinstance(pieces, list) or self._room < 0:
             return
         for piece in pieces:
-            if isinstance(piece, dict):
-                self._room -= len(repr(piece))
+            if not isinstance(piece, dict):
+                continue
+            get = piece.get
+            text = get("text")
+            if (
+                self._texts is not None
+                and isinstance(text, str)
+                and not get("signature")
+                and (get("type"), get("index")) == self._place
+            ):
+                self._texts.append(text)
+                self._room -= len(text)
+            else:
                 self._take(piece)
 
     def whole(self) -> list[dict[str, Any]]:
@@ -39,18 +52,18 @@ class Details:
         ]
 
     def _take(self, piece: dict[str, Any]) -> None:
+        self._room -= len(repr(piece))
         told = {name: each for name, each in piece.items() if each is not None}
         found = {name: told.pop(name, None) for name in _TEXTS}
         texts = {name: text for name, text in found.items() if isinstance(text, str)}
         last = self._entries[-1] if self._entries else {}
         goes_on = ("signature" in told or texts) and "signature" not in last
-        if not goes_on or _place(told) != _place(last):
+        place = (piece.get("type"), piece.get("index"))
+        if not goes_on or place != self._place:
             last = {}
             self._entries.append(last)
         last |= told
         for name, text in texts.items():
             last.setdefault(name, []).append(text)
-
-
-def _place(entry: dict[str, Any]) -> tuple[Any, Any]:
-    return entry.get("type"), entry.get("index")
+        self._place = place
+        self._texts = None if "signature" in last else last.get("text")
