@@ -57,6 +57,7 @@ class Circuit:
         self._pace = pace
         self._clock = clock
         self._failed: deque[tuple[float, Marks]] = deque(maxlen=failures)
+        self._row: deque[float] = deque(maxlen=failures)  # of all failures, doubtful or not
         self._period = object()  # outcomes count for the period in which they began
         self._cooldown = 0.0  # 0 while closed
         self._until = 0.0
@@ -85,6 +86,13 @@ class Circuit:
             return False
         return self._trial is not None or self._clock() < self._until
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether it is open, or would be if all the latest failures were beyond doubt."""
+        row, now = self._row, self._clock()
+        is_row = len(row) == row.maxlen and row[-1] - row[0] <= self._window
+        return self.refuses or (is_row and now - row[-1] < self._first)
+
     def rest(self, *, is_last: bool = False) -> float:
         """Return the seconds after which asking again makes sense for who was not let through.
 
@@ -95,8 +103,12 @@ class Circuit:
 
     def _close(self) -> object:
         self._trial, self._cooldown, self._period = None, 0.0, object()
-        self._failed.clear()
+        self._forget()
         return self._period
+
+    def _forget(self) -> None:
+        self._failed.clear()
+        self._row.clear()
 
     def _open(self) -> None:
         self._cooldown = min(self._cooldown * 2 or self._first, self._longest)
@@ -107,6 +119,7 @@ class Circuit:
     def _count(self, marks: Marks) -> None:
         """Count a failure; `marks` are those of a doubtful one."""
         now = self._clock()
+        self._row.append(now)
         if self._has_failed(marks):
             return
         self._failed.append((now, marks))
@@ -139,7 +152,7 @@ class Attempt:
     def completed(self) -> None:
         self.answered()
         if self._circuit._period is self._period:
-            self._circuit._failed.clear()
+            self._circuit._forget()
 
     def failed(self, *, is_doubtful: bool = False) -> None:
         circuit = self._circuit

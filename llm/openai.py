@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("parley.llm")
 
-MAX_LESSONS = 4
+MAX_LESSONS = 8
 """How often one request is made again in another dialect."""
 MAX_LEARNED = 256
 """Of how many models a provider remembers what it has learned."""

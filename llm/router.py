@@ -71,8 +71,8 @@ class Router:
 
     @property
     def is_available(self) -> bool:
-        """Whether the default provider is asked now, or left alone."""
-        return not self._circuits[self._default].refuses
+        """Whether the default provider answers, as far as its latest failures tell."""
+        return not self._circuits[self._default].is_failing
 
     def apart(self) -> "Router":
         """Return one that asks the same providers and has circuits of its own.

@@ -91,6 +91,17 @@ def strict_gateway(body: dict[str, Any]) -> up.Reply:
     return _refused(400, {"statusCode": 400, "message": faults, "error": "Bad Request"})
 
 
+def one_fault_at_a_time(body: dict[str, Any]) -> up.Reply:
+    """A server in Go or Rust that reads strictly and stops at the first unknown name.
+
+    The wording of Go's encoding/json with `DisallowUnknownFields`.
+    """
+    for name in body:
+        if name not in {"model", "messages", "stream", "tools", "max_completion_tokens"}:
+            return _refused(400, {"error": f'json: unknown field "{name}"'})
+    return up.text("Hello.", usage=None)
+
+
 def deepseek(body: dict[str, Any]) -> up.Reply:
     """https://github.com/UKGovernmentBEIS/inspect_ai/issues/4916"""
     if body.get("response_format", {}).get("type") == "json_schema":

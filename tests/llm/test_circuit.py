@@ -235,6 +235,22 @@ def test_one_conversation_opens_it_for_nobody_however_often_it_fails(circuit: Ci
     assert circuit.enter() is not None
 
 
+def test_a_row_of_one_conversations_failures_is_seen_although_it_opens_nothing(
+    circuit: Circuit, clock: Clock
+) -> None:
+    doubtful(circuit, "conv_1", times=4)
+    assert not circuit.is_failing
+    doubtful(circuit, "conv_1", times=1)
+    assert circuit.is_failing
+    assert not circuit.refuses
+    clock.now += 5.0
+    assert not circuit.is_failing
+    doubtful(circuit, "conv_1", times=1)
+    assert circuit.is_failing
+    entered(circuit).completed()
+    assert not circuit.is_failing
+
+
 def test_five_conversations_open_it(circuit: Circuit) -> None:
     for number in range(5):
         assert circuit.enter() is not None

@@ -84,6 +84,18 @@ EVERYTHING: dict[str, Any] = {
         (servers.databricks, {"stream_options": False}),
         (servers.bedrock_gateway, {"stream_options": False, "bound": "none"}),
         (servers.refusing_in_its_stream, {"stream_options": False}),
+        (
+            servers.one_fault_at_a_time,
+            {
+                "bound": "max_completion_tokens",
+                "stream_options": False,
+                "temperature": False,
+                "top_p": False,
+                "parallel_tool_calls": False,
+                "json_schema": False,
+                "json_object": False,
+            },
+        ),
         (servers.deepseek, {"json_schema": False}),
         (servers.no_structured_output, {"json_schema": False, "json_object": False}),
         (servers.kimi, {"temperature": False, "top_p": False}),
@@ -290,18 +302,20 @@ async def test_an_agents_dialect_wins_over_the_setting() -> None:
     assert second["max_completion_tokens"] == 100
 
 
-async def test_a_server_that_refuses_whatever_is_sent_is_not_asked_for_ever() -> None:
-    number = 0
+async def test_a_server_that_refuses_whatever_is_sent_is_not_asked_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(body: dict[str, Any]) -> up.Reply:
+        return up.status(400, f"unknown field: {[*body][-1]}")
 
-    def fickle(body: dict[str, Any]) -> up.Reply:
-        nonlocal number
-        number += 1
-        return up.status(400, f"{number}: unknown fields: {', '.join(body)}")
-
-    async with Upstream(fickle) as upstream, provider_for(upstream.base_url) as provider:
-        with pytest.raises(UpstreamError, match="unknown fields"):
-            await answered(provider, asking(**EVERYTHING))
-        assert upstream.asked.value <= MAX_LESSONS + 1
+    async with Upstream(never) as upstream, provider_for(upstream.base_url) as provider:
+        for most in (MAX_LESSONS, 1):
+            before = upstream.asked.value
+            monkeypatch.setattr(openai, "MAX_LESSONS", most)
+            with pytest.raises(UpstreamError, match="unknown field"):
+                await answered(provider, asking(**EVERYTHING))
+            assert upstream.asked.value - before <= most + 1
+        assert upstream.asked.value - before == 2
         assert provider.dialect_for("m") == provider.dialect_for("other")
 
 
