@@ -13,7 +13,7 @@ import msgspec
 from events import ReasoningBlock, Usage
 
 MAX_REASONING_BYTES = 262_144
-"""The bound on one `ReasoningBlock`; a larger one is not kept, or, where it is text, cut."""
+"""The bound on what a message or a call has to give back; more is not kept, or, as text, cut."""
 
 REASONING_CHARS = MAX_REASONING_BYTES // 6 - 16
 """How much of a text of reasoning is kept: a character is at most six bytes of JSON."""

@@ -74,7 +74,9 @@ RunStatus: TypeAlias = Literal["queued", "running", "completed", "cancelled", "f
 
 Bound: TypeAlias = Literal["max_completion_tokens", "max_tokens", "none"]
 CallIds: TypeAlias = Literal["nine", "any", "functions"]
-Echo: TypeAlias = Literal["given", "nothing", "reasoning_content", "extra_content"]
+Echo: TypeAlias = Literal[
+    "given", "nothing", "reasoning_content", "extra_content", "reasoning_details"
+]
 
 
 class DialectChanges(BaseModel):
@@ -110,9 +112,9 @@ class DialectChanges(BaseModel):
     )
     echo: Echo | None = Field(
         None,
-        description="What it refuses to go on without: the message's `reasoning_content`, or the "
-        "`extra_content` of tool calls. `given`: it gets back what it gave; `nothing`: not even "
-        "that.",
+        description="What it refuses to go on without: the message's `reasoning_content` or "
+        "`reasoning_details`, or the `extra_content` of tool calls. `given`: it gets back what it "
+        "gave; `nothing`: not even that.",
     )
     think_tags: bool | None = Field(
         None,

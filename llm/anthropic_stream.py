@@ -26,7 +26,7 @@ from llm.failures import Failures
 from llm.reply import Reason, Reply
 from llm.text import join_surrogates
 from llm.tool_calls import GrowingCall, given_back
-from messages import ReasoningBlockPart, ReasoningPart, TextPart, clean_text
+from messages import MAX_REASONING_BYTES, ReasoningBlockPart, ReasoningPart, TextPart, clean_text
 
 PROVIDER = "anthropic"
 """The name of the provider, and of the reasoning that only it can read."""
@@ -106,6 +106,7 @@ class AnthropicReply(Reply):
         super().__init__(failures, taken, source)
         self._open: dict[int, GrowingCall | _Thinking] = {}
         self._counts: dict[str, int] = {}
+        self._room = MAX_REASONING_BYTES  # of all blocks of the message together
 
     def _take_event(self, event: bytes) -> None:
         try:
@@ -189,7 +190,9 @@ class AnthropicReply(Reply):
             self._batch.append(part(text))
 
     def _keep(self, block: dict[str, str]) -> None:
-        if (kept := given_back(self._source, block)) is not None:
+        kept = given_back(self._source, block)
+        self._room -= len(kept.data) if kept else MAX_REASONING_BYTES
+        if kept is not None and self._room >= 0:
             self._batch.append(ReasoningBlockPart(kept))
 
     def _count(self, usage: Any) -> None:

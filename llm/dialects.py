@@ -122,6 +122,19 @@ ROWS = (
         "ai.google.dev/gemini-api/docs/thought-signatures, section 'OpenAI compatibility'",
         model=r"gemini",
     ),
+    Row(
+        {"echo": "reasoning_details", "call_ids": "any"},
+        "openrouter.ai/docs, 'Reasoning tokens': preserving reasoning; encrypted details name the "
+        "call that they belong to",
+        host=r"openrouter\.ai",
+    ),
+    Row(
+        {"echo": "reasoning_content"},
+        "OpenRouter passes on that DeepSeek and Kimi refuse to go on without it "
+        "(UKGovernmentBEIS/inspect_ai#4079)",
+        host=r"openrouter\.ai",
+        model=r"deepseek|kimi|moonshot",
+    ),
 )
 """Later rows win."""
 

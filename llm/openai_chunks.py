@@ -34,6 +34,7 @@ class Delta(msgspec.Struct, gc=False):
     content: str | list[Any] | None = None
     reasoning_content: Any = None
     reasoning: Any = None
+    reasoning_details: Any = None
     refusal: Any = None
     tool_calls: list[Fragment | None] | None = None
 

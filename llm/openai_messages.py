@@ -9,6 +9,8 @@ What servers give to be given back is a member of a message or of a call:
   wanted with the first call of a message; for calls that Gemini did not make the same page has a
   signature that is not checked.
 
+* `reasoning_details` (OpenRouter, "Reasoning tokens"): all of that, for the models behind it.
+
 A server gets back what it gave, unless it has refused that. What a client sends may say nothing of
 where it came from; then it goes to a model whose dialect wants it.
 """
@@ -40,7 +42,7 @@ UNSIGNED = {"google": {"thought_signature": "skip_thought_signature_validator"}}
 
 # The ids that stay as they are; OpenAI refuses longer ones.
 _IDS = {"nine": NINE, "any": re.compile(".{1,40}", re.DOTALL), "functions": None}
-_OF_MESSAGE = frozenset({"reasoning_content"})
+_OF_MESSAGE = frozenset({"reasoning_content", "reasoning_details"})
 _OF_CALL = frozenset({"extra_content"})
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

@@ -20,6 +20,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+from llm.details import Details
 from llm.failures import Failures
 from llm.openai_chunks import (
     Chunk,
@@ -71,6 +72,7 @@ class OpenAIReply(Reply):
         self._keeps_reasoning = keeps_reasoning
         self._reasoning: list[str] = []
         self._room = REASONING_CHARS
+        self._details = Details()
         self._split_events, self._split = self._split, self._split_first
         self._object = bytearray()  # a body that is one JSON object
         self._by_index: dict[Any, GrowingCall] = {}
@@ -150,12 +152,10 @@ class OpenAIReply(Reply):
             self._complaint = _said(chunk)
 
     def _take_delta(self, delta: Delta, is_odd: bool) -> None:
-        if delta.reasoning_content:
-            reasoning = reasoning_in(delta.reasoning_content)
-            self._take_text(ReasoningPart, reasoning, is_odd)
-            self._keep(reasoning)
-        elif delta.reasoning:
-            self._take_text(ReasoningPart, reasoning_in(delta.reasoning), is_odd)
+        if delta.reasoning_content or delta.reasoning:
+            self._take_reasoning(delta, is_odd)
+        if delta.reasoning_details:
+            self._details.take(delta.reasoning_details)
         if content := delta.content:
             if self._tags is None and isinstance(content, str):
                 self._take_text(TextPart, content, is_odd)
@@ -167,6 +167,14 @@ class OpenAIReply(Reply):
             for fragment in delta.tool_calls:
                 if fragment is not None:
                     self._take_fragment(fragment)
+
+    def _take_reasoning(self, delta: Delta, is_odd: bool) -> None:
+        reasoning = reasoning_in(delta.reasoning_content or delta.reasoning)
+        self._take_text(ReasoningPart, reasoning, is_odd)
+        # Under its other name it comes from a gateway, or from a server that wants none of it.
+        if (delta.reasoning_content or self._keeps_reasoning) and self._room > 0:
+            self._reasoning.append(reasoning[: self._room])
+            self._room -= len(reasoning)
 
     def _take_content(self, content: str | list[Any], is_odd: bool) -> None:
         """Take content that is a list of parts, or may stand in tags."""
@@ -197,17 +205,15 @@ class OpenAIReply(Reply):
             if part is TextPart:
                 self._has_text = True
 
-    def _keep(self, reasoning: str) -> None:
-        if self._room > 0:
-            self._reasoning.append(reasoning[: self._room])
-            self._room -= len(reasoning)
-
     def _given_back(self) -> list[ReplyPart]:
-        text = whole_text("".join(self._reasoning))
-        if not text or not (self._calls or self._keeps_reasoning):
+        if not self._calls and not self._keeps_reasoning:
             return []
-        block = given_back(self._source, {"reasoning_content": text})
-        return [] if block is None else [ReasoningBlockPart(block)]
+        members: dict[str, Any] = {
+            "reasoning_content": whole_text("".join(self._reasoning)),
+            "reasoning_details": self._details.whole(),
+        }
+        blocks = [given_back(self._source, {name: it}) for name, it in members.items() if it]
+        return [ReasoningBlockPart(block) for block in blocks if block is not None]
 
     def _whole_characters(self, part: type[TextPart] | type[ReasoningPart], text: str) -> str:
         """Return `text` with halves joined; one at its end is kept for the next piece."""

@@ -1,9 +1,10 @@
 """What the model's provider wants back, as clients of OpenAI's protocols get it and send it again.
 
 In a chat completion it has the names under which clients know it already: `reasoning_content` of a
-message (DeepSeek), `thinking_blocks` of a message (LiteLLM, for Anthropic), `extra_content` of a
-call (Gemini's compatible endpoint). The first call's says in `parley` which server it came from. A
-client that leaves that out leaves it to the model's dialect whether it goes back.
+message (DeepSeek), its `reasoning_details` (OpenRouter) and `thinking_blocks` (LiteLLM, for
+Anthropic), `extra_content` of a call (Gemini's compatible endpoint). The first call's says in
+`parley` which server it came from. A client that leaves that out leaves it to the model's dialect
+whether it goes back.
 
 In a response it is the `encrypted_content` of an item of reasoning, which no client looks into.
 
@@ -51,12 +52,17 @@ _block = msgspec.json.Decoder(_Thinking | _Redacted).decode
 
 def given(done: ChatComplete) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return what a message has beside its `reasoning_content`, and what each of its calls has."""
-    thinking = [_object(block.data) for block in done.reasoning if block.kind == ANTHROPIC]
+    told = [(block.kind, _object(block.data)) for block in done.reasoning]
+    thinking = [data for kind, data in told if kind == ANTHROPIC]
+    message = {"thinking_blocks": thinking} if thinking else {}
+    for kind, data in told:
+        if kind == OPENAI and "reasoning_details" in data:
+            message["reasoning_details"] = data["reasoning_details"]
     calls = [_members(call) for call in done.tool_calls]
     blocks = [*done.reasoning, *(call.reasoning for call in done.tool_calls if call.reasoning)]
     if blocks and calls:
         calls[0].setdefault("extra_content", {})[_MARK] = {"provider": blocks[0].provider}
-    return ({"thinking_blocks": thinking} if thinking else {}), calls
+    return message, calls
 
 
 def _members(call: RequestedCall) -> dict[str, Any]:

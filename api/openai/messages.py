@@ -143,13 +143,14 @@ class FromUser(BaseModel):
 
 
 class FromAssistant(BaseModel):
-    """A message of the model. `reasoning_content` and `thinking_blocks`: as they came with it."""
+    """A message of the model. What is called reasoning or thinking: as it came with it."""
 
     role: Literal["assistant"]
     content: Texts | None = None
     refusal: Text | None = None
     tool_calls: Annotated[list[Call], Field(fail_fast=True)] | None = None
     reasoning_content: Text | None = None
+    reasoning_details: list[Schema] | None = None
     thinking_blocks: Annotated[list[Schema], Field(max_length=128)] | None = None
 
     def message(self) -> AssistantMessage:
@@ -165,10 +166,15 @@ class FromAssistant(BaseModel):
         return AssistantMessage(text, calls, self._reasoning(source) if calls else ())
 
     def _reasoning(self, source: str) -> tuple[ReasoningBlock, ...]:
-        field, text = "reasoning_content", (self.reasoning_content or "")[:REASONING_CHARS]
-        said = (_given(OPENAI, {field: text}, source, field),) if text else ()
+        said: dict[str, Any] = {
+            "reasoning_content": (self.reasoning_content or "")[:REASONING_CHARS],
+            "reasoning_details": self.reasoning_details,
+        }
         thought = self.thinking_blocks or ()
-        return (*said, *(_given(ANTHROPIC, each, source, "thinking_blocks") for each in thought))
+        return (
+            *(_given(OPENAI, {name: it}, source, name) for name, it in said.items() if it),
+            *(_given(ANTHROPIC, each, source, "thinking_blocks") for each in thought),
+        )
 
 
 class FromTool(BaseModel):

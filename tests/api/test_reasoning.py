@@ -10,6 +10,7 @@ from openai import AsyncOpenAI
 import tests.anthropic_upstream as claude
 import tests.upstream as up
 from llm.dialects import Dialect
+from llm.openai_messages import NO_REASONING
 from tests.service import DEADLINE, Service, running
 from tests.upstream import Upstream
 
@@ -19,13 +20,17 @@ NOTE: Any = {"type": "function", "function": {"name": "take_note", "parameters":
 TOOL: Any = {"type": "function", "name": "take_note", "parameters": SCHEMA}
 SIGNED = {"google": {"thought_signature": "c2ln"}}
 FUNCTION = {"name": "f", "arguments": "{}"}
-KNOWS = ("reasoning_content", "extra_content")
+KNOWS = ("reasoning_content", "reasoning_details", "extra_content")
 
 CALL = {"index": 0, "id": "call_1", "function": {"name": "take_note", "arguments": "{}"}}
+DETAILS = [
+    {"type": "reasoning.text", "index": 0, "text": "Hm, well.", "signature": "c2ln"},
+    {"type": "reasoning.encrypted", "index": 1, "data": "b3BhcXVl"},
+]
 REASONED = up.completion(
     [
         {"reasoning_content": "Hm, "},
-        {"reasoning_content": "well."},
+        {"reasoning_content": "well.", "reasoning_details": DETAILS},
         {"content": "I note it."},
         {"tool_calls": [CALL | {"extra_content": SIGNED}]},
     ],
@@ -117,9 +122,11 @@ async def test_a_client_that_echoes_its_history_gives_back_what_the_model_gave(
         message = await ask(client, HI)
         assert message["reasoning_content"] == "Hm, well."
         assert message["tool_calls"][0]["extra_content"]["google"] == SIGNED["google"]
+        assert message["reasoning_details"] == DETAILS
         assert (await ask(client, noted(message)))["content"] == "Ok"
         answer = upstream.requests[1]["messages"][2]
     assert answer["reasoning_content"] == "Hm, well."
+    assert answer["reasoning_details"] == DETAILS
     assert answer["tool_calls"][0]["extra_content"] == SIGNED
     assert answer["content"] == "I note it."
 
@@ -271,3 +278,73 @@ async def test_reasoning_of_another_service_is_left_out() -> None:
                 OUTPUT | {"call_id": "call_1"},
             ]
             assert (await client.responses.create(model="chat", input=said)).output_text == "Ok"
+
+
+# Servers that refuse to go on without what they gave.
+
+
+def demanding(body: dict[str, Any]) -> up.Reply:
+    """Answer as DeepSeek (its models), Gemini (its models) or anybody (other models)."""
+    answers = [m for m in body["messages"] if m["role"] == "assistant"]
+    signed = [
+        m["tool_calls"][0].get("extra_content", {}).get("google", {}).get("thought_signature")
+        for m in answers
+        if "tool_calls" in m
+    ]
+    if "gemini" in body["model"] and not all(signed):
+        return up.status(400, "Function call is missing a thought_signature in functionCall parts.")
+    thinks = "gemini" not in body["model"] and "plain" not in body["model"]
+    if thinks and not all(m.get("reasoning_content") for m in answers):
+        words = "The `reasoning_content` in the thinking mode must be passed back to the API."
+        return up.status(400, words)
+    thought = [{"reasoning_content": "Hm."}] if thinks else []
+    if body["messages"][-1]["role"] == "tool":
+        return up.completion([*thought, {"content": "3"}])
+    add_up = {"name": "add", "arguments": '{"a":1,"b":2}'}
+    call: dict[str, Any] = {"index": 0, "id": "call_1", "function": add_up}
+    if "gemini" in body["model"]:
+        call["extra_content"] = SIGNED
+    return up.completion([*thought, {"tool_calls": [call]}], finish_reason="tool_calls")
+
+
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+@asynccontextmanager
+async def demanded(model: str) -> AsyncIterator[tuple[Service, Upstream]]:
+    async with (
+        Upstream(demanding, knows=KNOWS) as upstream,
+        running(upstream=upstream.base_url, openai_model=model, tools=[add]) as service,
+    ):
+        yield service, upstream
+
+
+async def asked(service: Service, agent: str = "chat") -> str:
+    found = await service.stream(message="1 + 2?", conversation_id="c", agent=agent)
+    assert found[-1]["event_type"] == "chat_complete", found[-1]
+    return str(found[-1]["final_response"])
+
+
+@pytest.mark.parametrize("model", ["deepseek-v4-pro", "kimi-k2.6", "gemini-3-pro", "an-alias"])
+async def test_a_conversation_goes_on_with_a_model_that_wants_its_own_back(model: str) -> None:
+    async with demanded(model) as (service, upstream):
+        assert [await asked(service) for _ in range(3)] == ["3", "3", "3"]
+        answers = [m for m in upstream.requests[-1]["messages"] if m["role"] == "assistant"]
+    assert len(answers) == 5
+    if model.startswith("gemini"):
+        assert all(m["tool_calls"][0]["extra_content"] == SIGNED for m in answers[::2])
+    elif model == "an-alias":  # it is learned after the first answer, which has none
+        assert {m["reasoning_content"] for m in answers[:2]} == {"Hm.", NO_REASONING}
+    else:
+        assert {m["reasoning_content"] for m in answers} == {"Hm."}
+
+
+@pytest.mark.parametrize("model", ["deepseek-v4-pro", "gemini-3-pro"])
+async def test_a_conversation_that_others_began_goes_on_with_such_a_model(model: str) -> None:
+    async with demanded("plain") as (service, _):
+        await service.json("POST", "/agents/other", expect=201, json={"model": model})
+        assert await asked(service) == "3"
+        assert await asked(service, "other") == "3"
+        assert await asked(service) == "3"

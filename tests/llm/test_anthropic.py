@@ -250,6 +250,12 @@ def test_thinking_without_a_signature_is_told_but_not_kept() -> None:
     assert parts == [ReasoningPart("Hm."), TextPart("Yes."), EndPart("stop", USAGE)]
 
 
+@pytest.mark.parametrize(("sizes", "kept"), [((100, 100), 2), ((150, 150), 1), ((300, 10), 0)])
+def test_what_is_kept_of_thinking_is_bounded(sizes: tuple[int, ...], kept: int) -> None:
+    parts = read(claude.message(*(redacted("x" * 1000 * size) for size in sizes), said("Ok")))
+    assert [type(part) for part in parts[:-2]] == [ReasoningBlockPart] * kept
+
+
 def test_text_and_thinking_that_come_with_their_blocks_start_are_not_lost() -> None:
     start = {"type": "thinking", "thinking": "Hm", "signature": "c2ln"}
     wanted = claude.Block(start, ({"type": "thinking_delta", "thinking": "."},))

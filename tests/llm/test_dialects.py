@@ -76,6 +76,16 @@ OPENAI = "https://api.openai.com/v1"
             "gemini-3-pro-preview",
             {"bound": "max_tokens", "echo": "extra_content"},
         ),
+        (
+            "https://openrouter.ai/api/v1",
+            "google/gemini-3-pro",
+            {"bound": "max_tokens", "call_ids": "any", "echo": "reasoning_details"},
+        ),
+        (
+            "https://openrouter.ai/api/v1",
+            "deepseek/deepseek-v4-pro",
+            {"bound": "max_tokens", "call_ids": "any", "echo": "reasoning_content"},
+        ),
     ],
 )
 def test_the_address_and_the_name_of_the_model_tell_a_dialect(

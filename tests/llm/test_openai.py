@@ -464,9 +464,21 @@ def test_reasoning_that_led_to_no_call_is_kept_only_where_the_server_wants_it() 
         assert kept == [block] * keeps
 
 
-def test_reasoning_of_another_name_is_told_and_not_kept() -> None:
+def test_reasoning_of_another_name_is_kept_only_where_the_server_wants_it() -> None:
     parts = read({"reasoning": "Hm."}, fragment(index=0, id="a", name="f", arguments="{}"))
     assert [type(part) for part in parts] == [ReasoningPart, ToolCallPart, EndPart]
+    reply = OpenAIReply(OpenAIFailures(KEY), keeps_reasoning=True)
+    parts = reply.feed(chunk({"reasoning": "Hm.", "content": "a"}, "stop") + up.DONE)
+    kept = ReasoningBlock("openai", '{"reasoning_content":"Hm."}')
+    assert parts[-2] == ReasoningBlockPart(kept)
+
+
+def test_details_of_reasoning_are_kept_beside_calls() -> None:
+    details = [{"type": "reasoning.encrypted", "data": "x", "id": "a"}]
+    call = fragment(index=0, id="a", name="f", arguments="{}")
+    parts = read({"reasoning": "Hm.", "reasoning_details": details}, call)
+    [kept] = [part.block for part in parts if isinstance(part, ReasoningBlockPart)]
+    assert json.loads(kept.data) == {"reasoning_details": details}
 
 
 def test_what_is_kept_of_reasoning_is_bounded() -> None:
