@@ -157,10 +157,12 @@ class OpenAIReply(Reply):
         if delta.reasoning_details:
             self._details.take(delta.reasoning_details)
         if content := delta.content:
-            if self._tags is None and isinstance(content, str):
+            if not isinstance(content, str):
+                self._take_parts(content, is_odd)
+            elif self._tags is None:
                 self._take_text(TextPart, content, is_odd)
             else:
-                self._take_content(content, is_odd)
+                self._take_tagged(self._tags, content, is_odd)
         if delta.refusal and isinstance(delta.refusal, str):
             self._take_text(TextPart, delta.refusal, is_odd)
         if delta.tool_calls:
@@ -176,15 +178,23 @@ class OpenAIReply(Reply):
             self._reasoning.append(reasoning[: self._room])
             self._room -= len(reasoning)
 
-    def _take_content(self, content: str | list[Any], is_odd: bool) -> None:
-        """Take content that is a list of parts, or may stand in tags."""
+    def _take_parts(self, content: list[Any], is_odd: bool) -> None:
         for text, is_reasoning in texts_in(content):
-            if is_reasoning or self._tags is None:
-                self._take_text(ReasoningPart if is_reasoning else TextPart, text, is_odd)
+            if is_reasoning:
+                self._take_text(ReasoningPart, text, is_odd)
+            elif self._tags is None:
+                self._take_text(TextPart, text, is_odd)
             else:
-                self._take_pieces(self._tags.feed(text), is_odd)
-                if self._tags.is_done:
-                    self._tags = None
+                self._take_tagged(self._tags, text, is_odd)
+
+    def _take_tagged(self, tags: TagReader, text: str, is_odd: bool) -> None:
+        """Take a text in which a tag may begin or end."""
+        if tags.is_reasoning(text):
+            self._take_text(ReasoningPart, text, is_odd)
+            return
+        self._take_pieces(tags.feed(text), is_odd)
+        if tags.is_done:
+            self._tags = None
 
     def _take_pieces(self, pieces: Iterable[Piece], is_odd: bool) -> None:
         for text, is_reasoning in pieces:

@@ -42,6 +42,11 @@ class TagReader:
         self._kept += text if self._kept or not self._is_after else text.lstrip()
         return [*self._read()]
 
+    def is_reasoning(self, text: str) -> bool:
+        """Tell whether a text is reasoning from its first character to its last, to save `feed`."""
+        close = self._close
+        return close != "" and close[0] not in text and not (self._kept or self._is_first)
+
     def end(self) -> list[Piece]:
         """Return what was kept, the answer being at its end."""
         kept, self._kept = self._kept, ""
