@@ -53,6 +53,9 @@ class Row(NamedTuple):
     model: str = ""
 
 
+# Other vendors have an "o1" in the middle of a name.
+_O_SERIES = r"(?:^|[/:]|openai[.-])o[1-9](?![\w.])"
+
 ROWS = (
     Row(
         {"bound": "max_tokens"},
@@ -69,18 +72,18 @@ ROWS = (
         {"bound": "max_completion_tokens"},
         "platform.openai.com/docs/guides/reasoning: GPT-5 and o-series refuse max_tokens, at any "
         "address that leads to them",
-        model=r"\b(?:gpt-[5-9]|o[1-9](?![\w.]))",
+        model=rf"\bgpt-[5-9]|{_O_SERIES}",
     ),
     Row(
         {"temperature": False, "top_p": False},
         "learn.microsoft.com/azure/ai-services/openai/how-to/reasoning; which of them take others: "
         "@ai-sdk/openai, openai-language-model-capabilities.ts",
-        model=r"\b(?:gpt-5(?![.\d]|-chat)|o[1-9](?![\w.]))",
+        model=rf"\bgpt-5(?![.\d]|-chat)|{_O_SERIES}",
     ),
     Row(
         {"parallel_tool_calls": False},
         "community.openai.com/t/1310788: o-series refuse parallel_tool_calls",
-        model=r"\bo[1-9](?![\w.])",
+        model=_O_SERIES,
     ),
     Row(
         {"json_schema": False},

@@ -17,6 +17,7 @@ MAX_REASON = 500
 """How many characters of a reason are kept."""
 
 _MAX_READ = 65_536
+_MAX_PAGE = 4_096
 _MAX_DEPTH = 8
 _LONG_SECRET = 12
 _NAMES = (
@@ -52,7 +53,7 @@ _KEY = re.compile(
     re.IGNORECASE,
 )
 _LONG = re.compile(r"[\w-]{32,}")
-_OPAQUE = re.compile(r"(?=[a-zA-Z]*\d)[a-zA-Z0-9]{24,}")
+_MAX_WORD = 24
 _ID = re.compile(r"(?:call|req|request|chatcmpl|cmpl|msg|resp|toolu|fc|gen|run)[-_]")
 _NO_KEY = re.compile(
     r"|(?:sk[-_])?(?:none|null|empty|ollama|lm[-_]?studio|llama(?:[-_.]?cpp)?|vllm|local(?:host)?"
@@ -87,7 +88,9 @@ def without_keys(text: str, secret: str) -> str:
 
 def _is_opaque(word: str) -> bool:
     """Tell a key from the name of a model, which has hyphens, and from a server's ids."""
-    return _ID.match(word) is None and _OPAQUE.search(word) is not None
+    parts = word.replace("_", "-").split("-")
+    is_word = all(len(part) < _MAX_WORD or part.isalpha() for part in parts)
+    return not is_word and _ID.match(word) is None
 
 
 def _reasons(value: Any, depth: int) -> Iterator[str]:
@@ -129,7 +132,7 @@ def _in_text(text: str, depth: int) -> Iterator[str]:
 
 def _of_page(page: str) -> str:
     """Return what a web page says in its headings, or else in all."""
-    page = _UNSEEN.sub(" ", page)
+    page = _UNSEEN.sub(" ", page[:_MAX_PAGE])
     headings = dict.fromkeys(" ".join(found[1].split()) for found in _HEADING.findall(page))
     text = ". ".join(heading for heading in headings if heading) or page
     return html.unescape(_TAG.sub(" ", text))

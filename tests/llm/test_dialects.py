@@ -36,6 +36,12 @@ OPENAI = "https://api.openai.com/v1"
         (LOCAL, "gpt-oss:20b", {"bound": "max_tokens"}),
         (LOCAL, "olmo3", {"bound": "max_tokens"}),
         (LOCAL, "o1.5-like", {"bound": "max_tokens"}),
+        (LOCAL, "aidc/Marco-o1", {"bound": "max_tokens"}),
+        (
+            LOCAL,
+            "openai/o4-mini",
+            {"temperature": False, "top_p": False, "parallel_tool_calls": False},
+        ),
         ("https://api.openai.com.example.org/v1", "m", {"bound": "max_tokens"}),
         ("https://notopenai.com/v1", "m", {"bound": "max_tokens"}),
         ("https://api.mistral.ai/v1", "m", {"bound": "max_tokens"}),

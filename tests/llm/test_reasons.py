@@ -1,6 +1,7 @@
 """What a provider says for itself, in any shape, and without keys."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -86,6 +87,26 @@ def test_no_shape_breaks_it(body: Any) -> None:
     reason = reason_of(body)
     assert reason == " ".join(reason.split())
     OpenAIFailures("none").of_answer(400, body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<html>" + "<script " * 100_000,
+        "<html>" + "<title>" * 100_000,
+        "<html>" + "<" * 500_000,
+        "-" * 500_000,
+        "sk-" * 200_000,
+        "a-" * 200_000,
+        '{"message":' * 100_000,
+        {"message": ["x" * 500_000] * 10},
+    ],
+    ids=range(8),
+)
+def test_a_huge_answer_stalls_nothing(body: Any) -> None:
+    started = time.thread_time()
+    assert len(OpenAIFailures("swordfish").of_answer(400, body).message) < 600
+    assert time.thread_time() - started < 0.1
 
 
 DUMMIES = ["none", "ollama", "lm-studio", "EMPTY", "dummy", "not-needed", "sk-no-key-required", "x"]
