@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import TypeGuard
 
 import msgspec
 
@@ -91,16 +92,21 @@ def window(messages: Iterable[Message], limit: int, tokens: int) -> tuple[Messag
     `tokens` tokens. Where they would have more, what is cut first is the bulk of results, the old
     ones before the new ones.
     """
-    spent = spoken = 0
-    shown: list[list[Message]] = []
-    for exchange in reversed(exchanges(messages)):
-        spoken += sum(map(_is_spoken, exchange))
-        spent += sum(tokens_of(_cut(message)) for message in exchange)
-        if shown and (spoken > limit or spent > tokens):
+    said = [*messages]
+    first = len(said)
+    spoken = short = whole = size = 0
+    for at in range(len(said) - 1, -1, -1):
+        message = said[at]
+        own = tokens_of(message)
+        whole += own
+        short += tokens_of(_cut(message)) if _is_large(message) else own
+        spoken += _is_spoken(message)
+        if first < len(said) and (spoken > limit or short > tokens):
             break
-        shown.append(exchange)
-    seen = [message for exchange in reversed(shown) for message in exchange]
-    return tuple(_fitted(seen, tokens))
+        if isinstance(message, UserMessage):
+            first, size = at, whole
+    seen = said[first:]
+    return tuple(seen if size <= tokens else _fitted(seen, tokens))
 
 
 def _is_spoken(message: Message) -> bool:
@@ -111,11 +117,8 @@ def _is_spoken(message: Message) -> bool:
 
 def _fitted(messages: Sequence[Message], tokens: int) -> list[Message]:
     """Return messages with as many of the newest results whole as there is room for."""
-    room = tokens - sum(map(tokens_of, messages))
-    if room >= 0:
-        return [*messages]
-    fitted: list[Message] = []
     room = tokens - sum(tokens_of(_cut(message)) for message in messages)
+    fitted: list[Message] = []
     for message in reversed(messages):
         short = _cut(message)
         bulk = tokens_of(message) - tokens_of(short)
@@ -125,9 +128,13 @@ def _fitted(messages: Sequence[Message], tokens: int) -> list[Message]:
     return fitted[::-1]
 
 
+def _is_large(message: Message) -> TypeGuard[ToolMessage]:
+    return isinstance(message, ToolMessage) and len(message.content) > _RESULT_CHARS
+
+
 def _cut(message: Message) -> Message:
     """Return the beginning of a large result, marked as cut; anything else as it is."""
-    if not isinstance(message, ToolMessage) or len(message.content) <= _RESULT_CHARS:
+    if not _is_large(message):
         return message
     left = len(message.content) - _RESULT_CHARS
     content = f"{message.content[:_RESULT_CHARS]}… [{left} more characters were cut]"
