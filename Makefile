@@ -19,7 +19,7 @@ PYTEST_CLIENTS := -m pytest -c client_tests/pytest.ini --rootdir . -n 2
 # `make check TESTS=coverage` measures what the tests reach, which takes a third longer.
 TESTS ?= test
 
-.PHONY: run test test-fast test-clients coverage check quick-check hooks format lint lint-js types \
+.PHONY: run test test-fast test-clients coverage mutate mutate-sample check quick-check hooks format lint lint-js types \
         types-js bench lock clean
 
 run: .venv/service $(PAGE)
@@ -37,6 +37,15 @@ coverage: .venv/tests $(BROWSER)
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+# Plausible one-line mistakes in the core, of which its tests have to see 90 %; see `tests/mutation`.
+# `make mutate MUTATE="runs/ --minutes 5"` tries some of them.
+mutate: .venv/tests
+	$(BIN)/python -m tests.mutation $(MUTATE)
+
+# Always the same few, for CI.
+mutate-sample: .venv/tests
+	$(BIN)/python -m tests.mutation --count 100
 
 # The newest SDK of OpenAI is in the service's own environment.
 test-clients: .venv/tests .venv-clients/installed $(NODE_CLIENT)/node_modules/installed

@@ -11,22 +11,28 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
+    suppress,
 )
+from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from starlette.middleware.cors import CORSMiddleware
 
+import logs
 import server
 from api import agentcore, sessions, users
 from api.http import documents, problems
+from api.http.bodies import Bodies
 from api.http.guard import Guard
 from api.http.services import Streaming
 from api.native import agents, chat, conversations, health, memories, page, research, runs, socket
@@ -49,8 +55,10 @@ from runs.registry import AgentRegistry
 from runs.run import Limits
 from settings import BadSettings, Settings, load_settings
 from storage import StorageUnavailable
+from storage.private import own_folder
 from storage.sole import sole_user
 from storage.store import Store
+from storage.unusable import told_at_start
 from tools.builtin import built_in_tools
 from tools.tool import tool_from
 
@@ -66,6 +74,12 @@ DEMO = ProviderRow(
 )
 """Stands in where no model is connected. It is always there, so it comes last."""
 ALL_PROVIDERS = (*PROVIDERS, DEMO)
+
+SWITCH_INTERVAL = 0.001
+"""Seconds that a thread may compute while others wait for the interpreter.
+
+The loop waits for each busy thread of a tool in turn, so the usual 5 ms would stall it for long.
+"""
 
 SHAPES = {"/v1/": as_openai}
 """The shapes of errors of surfaces whose clients know their own."""
@@ -87,6 +101,9 @@ ROOMS = (
     memories,
     embeddings,
 )
+
+WARM_TIMEOUT = 10.0
+"""Seconds after which the service is ready although something is not loaded yet."""
 
 logger = logging.getLogger("parley")
 
@@ -129,7 +146,6 @@ def make_memory(
         store,
         timeout=settings.memory_recall_timeout,
         limit=settings.memory_recall_limit,
-        capacity=settings.memory_queue_size,
         # A folder is made when its first memory is.
         may_hold=folder.exists if is_local else lambda: True,
     )
@@ -149,7 +165,7 @@ def make_registry(
         hub=MemoryHub(
             ttl=settings.run_log_ttl,
             max_events=settings.run_log_max_events,
-            max_bytes=settings.run_logs_max_bytes,
+            max_bytes=settings.max_run_bytes // 2,
         ),
         store=store,
         tools=[tool_from(tool) for tool in tools],
@@ -198,17 +214,20 @@ def create_app(
             registry = make_registry(settings, store, functions, provider, memory, observers)
             await stack.enter_async_context(registry)
             app.state.registry, app.state.memory, app.state.embedder = registry, memory, embedder
+            if owns_process:
+                sys.setswitchinterval(SWITCH_INTERVAL)
             with _draining(registry, settings.shutdown_grace):
-                tuning = asyncio.create_task(_tune_collector(registry)) if owns_process else None
+                await _warmed(registry, memory)
+                if owns_process:
+                    _tune_collector()
                 yield
-                if tuning is not None:
-                    tuning.cancel()
 
     app = FastAPI(
         title=settings.app_name,
         version=VERSION,
         description="A real-time chat service for tool-calling agents.",
         lifespan=lifespan,
+        openapi_url=None,  # as all pages of documents, it is served by a room
         docs_url=None,
         redoc_url=None,
         debug=settings.debug,
@@ -238,23 +257,29 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
             allow_headers=["*"],
             expose_headers=["X-Run-Id"],
         )
+    app.add_middleware(Bodies)
     app.add_middleware(
         Guard,
         max_body_bytes=settings.max_body_bytes,
         hosts=frozenset(settings.allowed_hosts)
         if settings.listens_on_loopback or settings.allowed_hosts
         else None,
-        origins=frozenset(settings.websocket_origins),
+        origins={
+            "http": frozenset(settings.cors_origins),
+            "websocket": frozenset(settings.websocket_origins),
+        },
     )
 
 
 def _make_data_dir(settings: Settings) -> None:
-    folders = {"DATA_DIR": settings.data_dir}
+    """Make the folders; what is in `DATA_DIR` belongs to the service's user alone."""
+    making = [("DATA_DIR", own_folder, settings.data_dir)]
     if settings.session_db_path is not None:
-        folders["SESSION_DB_PATH"] = settings.session_db_path.parent
-    for name, folder in folders.items():
+        folder = settings.session_db_path.parent
+        making.append(("SESSION_DB_PATH", partial(Path.mkdir, parents=True, exist_ok=True), folder))
+    for name, make, folder in making:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make(folder)
         except OSError as error:
             text = f"Bad settings: {name}: {error.strerror}. See .env.example."
             raise BadSettings(text) from None
@@ -269,7 +294,8 @@ async def _storage(settings: Settings) -> AsyncIterator[Store]:
         storage.StorageUnavailable: it cannot be opened now.
     """
     url = settings.storage_url
-    opening = Store.open(url, instance="parley", timeout=settings.storage_timeout)
+    timeout, jobs = settings.storage_timeout, settings.memory_queue_size
+    opening = Store.open(url, instance="parley", timeout=timeout, jobs=jobs)
     async with AsyncExitStack() as stack:
         try:
             stack.enter_context(sole_user(url))
@@ -277,13 +303,19 @@ async def _storage(settings: Settings) -> AsyncIterator[Store]:
         except (ValueError, ArgumentError):
             text = "DATABASE_URL: give postgresql://<user>:<password>@<host>/<database>"
             raise BadSettings(f"Bad settings: {text}. See .env.example.") from None
+        except (StorageUnavailable, DBAPIError) as error:
+            told = told_at_start(error)
+            if told is None:
+                raise
+            raise told from error
         yield store
 
 
 async def _check_storage(settings: Settings) -> None:
     """Open the database once, so that what is wrong with it is one line before all else."""
-    async with _storage(settings):
-        pass
+    async with _storage(settings) as store:
+        await store.agents()
+        await store.count_extraction_jobs()
 
 
 def _built_in(settings: Settings) -> tuple[Callable[..., Any], ...]:
@@ -312,15 +344,24 @@ def _greeting(settings: Settings) -> str:
     return f"{settings.app_name} is open, without credentials: {reach}. {model}"
 
 
-async def _tune_collector(registry: AgentRegistry) -> None:
+async def _warmed(registry: AgentRegistry, memory: LongTermMemory | None) -> None:
+    """Wait until the first chat will find everything loaded, but no longer than a while."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(WARM_TIMEOUT):
+            await registry.warmed()
+            if memory is not None:
+                await memory.warmed()
+
+
+def _tune_collector() -> None:
     """Let collections pass over what lives as long as the process, and come less often.
 
-    A full collection with the SDK loaded takes 50 ms, in which no token moves.
+    A full collection with the SDK loaded takes 50 ms, in which no token moves. One of what is young
+    takes 50 ms, too, where it comes after 200,000 objects instead of 50,000.
     """
-    await registry.warmed()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
+    gc.set_threshold(10_000, 5, 200)
 
 
 @contextmanager
@@ -354,30 +395,28 @@ def _draining(registry: AgentRegistry, grace: float) -> Iterator[None]:
 
 
 def main() -> None:
-    """Serve until a signal comes; a bad setting or address is one line and exit status 2."""
-    try:
+    """Serve until a signal comes; what prevents a start is one line and exit status 2."""
+    with _one_line():
         settings = load_settings()
-        logging.basicConfig(level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
-        _quiet_libraries(settings)
+        logs.set_up(settings.log_level, requests=settings.debug)
         application = create_app(settings, owns_process=True)
         asyncio.run(_check_storage(settings))
-        server.run(application, settings)
+        try:
+            server.run(application, settings)
+        except OSError as error:
+            text = f"Cannot listen on {settings.host}:{settings.port}: {error}"
+            raise BadSettings(text) from None
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """End the process with one line where the service cannot start."""
+    try:
+        yield
     except BadSettings as error:
         sys.exit(_last_words(str(error)))
     except StorageUnavailable as error:
         sys.exit(_last_words(f"The database cannot be used: {error.message}"))
-    except OSError as error:
-        sys.exit(_last_words(f"Cannot listen on {settings.host}:{settings.port}: {error}"))
-
-
-def _quiet_libraries(settings: Settings) -> None:
-    """Leave what libraries say about each request and connection to `LOG_LEVEL=DEBUG`."""
-    if settings.log_level != "DEBUG":
-        for library in (
-            *("httpx2", "httpcore2", "openai", "anthropic"),
-            *("uvicorn.error", "alembic"),
-        ):
-            logging.getLogger(library).setLevel(max(logging.WARNING, logging.root.level))
 
 
 def _last_words(text: str) -> int:
@@ -389,10 +428,12 @@ def __getattr__(name: str) -> FastAPI:
     """Make `app` on demand, so that importing this module reads no environment."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        globals()["app"] = create_app(load_settings())
-    except BadSettings as error:
-        sys.exit(_last_words(str(error)))
+    with _one_line():
+        settings = load_settings()
+        logs.keep_discreet()
+        globals()["app"] = create_app(settings)
+        with ThreadPoolExecutor(1) as thread:  # an event loop may run in this one
+            thread.submit(asyncio.run, _check_storage(settings)).result()
     application: FastAPI = globals()["app"]
     return application
 

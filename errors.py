@@ -145,6 +145,7 @@ RUN_STATUS = {
     "nothing_to_answer": 409,
     "shutting_down": 503,
     "storage_unavailable": 503,
+    "unavailable": 503,
     "run_taken_over": 503,
     "run_timeout": 504,
     "upstream_timeout": 504,

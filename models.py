@@ -443,9 +443,13 @@ class ToolInfo(BaseModel):
 
 
 class Health(BaseModel):
-    """The server's state. `max_message_chars`: the limit of one message; `time`: its clock."""
+    """The server's state. `max_message_chars`: the limit of one message; `time`: its clock.
 
-    status: Literal["healthy", "draining"]
+    `problem`: what is wrong and what to do, where the status is `damaged`.
+    """
+
+    status: Literal["healthy", "draining", "damaged"]
+    problem: str | None = None
     service: str
     version: str
     model: str

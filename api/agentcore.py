@@ -9,8 +9,7 @@ service as its endpoint, without the platform.
 * **The payload** is JSON, whatever its `Content-Type` is. The question is in exactly one of
   `prompt`, `message`, `input` and `messages`: a text, or a list of messages of which the last is
   the user's and the others are earlier messages. A payload that is a text or a list is an `input`.
-  Its other fields are those of `/chat`. A request from a browser, which has an `Origin`, must have
-  the content type of JSON, so that the browser asks for permission (CORS) before it sends it.
+  Its other fields are those of `/chat`.
 * **The session** of the header is the conversation; in a signed URL it is in the query. A session
   id of the platform has up to 256 characters. A conversation id has up to 128, of fewer kinds: a
   session id that is not a valid conversation id becomes `session_<SHA-256>`. User ids likewise
@@ -58,7 +57,7 @@ from api.http.payloads import (
 )
 from api.http.problems import validation_faults
 from api.http.requests import of_message
-from api.http.services import Protocol, Registry, RemembersSessions, StartRuns
+from api.http.services import Protocol, Registry, StartRuns, json_response
 from errors import ClientError, Invalid, ParleyError, run_status
 from events import ReaderEvent, RunError, Suspended
 from models import ChatRequest, ChatResponse
@@ -72,7 +71,7 @@ _TITLES = {
     "invalid_value": "Invalid payload",
 }
 
-_CODES = {413: "too_large", 415: "unsupported_media_type"}
+_CODES = {413: "too_large", 503: "unavailable"}
 
 logger = logging.getLogger("parley.api")
 
@@ -166,7 +165,11 @@ def _refusal(error: Exception) -> JSONResponse:
             return _failure(400, text, "invalid_value")
         case HTTPException():
             code = _CODES.get(error.status_code, "invalid_request")
-            return _failure(error.status_code, str(error.detail), code)
+            response = _failure(
+                error.status_code, str(error.detail), code, retryable=error.status_code == 503
+            )
+            response.headers.update(error.headers or {})
+            return response
         case _:
             return _failure(400, "The body is incomplete.", "invalid_request")
 
@@ -212,15 +215,7 @@ router = APIRouter(tags=["agentcore"], lifespan=_with_pulse, route_class=Invocat
 
 
 async def _payload(request: Request) -> Any:
-    """Return the body's JSON.
-
-    Raises:
-        errors.ClientError: it is none.
-        starlette.exceptions.HTTPException: it is a browser's and does not say that it is JSON.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if "origin" in request.headers and kind != "application/json":
-        raise HTTPException(415, "A request from a web page needs Content-Type: application/json.")
+    """Return the body's JSON. `errors.ClientError`: it is none."""
     try:
         text = (await request.body()).decode()
     except UnicodeDecodeError as error:
@@ -261,12 +256,11 @@ def _wants_stream(accept: str) -> bool:
 async def invoke(
     request: Request,
     runs: StartRuns,
-    remembers: RemembersSessions,
-    protocol: Protocol,
+    protocol: Protocol = None,
 ) -> Response:
     """Send a message to an agent; get JSON, or events with `Accept: text/event-stream`."""
     session = session_of(request)
-    chat = _chat(await _payload(request), session, remembers=remembers)
+    chat = _chat(await _payload(request), session, remembers=runs.remembers_sessions)
     wanted = of_message(chat, ephemeral=chat.conversation_id is None)
     if _wants_stream(request.headers.get("accept", "")):
         if protocol not in (None, "events"):
@@ -275,17 +269,17 @@ async def invoke(
         reader = await runs.read(run)
         return runs.response(run.id, reader, InvocationEncoder(reader.epoch))
     run, result = await runs.result(wanted, user=chat.user_id)
-    response = _answer(result, session.sent or chat.conversation_id)
+    response = await _answer(result, session.sent or chat.conversation_id)
     response.headers["X-Run-Id"] = run.id
     return response
 
 
-def _answer(result: ChatResponse | RunError, session_id: str | None) -> JSONResponse:
+async def _answer(result: ChatResponse | RunError, session_id: str | None) -> JSONResponse:
     if isinstance(result, RunError):
         status = run_status(result.code)
         return _failure(status, result.message, result.code, retryable=result.retryable)
     invoked = Invoked(**result.model_dump(), result=result.response, session_id=session_id)
-    return JSONResponse(invoked.model_dump(mode="json"))
+    return await json_response(invoked.model_dump(mode="json"), 2 * len(result.response))
 
 
 def _chat(payload: Any, session: Session, *, remembers: bool) -> ChatRequest:

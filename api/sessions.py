@@ -8,7 +8,6 @@ protocol of the stream is `agents-sdk`.
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.responses import Response
 
@@ -16,7 +15,7 @@ from api.http.documents import EVENT_STREAM, PROBLEMS
 from api.http.exports import everything_said
 from api.http.identity import Who, WhoInQuery
 from api.http.inputs import InputRequest, of_input
-from api.http.services import Protocol, Registry, RemembersSessions, Runs, StartRuns
+from api.http.services import Protocol, Registry, RemembersSessions, Runs, StartRuns, json_response
 from caller import Caller
 from errors import NotFound, run_status
 from events import RunError
@@ -80,8 +79,8 @@ class Cleared(BaseModel):
 SessionId = Annotated[str, Path(pattern=ID_PATTERN)]
 
 
-async def _run(agent: str, body: InputRequest, runs: Runs, remembers: bool) -> Response:
-    request = of_input(body, agent, remembers=remembers)
+async def _run(agent: str, body: InputRequest, runs: Runs) -> Response:
+    request = of_input(body, agent, remembers=runs.remembers_sessions)
     run, result = await runs.result(request, user=body.user_id)
     failure = result if isinstance(result, RunError) else None
     answer = result if isinstance(result, ChatResponse) else None
@@ -96,7 +95,9 @@ async def _run(agent: str, body: InputRequest, runs: Runs, remembers: bool) -> R
         session_id=None if run.start.ephemeral else run.start.conversation_id,
     )
     status = run_status(failure.code) if failure else 200
-    return JSONResponse(content.model_dump(mode="json"), status, {"X-Run-Id": run.id})
+    size = len(content.final_output or "")
+    headers = {"X-Run-Id": run.id}
+    return await json_response(content.model_dump(mode="json"), size, status, headers)
 
 
 def _describe(
@@ -148,11 +149,9 @@ def router_for(name: str | None) -> APIRouter:
     Agent = Annotated[str, Depends(fixed if name else named)]
 
     @router.post("/run", response_model=RunResult)
-    async def run(
-        agent: Agent, request: InputRequest, runs: StartRuns, remembers: RemembersSessions
-    ) -> Response:
+    async def run(agent: Agent, request: InputRequest, runs: StartRuns) -> Response:
         """Send a message to the agent, and get the whole answer."""
-        return await _run(agent, request, runs, remembers)
+        return await _run(agent, request, runs)
 
     if name != "chat":  # that one has two bodies: see api.native.chat
 
@@ -161,11 +160,10 @@ def router_for(name: str | None) -> APIRouter:
             agent: Agent,
             request: InputRequest,
             runs: StartRuns,
-            remembers: RemembersSessions,
-            protocol: Protocol,
+            protocol: Protocol = None,
         ) -> Response:
             """Send a message to the agent, and stream the answer."""
-            wanted = of_input(request, agent, remembers=remembers)
+            wanted = of_input(request, agent, remembers=runs.remembers_sessions)
             return await runs.stream(wanted, protocol or "agents-sdk", user=request.user_id)
 
     @router.get("/info")

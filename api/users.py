@@ -17,7 +17,6 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
@@ -25,7 +24,7 @@ from api.http.documents import EVENT_STREAM, PROBLEMS
 from api.http.exports import everything_said
 from api.http.identity import Who
 from api.http.problems import run_failed
-from api.http.services import Protocol, Registry, StartRuns
+from api.http.services import Protocol, Registry, StartRuns, json_response
 from errors import Unavailable
 from events import RunError
 from messages import AssistantMessage, UserMessage
@@ -101,7 +100,9 @@ class DetailedHealth(BaseModel):
 
 
 @router.post("/chat", response_class=Response, responses=EVENT_STREAM)
-async def stream_chat(said: UserMessageRequest, runs: StartRuns, protocol: Protocol) -> Response:
+async def stream_chat(
+    said: UserMessageRequest, runs: StartRuns, protocol: Protocol = None
+) -> Response:
     """Send a message to the user's conversation, and stream the answer."""
     return await runs.stream(said.run_request(), protocol or "chunks", user=said.user_id)
 
@@ -119,7 +120,8 @@ async def simple_chat(said: UserMessageRequest, runs: StartRuns) -> Response:
         response=result.response,
         timestamp=datetime.now(UTC),
     )
-    return JSONResponse(answer.model_dump(mode="json"), headers=headers)
+    size = len(result.response)
+    return await json_response(answer.model_dump(mode="json"), size, headers=headers)
 
 
 @router.get("/chat/history/{user_id}")
@@ -197,6 +199,8 @@ async def _database(registry: AgentRegistry) -> Component:
     began = time.perf_counter()
     try:
         await registry.store.ping()
+        if registry.store.damage is not None:
+            raise registry.store.damage
     except Unavailable as error:
         return Component(
             status="unavailable", details={"kind": registry.store.kind, "error": error.message}

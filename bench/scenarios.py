@@ -93,14 +93,17 @@ async def fixed(
 
 
 async def added_alone(figures: Figures, target: Target, direct: Target) -> None:
-    """Time to first token through the server, less the upstream's own, one at a time, in ms."""
+    """Time to first token through the server, less the upstream's own, one at a time, in ms.
+
+    The median of all probes is one sample, so that it can be compared within a repetition.
+    """
     with figures.voiding(ADDED_ALONE, target.name):
         through, own = [], []
         for _ in range(PROBES // 2):
             through.append((await load.chat(target, "fast-1", 1)).time_to_first_token)
             own.append((await load.chat(direct, "fast-1", 1)).time_to_first_token)
-        base = statistics.median(own)
-        figures.add(ADDED_ALONE, target.name, *((took - base) / MILLI for took in through))
+        added = statistics.median(through) - statistics.median(own)
+        figures.add(ADDED_ALONE, target.name, added / MILLI)
 
 
 async def remembering(figures: Figures, target: Target) -> None:

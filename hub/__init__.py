@@ -6,7 +6,7 @@ gets:
 
 * from a cursor of the present epoch: the exact rest, each event once, in order;
 * from a cursor of an epoch that is over: a `Reset`, then the present epoch from its start;
-* text at each `drain` of the writer, everything else at once;
+* text at each `drain` of the writer, everything else in the loop's next turn;
 * from a log that was suspended, because the service stops and its run goes on in another epoch:
   the rest, and then a `Suspended`;
 * while it lags by more than `LAG` events: adjacent text pieces of one message merged into
@@ -16,7 +16,7 @@ gets:
 Nothing outside this room knows where a log is. `hub.memory` keeps logs in the process.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol, TypeAlias
 
 from errors import ClientError, NotFound, ParleyError
@@ -41,7 +41,7 @@ class LogNotFound(NotFound):
 
 
 class LogFull(ParleyError):
-    """The run produced more events than a log may hold."""
+    """The run produced more events, or bytes of them, than a log may hold."""
 
     code = "run_too_long"
 
@@ -101,14 +101,21 @@ class Reader(Protocol):
 
 
 class Hub(Protocol):
+    @property
+    def has_room(self) -> bool:
+        """Whether a log may begin: those that are being written do not exceed the bound on all."""
+
     async def create(self, run_id: str, epoch: int = 1) -> Log:
         """Begin the log of a run, or of a new epoch of it; the log before that is dropped."""
 
     async def forget(self, run_id: str) -> None:
         """Drop a log that has ended; nothing happens where there is none."""
 
-    async def before(self, run_id: str, seq: int) -> list[Event]:
-        """Return the events of a run up to `seq`, none merged; `LogNotFound` if it has no log."""
+    async def before(self, run_id: str, seq: int) -> AsyncIterator[Event]:
+        """Return the events of a run up to `seq`, none merged; `LogNotFound` if it has no log.
+
+        Whoever reads them lets other tasks run now and then.
+        """
 
     async def read(self, run_id: str, after: str | None) -> Reader:
         """Follow a run from a cursor, or from its start.

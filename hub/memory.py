@@ -1,20 +1,30 @@
 """Run logs in this process.
 
 An append is one to a list; older events are kept in little memory (`hub.compact`). Readers that
-wait get text at the writer's `drain` and everything else at once; each takes all that is new, so a
-burst of text is one wake-up or, where its reader brought an `offer`, none.
+wait get text at the writer's `drain` and everything else in the loop's next turn; each takes all
+that is new, so a burst, of text or of calls that begin together, is one wake-up or, where its
+reader brought an `offer`, none.
 
-Finished logs are kept for `ttl` seconds, and fewer when all of them together exceed
-`max_bytes`: then the one that finished first goes first. A log that is being written is
-never dropped; it is bounded by `max_events`.
+Finished logs are kept for `ttl` seconds, and fewer when all logs together exceed `max_bytes`: then
+the one that finished first goes first. A log that is being written is never dropped; it is bounded
+by `max_events`, and in bytes by a part of `max_bytes`. Where those that are being written alone
+exceed `max_bytes`, no other one should begin (`has_room`), and none that is larger than most grows.
+
+Sizes are counted as events come, never by looking at all of them: a text as UTF-8, an event that
+holds what a tool took or returned as the JSON that it is kept as. A log that was dropped counts for
+as long as a reader still holds it.
 """
 
 import asyncio
 import time
+from array import array
+from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import AsyncIterator
 
 import msgspec
 
+from errors import Unavailable
 from events import (
     TERMINAL,
     ChatChunk,
@@ -27,14 +37,22 @@ from events import (
     stamped,
 )
 from hub import LAG, InvalidCursor, LogEnded, LogFull, LogNotFound, Offer, parse_cursor
-from hub.compact import CompactEvents
+from hub.compact import CompactEvents, is_dense, unpacked
 
 _encode = msgspec.json.Encoder().encode
 
 _TEXT = (ChatChunk, ReasoningChunk)
 
 _BATCH = 4096
-"""How many events one read takes at most: to encode more at once would stall the loop."""
+_BATCH_BYTES = 262_144
+"""How many events, and bytes of them, one read takes at most: to encode more at once would stall
+the loop."""
+
+_IN_A_TURN = 512
+"""How many events are read in a turn of the loop where none are merged."""
+
+_LARGEST = 1 << 30
+"""Bytes that a log may have, whatever the bound on all: offsets in it have 32 bits."""
 
 _EVENT_BYTES = 256
 """What an event occupies besides its JSON, roughly."""
@@ -56,32 +74,62 @@ class MemoryLog:
         self.waiting: list[MemoryReader] = []
         self.size = 0
         self.ended = self.suspended = False
-        self._recent: list[Event] = []
+        self._is_dropped = False
+        self._recent: list[Event | bytes] = []
         self._older = CompactEvents(run_id)
+        self._ends = array("I")  # of each event: how many bytes it and those before it have
         self._hub = hub
+        self._loop = asyncio.get_running_loop()
+        self._is_due = False
+
+    def __del__(self) -> None:
+        if self._is_dropped:
+            self._hub.is_gone(self)
 
     def append(self, event: Event) -> None:
-        """Number an event and keep it; readers that wait get it at once, unless it is text.
+        """Number an event and keep it; readers that wait get it soon, unless it is text.
 
-        Raises `LogEnded`, or `LogFull`: it holds `max_events`; only a terminal event still fits.
+        Only a terminal event still fits where there is no room.
+
+        Raises:
+            LogEnded: it has its terminal event.
+            LogFull: it holds as many events, or bytes, as a log may.
+            errors.Unavailable: all logs together hold as much as they may.
         """
         if self.ended:
             raise LogEnded(f"{event.event_type} after the end of {self.run_id}")
-        terminal = isinstance(event, TERMINAL)
-        if self.last_seq >= self._hub.max_events and not terminal:
-            raise LogFull(f"A run may have at most {self._hub.max_events} events.")
-        self.last_seq += 1
-        self._recent.append(stamped(event, self.run_id, self.last_seq))
         if isinstance(event, _TEXT):
-            self.size += _PIECE_BYTES + len(event.content)
+            size = _PIECE_BYTES + _size(event.content)
+            self._keep(stamped(event, self.run_id, self.last_seq + 1), size)
             if len(self._recent) >= 2 * LAG:  # who does not lag reads recent events only
                 self._compact(LAG)
             return
-        self.size += _EVENT_BYTES + len(_encode(event))
-        self.ended = terminal
-        self._notify()
+        terminal = isinstance(event, TERMINAL)
+        event = stamped(event, self.run_id, self.last_seq + 1)
+        encoded = _encode(event)
+        kept = encoded if is_dense(encoded) and not terminal else event
+        self._keep(kept, _EVENT_BYTES + len(encoded), terminal)
         if terminal:
+            self._notify()
             self._finish()
+        elif self.waiting and not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._notify)
+
+    def _keep(self, event: Event | bytes, size: int, terminal: bool = False) -> None:
+        hub, size_with_it = self._hub, self.size + size
+        is_short = self.last_seq < hub.max_events and size_with_it <= hub.max_log_bytes
+        if not (is_short and hub.used + size <= hub.max_bytes) and not terminal:
+            hub.check_growth(self, size)
+        self.last_seq += 1
+        self.ended = terminal
+        self._recent.append(event)
+        self.size = size_with_it
+        self._ends.append(size_with_it)
+        hub.used += size
+
+    def drop(self) -> None:
+        self._is_dropped = True
 
     def suspend(self) -> None:
         if self.ended:
@@ -98,8 +146,19 @@ class MemoryLog:
         """Return the events `start + 1` to `stop`."""
         older = len(self._older)
         if start >= older:
-            return self._recent[start - older : stop - older]
-        return self._older.between(start, stop) + self._recent[: max(stop - older, 0)]
+            return unpacked(self._recent[start - older : stop - older])
+        recent = unpacked(self._recent[: max(stop - older, 0)])
+        return self._older.between(start, stop) + recent
+
+    def batch_after(self, start: int) -> int:
+        """Return where a batch ends that begins behind event `start`; it has at least one event."""
+        stop = min(start + _BATCH, self.last_seq)
+        if stop <= start + 1:
+            return stop
+        limit = (self._ends[start - 1] if start else 0) + _BATCH_BYTES
+        if self._ends[stop - 1] <= limit:
+            return stop
+        return max(start + 1, bisect_right(self._ends, limit, start, stop))
 
     def _compact(self, count: int) -> None:
         self._older.extend(self._recent[:count])
@@ -110,6 +169,7 @@ class MemoryLog:
         self._hub.finished(self)
 
     def _notify(self) -> None:
+        self._is_due = False
         if self.waiting:
             self.waiting = [*filter(MemoryReader.goes_on_waiting, self.waiting)]
 
@@ -147,6 +207,8 @@ class MemoryReader:
                 self._future = None
                 if self in log.waiting:
                     log.waiting.remove(self)
+        elif log.batch_after(self.seq) != log.last_seq:
+            await asyncio.sleep(0)  # who has this much to read may never have to wait for a send
         self._woken = False
         events: list[ReaderEvent] = [*self._next()]
         if log.suspended and self.seq == log.last_seq and not self._suspension_read:
@@ -173,7 +235,7 @@ class MemoryReader:
         return False
 
     def _next(self) -> list[Event]:
-        new = self._log.between(self.seq, self.seq + _BATCH)
+        new = self._log.between(self.seq, self._log.batch_after(self.seq))
         self.seq += len(new)
         return [*merged(new)] if len(new) > LAG else new
 
@@ -189,16 +251,26 @@ class MemoryHub:
     Args:
         ttl: seconds for which a finished log is kept.
         max_events: the bound on one log.
-        max_bytes: the bound on all finished logs together, roughly.
+        max_bytes: the bound on all logs together, roughly; one log may have half of it.
+
+    Attributes:
+        used: how many bytes all logs have, roughly.
     """
 
     def __init__(self, *, ttl: float, max_events: int, max_bytes: int) -> None:
         self.max_events = max_events
+        self.max_bytes = max_bytes
+        self.max_log_bytes = min(max_bytes // 2, _LARGEST)
+        self.used = 0
         self._ttl = ttl
-        self._max_bytes = max_bytes
         self._logs: dict[str, MemoryLog] = {}
-        self._finished: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._finished: OrderedDict[str, float] = OrderedDict()
         self._finished_bytes = 0
+        self._dropped_bytes = 0
+
+    @property
+    def has_room(self) -> bool:
+        return self.used - self._finished_bytes < self.max_bytes
 
     async def create(self, run_id: str, epoch: int = 1) -> MemoryLog:
         self._expire()
@@ -218,8 +290,8 @@ class MemoryHub:
             raise InvalidCursor("The cursor lies beyond the end of the run's log.")
         return MemoryReader(log, seq, None)
 
-    async def before(self, run_id: str, seq: int) -> list[Event]:
-        return self._log(run_id).between(0, seq)
+    async def before(self, run_id: str, seq: int) -> AsyncIterator[Event]:
+        return _up_to(self._log(run_id), seq)
 
     def _log(self, run_id: str) -> MemoryLog:
         self._expire()
@@ -227,19 +299,39 @@ class MemoryHub:
             raise LogNotFound("There is no run of this id, or its events have expired.")
         return self._logs[run_id]
 
+    def check_growth(self, log: MemoryLog, size: int) -> None:
+        """Refuse an event for which there is no room, after what has finished made room."""
+        if log.last_seq >= self.max_events:
+            raise LogFull(f"A run may have at most {self.max_events} events.")
+        if log.size + size > self.max_log_bytes:
+            raise LogFull(f"The events of a run may have at most {self.max_log_bytes} bytes.")
+        self._expire(size)
+        kept = self.used - self._dropped_bytes
+        many = len(self._logs) - len(self._finished)
+        is_large = (log.size + size) * many >= kept - self._finished_bytes
+        if kept + size > self.max_bytes and is_large:
+            text = "The service has no memory left for the events of this run; try again later."
+            raise Unavailable(text, retry_after=10)
+
     def finished(self, log: MemoryLog) -> None:
         """Start the expiry of a log that has just ended."""
-        self._finished[log.run_id] = (time.monotonic() + self._ttl, log.size)
+        self._finished[log.run_id] = time.monotonic() + self._ttl
         self._finished_bytes += log.size
         self._expire()
 
-    def _expire(self) -> None:
+    def is_gone(self, log: MemoryLog) -> None:
+        """Count a log no more that was dropped, and that no reader holds now."""
+        self.used -= log.size
+        self._dropped_bytes -= log.size
+
+    def _expire(self, coming: int = 0) -> None:
         now = time.monotonic()
         while self._finished:
-            run_id, (deadline, _) = next(iter(self._finished.items()))
-            # The newest stays, however large it is: its readers are at it now.
-            is_room = self._finished_bytes <= self._max_bytes or len(self._finished) == 1
-            if deadline > now and is_room:
+            run_id, deadline = next(iter(self._finished.items()))
+            is_room = self.used - self._dropped_bytes + coming <= self.max_bytes
+            # The newest stays where nothing else needs its place: its readers are at it now.
+            is_newest = len(self._finished) == 1 and not coming
+            if deadline > now and (is_room or is_newest):
                 return
             self._drop(run_id)
 
@@ -247,6 +339,26 @@ class MemoryHub:
         self._drop(run_id)
 
     def _drop(self, run_id: str) -> None:
-        self._logs.pop(run_id, None)
-        _, size = self._finished.pop(run_id, (0.0, 0))
-        self._finished_bytes -= size
+        log = self._logs.pop(run_id, None)
+        if log is None:
+            return
+        if self._finished.pop(run_id, None) is not None:
+            self._finished_bytes -= log.size
+        self._dropped_bytes += log.size
+        log.drop()
+
+
+async def _up_to(log: MemoryLog, seq: int) -> AsyncIterator[Event]:
+    """Yield events from the first one on, and let other tasks run now and then."""
+    at, seq = 0, min(seq, log.last_seq)
+    while at < seq:
+        stop = min(log.batch_after(at), at + _IN_A_TURN, seq)
+        for event in log.between(at, stop):
+            yield event
+        at = stop
+        await asyncio.sleep(0)
+
+
+def _size(text: str) -> int:
+    """Return how many bytes of UTF-8 a text has at most."""
+    return len(text) if text.isascii() else 4 * len(text)

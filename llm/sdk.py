@@ -1,10 +1,11 @@
 """What providers behind an official SDK share: the way from a request to a reply.
 
 The SDK makes the request: keys, retries with Retry-After, time-outs and base URLs are
-its business. Two things are not left to it, because each costs more than the rest of the service:
-the request goes through the SDK's `post` as bytes (a typed `create` walks the whole history to
-transform it: 4 ms for twenty messages and five tools, against 0.4), and the stream is read as bytes
-and decoded into small structs (2 us a token, against 160).
+its business. Three things are not left to it, because each costs more than the rest of the service:
+a request's body is bytes (a typed `create` walks the whole history to transform it: 4 ms for
+twenty messages and five tools, against 0.4), what the SDK makes of one call is used for the next
+ones (`llm.requests`), and the stream is read as bytes and decoded into small structs (2 us a token,
+against 160).
 
 An SDK takes most of a second to import and reads certificates, so both happen in a thread, at
 `warm()` or else at the first request.
@@ -20,7 +21,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import httpx  # noqa: F401 - see above
 
@@ -32,8 +33,9 @@ from llm.tool_calls import ids_in
 from messages import ModelRequest, ReplyPart
 
 if TYPE_CHECKING:
-    from httpx2 import AsyncClient, Response
+    from httpx2 import AsyncClient
 
+    from llm.requests import Client, Requests
     from llm.transport import Readable
 
 END_TIMEOUT = 2.0
@@ -42,12 +44,6 @@ DRAIN_TIMEOUT = 0.1
 """Seconds to wait for the body's end, so that the connection can serve another request."""
 STREAM_HEADERS = {"content-type": "application/json", "accept-encoding": "identity"}
 """Of every request: a compressed stream would come late, in blocks."""
-
-
-class Client(Protocol):
-    async def post(self, *args: Any, **kwargs: Any) -> Any: ...
-
-    async def close(self) -> None: ...
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -83,7 +79,7 @@ class SdkProvider(ABC):
     def __post_init__(self) -> None:
         self._failures = self.failures_type(self.api_key)
         self.source = source_of(self.kind, self.base_url)
-        self._client: Client | None = None
+        self._requests: Requests | None = None
         self._loading = asyncio.Lock()
 
     @property
@@ -92,7 +88,7 @@ class SdkProvider(ABC):
         return True
 
     @abstractmethod
-    def _sdk_client(self, http_client: "AsyncClient", **options: Any) -> Client:
+    def _sdk_client(self, http_client: "AsyncClient", **options: Any) -> "Client":
         """Import the SDK and make its client; in a thread."""
 
     @abstractmethod
@@ -112,15 +108,15 @@ class SdkProvider(ABC):
             raise self._failures.before_stream(error) from None
 
     async def aclose(self) -> None:
-        if self._client is not None:
-            await self._client.close()
+        if self._requests is not None:
+            await self._requests.aclose()
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[list[ReplyPart], None]:
         asked = request
         for number in itertools.count(1):
             has_begun = False
             try:
-                response, body = await self._ask(asked)
+                body = await self._ask(asked)
                 reply = self._reply(asked)
                 try:
                     while not reply.is_over:
@@ -137,7 +133,7 @@ class SdkProvider(ABC):
                     await _drain(body)
                 finally:
                     with contextlib.suppress(Exception):  # whatever is found wrong, it is over
-                        await response.aclose()
+                        await body.aclose()
             except UpstreamError as error:
                 if has_begun:
                     raise
@@ -158,43 +154,40 @@ class SdkProvider(ABC):
     def _accepted(self, request: ModelRequest, asked: ModelRequest) -> None:  # noqa: B027 - optional
         """Take notice that a request was answered as it was `asked`."""
 
-    async def _connected(self) -> Client:
-        if self._client is None:
+    async def _connected(self) -> "Requests":
+        if self._requests is None:
             async with self._loading:
-                if self._client is None:
-                    self._client = await asyncio.to_thread(self._make_client)
-        return self._client
+                if self._requests is None:
+                    self._requests = await asyncio.to_thread(self._make_requests)
+        return self._requests
 
-    def _make_client(self) -> Client:
-        from llm.transport import client
+    def _make_requests(self) -> "Requests":
+        from llm.requests import Requests
+        from llm.transport import AiohttpTransport, client
 
-        http_client = client(self.timeout)
-        return self._sdk_client(
+        transport = AiohttpTransport()
+        http_client = client(transport, self.timeout)
+        sdk_client = self._sdk_client(
             http_client,
             api_key=self.api_key,
             base_url=self.base_url,
             max_retries=self.max_retries,
             timeout=http_client.timeout,
         )
+        return Requests(sdk_client, transport)
 
-    async def _ask(self, request: ModelRequest) -> "tuple[Response, Readable]":
-        """Return the response to a request, and its body to read."""
+    async def _ask(self, request: ModelRequest) -> "Readable":
+        """Return the body of the answer to a request."""
         try:
-            client = await self._connected()
-            from httpx2 import Response  # which `_connected` has imported in a thread
-
+            requests = await self._connected()
             path, body, options = self._call(request)
-            response: Response = await client.post(
-                path, cast_to=Response, content=encode_json(body), options=options, stream=True
-            )
+            answer = await requests.post(path, encode_json(body), options)
         except Exception as error:  # noqa: BLE001 - three libraries' errors, none may escape
             raise self._failures.before_stream(error) from None
-        if response.headers.get("content-type", "").startswith("text/html"):
-            await response.aclose()
+        if answer.content_type.startswith("text/html"):
+            await answer.aclose()
             raise self._failures.not_a_stream()
-        from llm.transport import body_of
-
-        return response, body_of(response)
+        return answer
 
 
 def source_of(kind: str, base_url: str | None) -> str:

@@ -3,16 +3,20 @@
 An SDK is given `client(...)`; requests, redirects, retries and errors stay its business. The
 stream of a response is then read from `body_of(response)`, past the layers in between: these,
 and a timer a read, cost a paced stream more than decoding its tokens. One timer a stream tells
-that it has fallen silent.
+that it has fallen silent. A request that an SDK has made once can be sent again without it, with
+another body: `Pattern`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol, cast
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import httpx2
+from multidict import CIMultiDict
 
 MAX_CONNECTIONS = 10_000
 CONNECT_TIMEOUT = 10.0
@@ -23,6 +27,11 @@ _BODY = "parley.body"
 
 
 class Readable(Protocol):
+    """The body of a response."""
+
+    @property
+    def content_type(self) -> str: ...
+
     async def read(self) -> bytes:
         """Return the bytes that have come, waiting while there are none; at the end b"".
 
@@ -30,6 +39,9 @@ class Readable(Protocol):
             httpx2.TransportError: the server fell silent, or the connection broke.
             httpx2.DecodingError: the bytes are compressed in a way that cannot be undone.
         """
+
+    async def aclose(self) -> None:
+        """Give the connection back, or close it where the body is not at its end."""
 
 
 class Body(httpx2.AsyncByteStream):
@@ -42,6 +54,25 @@ class Body(httpx2.AsyncByteStream):
         self._is_reading = self._is_silent = False
         self._since = 0.0
         self._timer = self._loop.call_later(timeout, self._check)
+
+    @property
+    def content_type(self) -> str:
+        return self._response.headers.get("content-type", "")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is what was asked for: a success, not compressed."""
+        encoding = self._response.headers.get("content-encoding", "")
+        return self._response.status == 200 and _is_identity(encoding)
+
+    def response(self) -> httpx2.Response:
+        """Return the response as an SDK knows it."""
+        return httpx2.Response(
+            self._response.status,
+            headers=[*self._response.raw_headers],
+            stream=self,
+            extensions={_BODY: self},
+        )
 
     async def read(self) -> bytes:
         self._since = self._loop.time()
@@ -69,17 +100,69 @@ class Body(httpx2.AsyncByteStream):
             yield data
 
     async def aclose(self) -> None:
-        """Give the connection back, or close it where the body is not at its end."""
         self._timer.cancel()
         self._response.release()
 
 
 class _Decoded:
     def __init__(self, response: httpx2.Response) -> None:
+        self._response = response
         self._chunks = response.aiter_bytes()
+
+    @property
+    def content_type(self) -> str:
+        return self._response.headers.get("content-type", "")
 
     async def read(self) -> bytes:
         return await anext(self._chunks, b"")
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
+
+
+class Pattern:
+    """A request without its body, which may be sent any number of times."""
+
+    def __init__(self, request: httpx2.Request) -> None:
+        timeout = request.extensions["timeout"]
+        self.method = request.method
+        self.url = str(request.url)
+        self.place = request.url.scheme, request.url.host
+        self.headers = CIMultiDict(request.headers)  # aiohttp would make one each time
+        self.headers.pop("content-length", None)
+        self.timeout: float = timeout["read"]
+        self.client_timeout = aiohttp.ClientTimeout(sock_connect=timeout["connect"])
+
+
+class FirstAttempt:
+    """Stands for the first attempt at a request that an SDK makes.
+
+    `outcome`: what it came to. `request`: what the SDK sent; None before that.
+    """
+
+    def __init__(self, outcome: httpx2.Response | httpx2.TransportError) -> None:
+        self.request: httpx2.Request | None = None
+        self._outcome = outcome
+
+    def answer(self, request: httpx2.Request) -> httpx2.Response:
+        self.request = request
+        if isinstance(self._outcome, httpx2.TransportError):
+            raise self._outcome
+        return self._outcome
+
+
+_first: ContextVar[FirstAttempt | None] = ContextVar("first attempt", default=None)
+
+
+@contextmanager
+def first_attempt(outcome: httpx2.Response | httpx2.TransportError) -> Iterator[FirstAttempt]:
+    """Within the block, a request of this task is not sent the first time: this is its outcome."""
+    attempt = FirstAttempt(outcome)
+    token = _first.set(attempt)
+    try:
+        yield attempt
+    finally:
+        _first.reset(token)
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
@@ -97,17 +180,26 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Return the response once its head has come; raises `httpx2.TransportError`."""
-        timeout = request.extensions["timeout"]
+        first = _first.get()
+        if first is not None and first.request is None:
+            return first.answer(request)
+        return (await self.send(Pattern(request), await request.aread())).response()
+
+    async def send(self, pattern: Pattern, content: bytes) -> Body:
+        """Send a request, and return its answer's body once the head has come.
+
+        Raises `httpx2.TransportError`.
+        """
         try:
-            async with asyncio.timeout(timeout["read"]):
+            async with asyncio.timeout(pattern.timeout):
                 response = await self._connected().request(
-                    request.method,
-                    str(request.url),
-                    headers=request.headers,
-                    data=await request.aread() or None,
+                    pattern.method,
+                    pattern.url,
+                    headers=pattern.headers,
+                    data=content or None,
                     allow_redirects=False,
-                    proxy=self._proxy(request.url),
-                    timeout=aiohttp.ClientTimeout(sock_connect=timeout["connect"]),
+                    proxy=self._proxy(pattern.place),
+                    timeout=pattern.client_timeout,
                 )
         except aiohttp.ConnectionTimeoutError as error:
             raise httpx2.ConnectTimeout(str(error)) from error
@@ -115,10 +207,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             raise httpx2.ReadTimeout("The server did not answer in time.") from error
         except (aiohttp.ClientError, OSError) as error:
             raise httpx2.ConnectError(str(error)) from error
-        body = Body(response, timeout["read"])
-        return httpx2.Response(
-            response.status, headers=[*response.raw_headers], stream=body, extensions={_BODY: body}
-        )
+        return Body(response, pattern.timeout)
 
     async def aclose(self) -> None:
         if self._session is not None:
@@ -132,21 +221,21 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         return self._session
 
-    def _proxy(self, url: httpx2.URL) -> str | None:
-        place = url.scheme, url.host
+    def _proxy(self, place: tuple[str, str]) -> str | None:
         if place not in self._proxies:
-            is_direct = proxy_bypass(url.host)
-            self._proxies[place] = None if is_direct else getproxies().get(url.scheme)
+            scheme, host = place
+            is_direct = proxy_bypass(host)
+            self._proxies[place] = None if is_direct else getproxies().get(scheme)
         return self._proxies[place]
 
 
-def client(timeout: float) -> httpx2.AsyncClient:
+def client(transport: AiohttpTransport, timeout: float) -> httpx2.AsyncClient:
     """Return an HTTP client for an SDK.
 
     `timeout`: seconds for the head of a response, and between any two bytes of its body.
     """
     return httpx2.AsyncClient(
-        transport=AiohttpTransport(),
+        transport=transport,
         timeout=httpx2.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
         follow_redirects=True,
     )
@@ -154,7 +243,10 @@ def client(timeout: float) -> httpx2.AsyncClient:
 
 def body_of(response: httpx2.Response) -> Readable:
     """Return what is to be read of a response that `client` got, by the shortest way."""
-    encoding = response.headers.get("content-encoding", "identity").strip().lower()
-    if encoding in ("", "identity"):
+    if _is_identity(response.headers.get("content-encoding", "")):
         return cast("Body", response.extensions[_BODY])
     return _Decoded(response)
+
+
+def _is_identity(encoding: str) -> bool:
+    return encoding.strip().lower() in ("", "identity")

@@ -37,9 +37,10 @@ from events import (
 )
 from loop.state import INTERRUPTED, Reply, RunState, settle
 from messages import ToolCall, ToolCallPart, ToolMessage, ToolSpec, clean_text
-from models import AgentConfig
+from models import AgentConfig, is_deep
+from offload import offload
 from tools.tool import Tool, ToolContext
-from tools.values import json_value
+from tools.values import MAX_DEPTH, json_value
 from tools.workers import Worker, Workers
 
 Handoffs: TypeAlias = Mapping[str, Callable[[], object]]
@@ -49,6 +50,9 @@ _CANCELLED = "The call was cancelled."
 
 _SHOWN_CHARS = 2000
 """How much of arguments that are not JSON an event shows."""
+
+_LONG_CHARS = 16_384
+"""From how many characters arguments are parsed in a thread."""
 
 _HANDOFF = "transfer_to_"
 _AGENT_CHARS = 64 - len(_HANDOFF)
@@ -158,17 +162,14 @@ class Calls:
             error = f"There is no tool of the name {call.name[:100]!r}. The tools are: {known}."
             return _failed(state, message_id, call, "unknown_tool", error)
         try:
-            if part.truncated:
-                raise InvalidArguments("The arguments are too large; the tool was not called.")
-            arguments = tool.parse(call.arguments)
-        except InvalidArguments as fault:
-            return _failed(state, message_id, call, "invalid_arguments", str(fault))
-        try:
+            arguments = await _parsed(tool, part)
             if gate.locked() or self._workers.full:
                 waits = QueuedCall(id=call.id, name=call.name, arguments=_arguments(call))
                 state.sink.append(ToolCallQueued(message_id=message_id, tool_call=waits))
             async with gate, self._workers.place() as worker:
                 return await self._execute(state, message_id, call, tool, arguments, worker)
+        except InvalidArguments as fault:
+            return _failed(state, message_id, call, "invalid_arguments", str(fault))
         except ToolError as fault:
             return _failed(state, message_id, call, "failed", str(fault))
         except asyncio.CancelledError:
@@ -245,6 +246,14 @@ class Calls:
         return _failed(state, message_id, call, code, error, _since(began), started.started_at)
 
 
+async def _parsed(tool: Tool, part: ToolCallPart) -> dict[str, Any]:
+    """Return the arguments of a call; `InvalidArguments` where they do not fit."""
+    if part.truncated:
+        raise InvalidArguments("The arguments are too large; the tool was not called.")
+    text = part.call.arguments
+    return await offload(tool.parse, text) if len(text) > _LONG_CHARS else tool.parse(text)
+
+
 def _reporter(
     sink: EventSink, message_id: str, call: ToolCall
 ) -> Callable[[float, float | None, str | None], None]:
@@ -300,10 +309,13 @@ def _result(call: ToolCall, task: asyncio.Task[ToolMessage]) -> ToolMessage:
 
 def _arguments(call: ToolCall) -> Any:
     """Return the arguments for an event: the JSON, or the text that is none, cut short."""
+    text = call.arguments
     try:
-        return json_value(msgspec.json.decode(call.arguments)) if call.arguments.strip() else {}
+        decoded = msgspec.json.decode(text) if text.strip() else {}
+        is_plain = "\\u" not in text and not is_deep(decoded, MAX_DEPTH)
+        return decoded if is_plain else json_value(decoded)
     except (ValueError, RecursionError):
-        return clean_text(call.arguments[:_SHOWN_CHARS])
+        return clean_text(text[:_SHOWN_CHARS])
 
 
 def _since(began: float) -> float:

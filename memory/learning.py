@@ -6,7 +6,7 @@ its run, so that it survives a restart; a task of this process then takes one af
 PostgreSQL each job is taken by one process.
 
 A job that cannot be done now is tried again later; one that fails `ATTEMPTS` times, or for
-which there is no room, is dropped, and the log says so.
+which the store has no room, is dropped, and the log says so.
 """
 
 import asyncio
@@ -83,7 +83,6 @@ class LongTermMemory:
         store: keeps what is to be learned.
         timeout: seconds that an answer waits for its memories.
         limit: how many of them it gets.
-        capacity: how many exchanges may wait to be learned from.
         may_hold: tells whether there may be any memories; where there are none, nobody waits.
     """
 
@@ -91,8 +90,8 @@ class LongTermMemory:
     store: Store
     timeout: float
     limit: int
-    capacity: int
     may_hold: Callable[[], bool] = lambda: True
+    _warm: asyncio.Event = field(default_factory=asyncio.Event)
     _due: asyncio.Event = field(default_factory=asyncio.Event)
     _learning: ExtractionJob | None = None
     _learned: asyncio.Event = field(default_factory=asyncio.Event)
@@ -110,6 +109,10 @@ class LongTermMemory:
         for task in tuple(self._tasks):
             task.cancel()
         await self.memories.aclose()
+
+    async def warmed(self) -> None:
+        """Wait until the memories are prepared, where there may be any, or have failed to be."""
+        await self._warm.wait()
 
     def recall(self, caller: Caller, text: str) -> Recall:
         task = asyncio.create_task(self._found(caller, text))
@@ -168,6 +171,7 @@ class LongTermMemory:
         if self.may_hold():
             with suppress(MemoryUnavailable):  # each call tries again
                 await self.memories.warm()
+        self._warm.set()
         while True:
             self._due.clear()
             try:
@@ -181,7 +185,7 @@ class LongTermMemory:
                     await self._due.wait()
 
     async def _learn_all(self) -> None:
-        while job := await self._next_job():
+        while job := await self.store.take_extraction_job():
             self._learning, self._learned = job, asyncio.Event()
             try:
                 if not await self._learn(job):
@@ -189,12 +193,6 @@ class LongTermMemory:
             finally:
                 self._learning = None
                 self._learned.set()
-
-    async def _next_job(self) -> ExtractionJob | None:
-        dropped = await self.store.trim_extraction_jobs(self.capacity)
-        if dropped:
-            logger.warning("%d exchanges were not learned from: the queue was full", dropped)
-        return await self.store.take_extraction_job()
 
     async def _learn(self, job: ExtractionJob) -> bool:
         """Learn from an exchange; tell whether it is worth it to go on with the next one now."""

@@ -25,9 +25,10 @@ from sqlalchemy import Connection
 
 from memory import Memory, MemoryUnavailable, rows
 from memory.records import TIMEOUT, Records
-from storage.engine import Begun, connect
+from storage.engine import connect
+from storage.private import own_folder
 from storage.sole import sole_user
-from storage.sqlite import driver_of
+from storage.unit import Begun
 
 CACHE_BYTES: Final = 128 * 1024 * 1024
 """Vectors in memory; the one that is searched is there in any case."""
@@ -168,7 +169,7 @@ class LocalRecords(Records):
 
     async def _open(self) -> None:
         with ExitStack() as held:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            own_folder(self._folder)
             held.enter_context(sole_user(self._url))
             await super()._open()
             self._held = held.pop_all()
@@ -181,7 +182,7 @@ class LocalRecords(Records):
 
 def _overwriting(unit: Callable[..., _T]) -> Callable[..., _T]:
     def overwriting(db: Connection, *args: Any, **kwargs: Any) -> _T:
-        driver_of(db).ahead("PRAGMA secure_delete=ON")
+        db.exec_driver_sql("PRAGMA secure_delete=ON")
         return unit(db, *args, **kwargs)
 
     return overwriting

@@ -17,7 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from memory import Memory, MemoryUnavailable, rows
 from storage import StorageUnavailable
-from storage.engine import Database, Unit, connect
+from storage.engine import Database, connect
+from storage.unit import Unit
 
 TIMEOUT: Final = 5.0
 """Seconds to wait for a lock, a connection or an answer."""

@@ -175,6 +175,7 @@ def vectors(
 def add(db: sa.Connection, owner: str, embedder: str, drafts: Sequence[Draft]) -> Added:
     if not drafts:
         return Added([], False)
+    _clearings(db, owner)  # whoever adds at the same time waits, and counts these rows, too
     rows = [
         {"id": draft.id, "owner": owner, **_columns(draft.payload, embedder, draft.vector)}
         for draft in drafts

@@ -254,6 +254,11 @@ class WholeResponse:
         self._message_id: str | None = None
         self._texts: list[list[str]] = []
 
+    @property
+    def size(self) -> int:
+        """How many characters of text it has."""
+        return sum(len(piece) for pieces in self._texts for piece in pieces)
+
     def add(self, event: ReaderEvent) -> None:
         match event:
             case ChatChunk():

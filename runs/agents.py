@@ -4,7 +4,9 @@ The latter are stored, and are there again after a restart. A stored agent that 
 more (its tool is gone) is left out with a warning, not deleted.
 """
 
+import asyncio
 import logging
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
@@ -23,6 +25,11 @@ from tools.tool import Tool
 from tools.workers import Workers
 
 DEFAULT = "chat"
+AGENTS_BYTES = 67_108_864
+"""Bytes that all agents that were made over the API may take: each of them is in memory."""
+
+_AGENT_BYTES = 4096  # besides its configuration, roughly
+
 BUILT_IN = ("assistant", DEFAULT)
 
 logger = logging.getLogger("parley.registry")
@@ -60,6 +67,8 @@ class Roster:
         self._limit = limit
         self._built_in = {name: self._build("", name, AgentConfig()) for name in BUILT_IN}
         self._stored: dict[str, dict[str, StreamingAgent]] = {}
+        self._sizes: dict[tuple[str, str], int] = {}
+        self._changing = asyncio.Lock()
 
     async def load(self) -> None:
         """Read the stored agents; `storage.StorageUnavailable` where that cannot be done."""
@@ -67,8 +76,11 @@ class Roster:
             try:
                 agent = self._build(tenant, name, AgentConfig.model_validate_json(text))
                 self._stored.setdefault(tenant, {})[name] = agent
+                self._sizes[tenant, name] = _size(text)
             except (ValidationError, KeyError) as error:
-                logger.warning("The stored agent %r does not fit any more: %s", name, error)
+                # Their text quotes the agent's configuration, which is in no log.
+                kind = type(error).__name__
+                logger.warning("The stored agent %r does not fit any more (%s)", name, kind)
 
     def all(self, caller: Caller) -> list[AgentInfo]:
         agents = self._of(caller.tenant)
@@ -118,21 +130,28 @@ class Roster:
         Raises:
             errors.Invalid: an unknown tool or agent, or a model outside the allowlist.
             errors.Conflict: the name is one of the service's own that cannot be replaced.
-            errors.TooMany: there are as many agents as there may be.
+            errors.TooMany: there are as many agents as there may be, or they have as many bytes.
             storage.StorageUnavailable: it could not be stored.
         """
         if name in self._special:
             raise Conflict(f"The agent {name!r} cannot be replaced.")
+        async with self._changing:  # to check for room and to take it are one step
+            return await self._put(caller, name, config)
+
+    async def _put(self, caller: Caller, name: str, config: AgentConfig) -> bool:
         agents = self._of(caller.tenant)
         faults = self._faults(agents, name, config)
         if faults:
             raise Invalid("The agent's configuration is not valid.", errors=faults)
-        new = name not in agents
-        if new and len(agents) >= self._limit:
-            raise TooMany(f"There may be at most {self._limit} agents.")
+        text = config.model_dump_json(exclude_unset=True)
+        place, size = (caller.tenant, name), _size(text)
+        if sum(self._sizes.values()) - self._sizes.get(place, 0) + size > AGENTS_BYTES:
+            raise TooMany("The agents take all the memory that they may; delete some.")
         agent = self._build(caller.tenant, name, config)
-        await self._store.put_agent(caller, name, config.model_dump_json(exclude_unset=True))
+        putting = self._store.put_agent(caller, name, text, built_in=BUILT_IN, limit=self._limit)
+        new = await putting
         self._stored.setdefault(caller.tenant, {})[name] = agent
+        self._sizes[place] = size
         return new
 
     async def delete(self, caller: Caller, name: str) -> None:
@@ -143,11 +162,13 @@ class Roster:
             errors.Conflict: it is one that comes with the service.
             storage.StorageUnavailable: the database cannot be written.
         """
-        self._configured(caller.tenant, name)
-        if name in BUILT_IN:
-            raise Conflict("An agent that comes with the service can be replaced, not deleted.")
-        await self._store.delete_agent(caller, name)
-        self._stored[caller.tenant].pop(name, None)
+        async with self._changing:
+            self._configured(caller.tenant, name)
+            if name in BUILT_IN:
+                raise Conflict("An agent that comes with the service can be replaced, not deleted.")
+            await self._store.delete_agent(caller, name)
+            self._stored[caller.tenant].pop(name, None)
+            self._sizes.pop((caller.tenant, name), None)
 
     def _faults(
         self, agents: Collection[str], name: str, config: AgentConfig
@@ -231,3 +252,8 @@ class Roster:
             built_in=agent.name in BUILT_IN,
             **agent.config.model_dump(),
         )
+
+
+def _size(config: str) -> int:
+    """Return about how many bytes an agent takes whose configuration has this JSON."""
+    return _AGENT_BYTES + sys.getsizeof(config)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -36,12 +37,16 @@ class Ending(NamedTuple):
 
 
 class Endings:
-    """Stores endings, each once. `memory` learns from exchanges; None: no user is remembered."""
+    """Stores endings, each once. `memory` learns from exchanges; None: no user is remembered.
+
+    `size`: how many bytes those take that wait, roughly.
+    """
 
     def __init__(self, store: Store, memory: LongTermMemory | None) -> None:
         self._store = store
         self._memory = memory
         self._waiting: deque[Ending] = deque()
+        self.size = 0
 
     @property
     def has_waiting(self) -> bool:
@@ -58,6 +63,7 @@ class Endings:
 
     def store_later(self, ending: Ending) -> None:
         self._waiting.append(ending)
+        self.size += _size(ending)
 
     async def store_soon(self, ending: Ending) -> None:
         """Store an ending now, or as soon as that is possible. Never raises."""
@@ -79,9 +85,18 @@ class Endings:
             except Exception:  # it would fail again, and must not keep back the others
                 logger.exception("The end of run %s could not be stored", ending.run.id)
             self._waiting.popleft()
+            self.size -= _size(ending)
 
     async def _finish(self, ending: Ending) -> bool:
         return await to_its_end(asyncio.ensure_future(self._store.finish(*ending)))
+
+
+def _size(ending: Ending) -> int:
+    begin = ending.begin.messages if ending.begin is not None else ()
+    texts = [ending.run.request, *(each.content for each in (*ending.messages, *begin))]
+    if isinstance(ending.terminal, ChatComplete):
+        texts.append(ending.terminal.final_response)
+    return sum(map(sys.getsizeof, texts))
 
 
 def ending_of(run: Run, terminal: TerminalEvent, begin: Begin | None) -> Ending:

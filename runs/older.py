@@ -6,26 +6,25 @@ with `message` a message, and what is left asked for another answer.
 
 from typing import Any
 
-VERSION = 2
 _SAME = ("agent", "parallel_tools", "memory", "if_busy")
 
 
 def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return a request of version 1 as one of version 2.
+    """Return a request of version 1 as one of version 2, without its `version`.
 
     What is none raises `AttributeError`, `KeyError` or `TypeError`.
     """
     if "completion" in fields:
-        return {"version": VERSION} | _completion(fields["completion"])
+        return _completion(fields["completion"])
     same: dict[str, Any] = {name: fields[name] for name in _SAME if name in fields}
     if "message_id" in fields:
         branch = {"branch": (fields["conversation_id"], fields["message_id"])}
-        return {"version": VERSION, "messages": [_user(fields)]} | same | branch
+        return {"messages": [_user(fields)]} | same | branch
     place = {"conversation_id": fields.get("conversation_id")}
     if "message" in fields:
         # The agent was left out where it was the default one.
-        return {"version": VERSION, "agent": "chat"} | same | place | _message(fields)
-    return {"version": VERSION, "must_exist": True, "regenerates": True} | same | place
+        return {"agent": "chat"} | same | place | _message(fields)
+    return {"must_exist": True, "regenerates": True} | same | place
 
 
 def _message(fields: dict[str, Any]) -> dict[str, Any]:

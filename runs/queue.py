@@ -6,7 +6,6 @@ suspends: to look at the queue and to join it are one step.
 """
 
 import asyncio
-from collections import deque
 from typing import Protocol
 
 from caller import Caller
@@ -45,16 +44,20 @@ class ConversationLocks(Protocol):
 class LocalTurn:
     def __init__(self, run_id: str, locks: "LocalLocks", place: tuple[Caller, str]) -> None:
         self.run_id = run_id
-        self.granted = asyncio.Event()
+        self.is_held = False
+        self._granted: asyncio.Event | None = None  # most turns are never waited for
         self._locks = locks
         self._place = place
 
-    @property
-    def is_held(self) -> bool:
-        return self.granted.is_set()
+    def grant(self) -> None:
+        self.is_held = True
+        if self._granted is not None:
+            self._granted.set()
 
     async def wait(self) -> None:
-        await self.granted.wait()
+        if not self.is_held:
+            self._granted = self._granted or asyncio.Event()
+            await self._granted.wait()
 
     async def leave(self) -> None:
         self._locks.remove(self._place, self)
@@ -62,13 +65,13 @@ class LocalTurn:
 
 class LocalLocks:
     def __init__(self) -> None:
-        self._queues: dict[tuple[Caller, str], deque[LocalTurn]] = {}
+        self._queues: dict[tuple[Caller, str], list[LocalTurn]] = {}
 
     async def join(
         self, owner: Caller, conversation_id: str, run_id: str, *, if_busy: IfBusy, limit: int
     ) -> LocalTurn:
         place = (owner, conversation_id)
-        queue = self._queues.get(place, deque())
+        queue = self._queues.get(place, [])
         if queue and if_busy == "reject":
             text = f"The conversation has a run under way: {queue[0].run_id}."
             raise Conflict(text, code="conversation_busy")
@@ -77,7 +80,7 @@ class LocalLocks:
         turn = LocalTurn(run_id, self, place)
         self._queues[place] = queue
         queue.append(turn)
-        queue[0].granted.set()
+        queue[0].grant()
         return turn
 
     async def queue(self, owner: Caller, conversation_id: str) -> list[str]:
@@ -87,6 +90,6 @@ class LocalLocks:
         queue = self._queues[place]
         queue.remove(turn)
         if queue:
-            queue[0].granted.set()
+            queue[0].grant()
         else:
             del self._queues[place]

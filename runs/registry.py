@@ -20,7 +20,7 @@ its last stored turn, in a new epoch.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from types import TracebackType
@@ -37,7 +37,7 @@ from memory.learning import LongTermMemory
 from messages import new_id
 from runs.agents import DEFAULT, Roster
 from runs.commands import LocalCommands
-from runs.index import RunIndex
+from runs.index import RunIndex, size_of
 from runs.observers import Observer, Observers
 from runs.queue import LocalLocks
 from runs.replay import replay_of
@@ -107,7 +107,7 @@ class AgentRegistry:
             allowed_models=allowed_models,
             limit=limits.max_agents,
         )
-        self._index = RunIndex(hub, limits.run_ttl, limits.max_runs)
+        self._index = RunIndex(hub, limits.run_ttl, limits.max_runs, limits.max_run_bytes // 2)
         self._locks = LocalLocks()
         self._commands = LocalCommands(self._index)
         self._observers = Observers(hub, observers)
@@ -201,11 +201,13 @@ class AgentRegistry:
         if known is not None:
             return await self._repeated(known, fingerprint)
         agent = self.agents.find(caller, asked)
-        self._check_room(request)
+        size = size_of(said)
+        self._check_room(request, size)
         place = request.conversation_id or conversation_id
         stored = self._stored(caller, request, agent, place or new_id("conv"))
         stored = msgspec.structs.replace(stored, request=said, key=key, fingerprint=fingerprint)
-        run = Run(stored, request, agent, is_new=place is None and request.branch is None)
+        is_new = place is None and request.branch is None
+        run = Run(stored, request, agent, size=size, is_new=is_new)
         await self._runner.enter(run)
         return await self._accepted(run, fingerprint)
 
@@ -241,7 +243,7 @@ class AgentRegistry:
         there = await self.store.conversation(caller, place)
         return there.agent if there is not None and there.agent is not None else DEFAULT
 
-    def _check_room(self, request: RunRequest) -> None:
+    def _check_room(self, request: RunRequest, size: int) -> None:
         """Refuse a run that there is no room for; nothing may suspend before `Runner.enter`."""
         limits = self._limits
         if self.draining:
@@ -253,6 +255,9 @@ class AgentRegistry:
             raise Invalid("The message is too long.", errors=errors)
         if len(self._index) >= limits.max_active_runs:
             raise Unavailable("The service is at its limit of runs under way.", retry_after=1)
+        if not (self._hub.has_room and self._index.has_room(size, self._runner.endings.size)):
+            text = "The runs under way take all the memory that there is for runs; try again later."
+            raise Unavailable(text, retry_after=1)
 
     def _stored(
         self, caller: Caller, request: RunRequest, agent: Agent, conversation_id: str
@@ -335,7 +340,7 @@ class AgentRegistry:
             said = await self.store.run_messages(run)
             return replay_of(run.start, run.terminal, said, epoch=run.epoch, after=after)
 
-    async def before(self, caller: Caller, run_id: str, seq: int) -> list[Event]:
+    async def before(self, caller: Caller, run_id: str, seq: int) -> AsyncIterator[Event]:
         """Return the events of a run up to `seq`, as they are in its log; see `hub.Hub.before`."""
         await self.run(caller, run_id)
         return await self._hub.before(run_id, seq)

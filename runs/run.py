@@ -50,6 +50,7 @@ class Limits(NamedTuple):
     run_timeout: float
     run_ttl: float
     max_runs: int
+    max_run_bytes: int
     conversation_ttl: float | None
     tool_workers: int
     shutdown_grace: float
@@ -82,6 +83,7 @@ class Run:
 
     Args:
         stored: the run as it is stored, kept up to date.
+        size: how many bytes it takes while it is under way, its log apart.
         is_new: so is its conversation, in which nobody else has said anything.
         resumed: it goes on where another process, or this one before a restart, left it.
         accepted: set when it is stored, or will not be: then `refusal` says why.
@@ -92,6 +94,7 @@ class Run:
     stored: StoredRun
     request: RunRequest
     agent: Agent
+    size: int
     is_new: bool = False
     resumed: bool = False
     accepted: asyncio.Event = field(default_factory=asyncio.Event)

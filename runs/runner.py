@@ -19,7 +19,7 @@ from runs.agents import Roster
 from runs.commands import Commands
 from runs.driver import Driver
 from runs.endings import Ending, Endings, failure, left_open
-from runs.index import RunIndex
+from runs.index import RunIndex, size_of
 from runs.observers import Observers
 from runs.queue import ConversationLocks, Turn
 from runs.request import decoded
@@ -80,8 +80,10 @@ class Runner:
 
     async def _own(self, run: Run, turn: Turn) -> None:
         """Take a run through its life, and do the book-keeping."""
-        outcome = await self._driver.drive(run, turn)
-        await turn.leave()
+        try:
+            outcome = await self._driver.drive(run, turn)
+        finally:  # also where all tasks are cancelled, or who waits behind would wait for ever
+            await turn.leave()
         match outcome:
             case Refused() | Repeated():
                 self._refuse(run, outcome)
@@ -118,7 +120,8 @@ class Runner:
         self._index.forget(stored.id)
         request = decoded(stored.request)
         agent = self._agents.find(stored.owner, stored.agent)
-        await self.enter(Run(stored, request, agent, resumed=True))
+        size = size_of(stored.request)
+        await self.enter(Run(stored, request, agent, size=size, resumed=True))
 
     async def keep_house(self) -> None:
         """Do what has to be done now and then, until the registry ends."""

@@ -34,6 +34,24 @@ class StorageUnavailable(Unavailable):
     code = "storage_unavailable"
 
 
+class StorageDamaged(StorageUnavailable):
+    """The database's file has wrong content somewhere. Another try helps as little as waiting."""
+
+    retryable = False
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The file of the database is damaged. Stop the service, put a backup in the file's "
+            "place, or what `sqlite3 <file> .recover` saves, and start the service again."
+        )
+
+
+class StorageUnusable(StorageUnavailable):
+    """This is no database of this service; the text says what is wrong and what to do."""
+
+    retryable = False
+
+
 class InvalidPage(ClientError):
     code = "invalid_cursor"
 

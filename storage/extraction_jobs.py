@@ -5,6 +5,7 @@ database's clock; a process that ended meanwhile has it taken by another, and wh
 process at a time, at once. So a job may be taken twice, and to do it twice must do no harm.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from messages import Message
 from storage import ExtractionJob, StoredRun
 from storage.tables import extraction_jobs as jobs
 from storage.tables import of_owner, seconds_from_now
+
+logger = logging.getLogger("parley.storage")
 
 HELD = 300.0
 """Seconds for which a job belongs to who has taken it: longer than it takes."""
@@ -65,19 +68,26 @@ _LAST_KEPT = (
     .scalar_subquery()
 )
 _TRIM = sa.delete(jobs).where(jobs.c.seq <= _LAST_KEPT)
+_ADDING = 0x7061726C6A6F  # the key of an advisory lock
+_ONE_ADDS = sa.text("SELECT pg_advisory_xact_lock(:key)").bindparams(key=_ADDING)
 _FORGET = sa.delete(jobs).where(of_owner(jobs))
 _COUNT = sa.select(sa.func.count()).select_from(jobs)
 _OF_USER = _COUNT.where(of_owner(jobs))
 
 
-def add(db: sa.Connection, run: StoredRun, messages: Sequence[Message]) -> None:
+def add(db: sa.Connection, run: StoredRun, messages: Sequence[Message], most: int) -> None:
+    """Put a job in; the oldest ones beyond `most` go, those that are being done included."""
     row: dict[str, Any] = {
         "tenant": run.owner.tenant,
         "user_id": run.owner.user,
         "run_id": run.id,
         "messages": tuple(messages),
     }
+    if db.dialect.name == "postgresql":
+        db.execute(_ONE_ADDS)
     db.execute(_ADD, row)
+    if dropped := db.execute(_TRIM, {"capacity": most}).rowcount:
+        logger.warning("%d exchanges are not learned from: the queue was full", dropped)
 
 
 def take(db: sa.Connection, me: str, alone: bool) -> ExtractionJob | None:
@@ -99,10 +109,6 @@ def give_back(db: sa.Connection, job: ExtractionJob, me: str) -> None:
 
 def drop(db: sa.Connection, job: ExtractionJob, me: str) -> None:
     db.execute(_DROP, {"of_seq": job.seq, "me": me})
-
-
-def trim(db: sa.Connection, capacity: int) -> int:
-    return db.execute(_TRIM, {"capacity": capacity}).rowcount
 
 
 def forget(db: sa.Connection, caller: Caller) -> None:

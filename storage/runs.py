@@ -38,6 +38,7 @@ from storage import (
     extraction_jobs,
 )
 from storage.conversations import branch, clear
+from storage.prepared import Prepared
 from storage.tables import (
     Json,
     Utc,
@@ -66,21 +67,30 @@ _LEASE = seconds_from_now(sa.bindparam("lease", type_=sa.Float()))
 
 # SQLite took its upsert from PostgreSQL: the one construct compiles for both.
 _upsert = postgresql.insert(conversations).inline()
-_ENTER = _upsert.on_conflict_do_update(
-    index_elements=["tenant", "user_id", "id"],
-    set_={
-        "updated_at": _upsert.excluded.updated_at,
-        "agent": sa.func.coalesce(_upsert.excluded.agent, conversations.c.agent),
-        "ephemeral": sa.and_(conversations.c.ephemeral, _upsert.excluded.ephemeral),
-    },
+_ENTER = Prepared(
+    _upsert.on_conflict_do_update(
+        index_elements=["tenant", "user_id", "id"],
+        set_={
+            "updated_at": _upsert.excluded.updated_at,
+            "agent": sa.func.coalesce(_upsert.excluded.agent, conversations.c.agent),
+            "ephemeral": sa.and_(conversations.c.ephemeral, _upsert.excluded.ephemeral),
+        },
+    ),
+    (
+        *("tenant", "user_id", "id", "metadata", "ephemeral", "agent"),
+        *("created_at", "updated_at"),
+    ),
 )
-_ACCEPT = (
+_ACCEPT = Prepared(
     postgresql.insert(runs)
     .inline()
     .values(lease_until=_LEASE)
-    .on_conflict_do_nothing(index_elements=["tenant", "user_id", "key"])
+    .on_conflict_do_nothing(index_elements=["tenant", "user_id", "key"]),
+    [column.name for column in runs.c if column.name not in ("seq", "lease_until")],
 )
-_APPEND = sa.insert(messages).inline()
+_APPEND = Prepared(
+    sa.insert(messages).inline(), [column.name for column in messages.c if column.name != "seq"]
+)
 
 _OF_RUN = sa.and_(runs.c.tenant == sa.bindparam("of_tenant"), runs.c.id == sa.bindparam("of_run"))
 _HELD = sa.and_(
@@ -89,8 +99,12 @@ _HELD = sa.and_(
     runs.c.epoch == sa.bindparam("of_epoch"),
     runs.c.finished_at.is_(None),
 )
-_BEGIN = sa.update(runs).where(_HELD)
-_TOUCH = (
+_BEGIN = Prepared(sa.update(runs).where(_HELD), ["status", "started_at"])
+_PAUSE = Prepared(sa.update(runs).where(_HELD), ["pending"])
+_END = Prepared(
+    sa.update(runs).where(_HELD), ["status", "terminal", "finished_at", "pending", "request"]
+)
+_TOUCH = Prepared(
     sa.update(conversations)
     .where(of_owner(conversations), conversations.c.id == sa.bindparam("of_conversation"))
     .values(
@@ -157,7 +171,7 @@ def accept(
     row = _row(run) | {"instance": me, "lease": lease}
     if begin is not None:
         row |= {"status": "running", "started_at": run.started_at or run.created_at}
-    if db.execute(_ACCEPT, row).rowcount == 0:
+    if _ACCEPT.execute(db, row) == 0:
         _check_key(db, run)
     if begin is not None:
         _take_lock(db, run, begin, run.created_at)
@@ -193,13 +207,13 @@ def _enter(db: sa.Connection, run: StoredRun, entry: Entry, agent: str | None) -
             "created_at": run.created_at,
             "updated_at": run.created_at,
         }
-        db.execute(_ENTER, conversation)
+        _ENTER.execute(db, conversation)
 
 
 def begin(db: sa.Connection, run: StoredRun, begin: Begin) -> None:
     now = datetime.now(UTC)
     there = _touch(db, run, now, agent=run.agent)
-    _change(db, run, {"status": "running", "started_at": now})
+    _change(db, _BEGIN, run, {"status": "running", "started_at": now})
     if there:
         _take_lock(db, run, begin, now)
 
@@ -208,8 +222,8 @@ def save_turn(
     db: sa.Connection, run: StoredRun, said: Sequence[Message], pending: AssistantMessage | None
 ) -> None:
     now = datetime.now(UTC)
-    there = _touch(db, run, now)
-    _change(db, run, {"pending": pending})
+    there = bool(said) and _touch(db, run, now)
+    _change(db, _PAUSE, run, {"pending": pending})
     if there:
         _append(db, run, said, now)
 
@@ -222,6 +236,7 @@ def finish(
     title: str | None,
     begin: Begin | None,
     learn_from: Sequence[Message],
+    jobs: int,
 ) -> None:
     now = datetime.now(UTC)
     there = _touch(db, run, now, title=title)
@@ -234,11 +249,11 @@ def finish(
         "pending": None,
         "request": run.request,
     }
-    _change(db, run, changes)
+    _change(db, _END, run, changes)
     if there:
         _append(db, run, said, now)
     if learn_from:
-        extraction_jobs.add(db, run, learn_from)
+        extraction_jobs.add(db, run, learn_from, jobs)
 
 
 def status_of(terminal: TerminalEvent) -> RunStatus:
@@ -334,11 +349,11 @@ def _touch(
 ) -> bool:
     """Mark the conversation as changed; return whether there still is one."""
     values = _where(run) | {"at": now, "new_title": title, "new_agent": agent}
-    return db.execute(_TOUCH, values).rowcount == 1
+    return _TOUCH.execute(db, values) == 1
 
 
-def _change(db: sa.Connection, run: StoredRun, changes: dict[str, Any]) -> None:
-    if db.execute(_BEGIN, _where(run) | changes).rowcount == 0:
+def _change(db: sa.Connection, change: Prepared, run: StoredRun, values: dict[str, Any]) -> None:
+    if change.execute(db, _where(run) | values) == 0:
         raise Undone
 
 
@@ -366,7 +381,7 @@ def _append(
         }
         for message, is_own in zip(said, own, strict=False)
     ]
-    db.execute(_APPEND, rows)
+    _APPEND.execute_many(db, rows)
 
 
 def role_of(message: Message) -> str:

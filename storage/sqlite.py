@@ -1,126 +1,123 @@
-"""SQLite for SQLAlchemy's asyncio engine: a connection and its thread, one hop for a statement.
+"""A file of SQLite: a unit is done in one go by a thread, with a connection of its own.
 
-SQLAlchemy's own adapter of aiosqlite makes three or four: to open a cursor, to execute, to fetch
-and to close it. Here a cursor executes and fetches in one, and is neither opened nor closed; what
-begins and divides a transaction goes along with the statement that follows; a commit or a rollback
-of nothing is none. A hop and what it takes to wait for it cost twice as much as a small statement.
+One thread writes (`writer`), and some read, which WAL allows at any time. Half of these are for
+scans, so that slow ones leave the others free.
+
+SQLite asks now and then (`set_progress_handler`) whether a unit is to go on: one whose time is
+over, or for whose result nobody waits any more, is interrupted where it is. That is asked in the
+unit's own thread; `sqlite3.Connection.interrupt` from another one might hit the next unit, or the
+moment between two statements.
 """
 
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
-from queue import SimpleQueue
-from threading import Thread
-from typing import Any, TypeAlias, cast
+from typing import Final, ParamSpec, TypeVar
 
-from sqlalchemy import AdaptedConnection, Connection
-from sqlalchemy.util import await_
+from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine
+from sqlalchemy.exc import DBAPIError
+
+from storage.trouble import is_trouble, trouble_told
+from storage.unit import Reads, Unit
+from storage.writer import GroupWriter, interrupt_when
 
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 """FULL, because WAL with NORMAL can lose commits at a power cut."""
 
-_Job: TypeAlias = "tuple[asyncio.Future[None], Callable[[], None] | None]"
-"""What the thread is to call, and who waits for it; None: nothing more comes."""
+READERS: Final = 4
+"""Threads that read: half of them for scans, and half for all else."""
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
-class Driver:
-    """A connection to a file, and the thread that works on it.
+class SqliteDatabase:
+    """A file; see `engine.Database`.
 
-    `timeout`: seconds that a statement waits for the file's lock.
+    Args:
+        path: the file; its folder has to be there.
+        timeout: seconds that a read takes at most, that a write waits at most for its turn, for
+            the file's lock, and then for its end.
     """
 
-    def __init__(self, path: str, timeout: float) -> None:
-        self._open = partial(_open, path, timeout)
-        self._jobs: SimpleQueue[_Job] = SimpleQueue()
-        self._thread = Thread(target=_work, args=(self._jobs,), name="sqlite", daemon=True)
-        self._ahead: list[str] = []
-        self._db: sqlite3.Connection | None = None
-        self._stopped: asyncio.Future[None] | None = None
+    shared = False
 
-    async def open(self) -> None:
-        """Open the file; where that fails (`sqlite3.Error`) the thread has ended."""
-        self._thread.start()
+    def __init__(self, path: str, timeout: float) -> None:
+        # What users say is in no message of an error, and in no log.
+        engine = partial(
+            create_engine,
+            URL.create("sqlite", database=path),
+            creator=partial(_open, path, timeout),
+            hide_parameters=True,
+        )
+        self._reading = engine(poolclass=QueuePool, pool_size=READERS, max_overflow=0)
+        self._writing = engine(poolclass=NullPool)
+        self._writer = GroupWriter(self._writing, timeout)
+        self._reads = Reads(timeout)
+        self._start()
+
+    def _start(self) -> None:
+        half = READERS // 2
+        self._readers = ThreadPoolExecutor(READERS - half, "sqlite-reader")
+        self._scanners = ThreadPoolExecutor(half, "sqlite-scanner")
+
+    async def read(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self._read(self._readers, lambda db: unit(db, *args, **kwargs))
+
+    async def scan(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self._read(self._scanners, lambda db: unit(db, *args, **kwargs))
+
+    async def write(self, unit: Unit[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self._writer.do(lambda db: unit(db, *args, **kwargs))
+
+    async def migrate(self, unit: Callable[[Connection], None]) -> None:
+        await self._writer.alone(partial(_migrate, self._writing, unit))
+
+    async def aclose(self) -> None:
+        readers = (self._readers, self._scanners)
+        self._start()
+        await self._reads.end()
+        await self._writer.aclose()
+        for each in readers:
+            await asyncio.to_thread(each.shutdown)
+        self._reading.dispose()
+
+    async def _read(self, readers: ThreadPoolExecutor, unit: Callable[[Connection], _T]) -> _T:
+        is_given_up = False
+        loop = asyncio.get_running_loop()
+        async with self._reads.limited():
+            try:
+                work = partial(_read, self._reading, unit, lambda: is_given_up)
+                return await loop.run_in_executor(readers, work)
+            finally:
+                is_given_up = True
+
+
+def _read(engine: Engine, unit: Callable[[Connection], _T], is_given_up: Callable[[], bool]) -> _T:
+    with trouble_told(), engine.connect() as connection:
         try:
-            await self._do(self._connect)
-        except BaseException:
-            await self.stop()  # the thread must not outlive the event loop
+            with interrupt_when(is_given_up, connection):
+                return unit(connection)
+        except DBAPIError as error:
+            if is_trouble(error):
+                connection.invalidate()
             raise
 
-    @property
-    def in_transaction(self) -> bool:
-        return self._db is not None and self._db.in_transaction
 
-    def begin(self, *statements: str) -> None:
-        """Have a transaction begun right before the next statement; what waited is forgotten."""
-        self._ahead = [*statements]
+def _migrate(engine: Engine, unit: Callable[[Connection], None]) -> None:
+    """Do a unit with foreign keys off.
 
-    def ahead(self, statement: str) -> None:
-        """Have a statement executed right before the next one."""
-        self._ahead.append(statement)
-
-    def submit(self, function: Callable[..., Any], *args: Any) -> "asyncio.Future[None]":
-        """Call a function of the sqlite3 connection in the thread, after what is ahead of it."""
-        ahead, self._ahead = self._ahead, []
-        return self._do(partial(self._call, ahead, function, args))
-
-    def stop(self) -> "asyncio.Future[None]":
-        """Close the connection after what is under way, and end the thread."""
-        if self._stopped is None:
-            self._do(self._close)
-            self._stopped = asyncio.get_running_loop().create_future()
-            self._jobs.put((self._stopped, None))
-        return self._stopped
-
-    def _do(self, job: Callable[[], None]) -> "asyncio.Future[None]":
-        if self._stopped is not None:
-            raise sqlite3.ProgrammingError("The connection is closed.")
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._jobs.put((future, job))
-        return future
-
-    def _connect(self) -> None:
-        self._db = self._open()
-
-    def _close(self) -> None:
-        if self._db is not None:
-            self._db.close()
-
-    def _call(
-        self, ahead: Iterable[str], function: Callable[..., Any], args: Iterable[Any]
-    ) -> None:
-        if self._db is None:
-            raise sqlite3.ProgrammingError("The connection is not open.")
-        for statement in ahead:
-            self._db.execute(statement).close()
-        function(self._db, *args)
-
-
-def _work(jobs: "SimpleQueue[_Job]") -> None:
-    while True:
-        future, job = jobs.get()
-        error: BaseException | None = None
-        try:
-            if job is not None:
-                job()
-        except BaseException as caught:  # noqa: BLE001 - whoever waits gets it
-            error = caught
-        with suppress(RuntimeError):  # the event loop is closed, and nobody waits
-            future.get_loop().call_soon_threadsafe(_settle, future, error)
-        if job is None:
-            return
-
-
-def _settle(future: "asyncio.Future[None]", error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(error)
+    SQLite's way to change a table is to copy and to drop it, and the drop would take along the
+    rows that refer to it.
+    """
+    with trouble_told(), engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        unit(connection)
+        connection.commit()
 
 
 def _open(path: str, timeout: float) -> sqlite3.Connection:
@@ -141,110 +138,7 @@ def _set(db: sqlite3.Connection, pragma: str, deadline: float) -> None:
             db.execute(f"PRAGMA {pragma}").close()
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() > deadline:
                 raise
         time.sleep(0.005)
-
-
-class Cursor:
-    """What has come of a statement (PEP 249); used in SQLAlchemy's greenlets."""
-
-    arraysize = 1
-
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-        self._rows: Iterator[Any] = iter(())
-        self.description: Any = None
-        self.rowcount = -1
-        self.lastrowid: int | None = None
-
-    def execute(self, sql: str, parameters: Any = ()) -> None:
-        await_(self._driver.submit(self._run, sql, () if parameters is None else parameters))
-
-    def executemany(self, sql: str, parameters: Iterable[Any]) -> None:
-        await_(self._driver.submit(self._run_many, sql, parameters))
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._rows
-
-    def fetchone(self) -> Any:
-        return next(self._rows, None)
-
-    def fetchmany(self, size: int | None = None) -> Sequence[Any]:
-        return [*islice(self._rows, self.arraysize if size is None else size)]
-
-    def fetchall(self) -> Sequence[Any]:
-        return [*self._rows]
-
-    def close(self) -> None:
-        self._rows = iter(())
-
-    def _run(self, db: sqlite3.Connection, sql: str, parameters: Any) -> None:
-        cursor = db.execute(sql, parameters)
-        self.description = cursor.description
-        self._rows = iter(cursor.fetchall() if cursor.description else ())
-        self.rowcount, self.lastrowid = cursor.rowcount, cursor.lastrowid
-
-    def _run_many(self, db: sqlite3.Connection, sql: str, parameters: Iterable[Any]) -> None:
-        self.rowcount = db.executemany(sql, parameters).rowcount
-
-
-class Adapted(AdaptedConnection):
-    """A `Driver` as SQLAlchemy's greenlets see it: a synchronous connection (PEP 249)."""
-
-    __slots__ = ()
-
-    def __init__(self, driver: Driver) -> None:
-        self._connection = cast(Any, driver)
-
-    def cursor(self, server_side: bool = False) -> Cursor:
-        return Cursor(_driver(self))
-
-    def create_function(self, name: str, parameters: int, function: Any, **options: Any) -> None:
-        create = partial(sqlite3.Connection.create_function, **options)
-        await_(_driver(self).submit(create, name, parameters, function))
-
-    def commit(self) -> None:
-        if _driver(self).in_transaction:
-            await_(_driver(self).submit(sqlite3.Connection.commit))
-
-    def rollback(self) -> None:
-        if _driver(self).in_transaction:
-            await_(_driver(self).submit(sqlite3.Connection.rollback))
-
-    def close(self) -> None:
-        await_(_driver(self).stop())
-
-    def terminate(self) -> None:
-        """Close without waiting: a connection that is given up, or was forgotten."""
-        with suppress(RuntimeError):  # its event loop is closed, and the process ends
-            _driver(self).stop()
-
-
-class Dbapi:
-    """The `module` of an engine: `sqlite3`, but for how a connection is made."""
-
-    paramstyle = "qmark"
-    has_stop = True
-
-    def __init__(self, path: str, timeout: float) -> None:
-        self._path = path
-        self._timeout = timeout
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(sqlite3, name)
-
-    def connect(self, *args: Any, **kwargs: Any) -> Adapted:
-        """Open a connection; what the engine's address says is known already."""
-        driver = Driver(self._path, self._timeout)
-        await_(driver.open())
-        return Adapted(driver)
-
-
-def driver_of(db: Connection) -> Driver:
-    """Return what a SQLAlchemy connection to SQLite works with."""
-    return cast("Driver", db.connection.driver_connection)
-
-
-def _driver(connection: AdaptedConnection) -> Driver:
-    return cast("Driver", connection.driver_connection)

@@ -8,7 +8,7 @@ All methods raise `StorageUnavailable` while the database cannot do its work.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -25,6 +25,7 @@ from storage import (
     Entry,
     ExtractionJob,
     Hit,
+    StorageDamaged,
     StoredMessage,
     StoredRun,
     agents,
@@ -34,8 +35,9 @@ from storage import (
     search,
 )
 from storage import conversations as rows
-from storage.engine import Database, connect
+from storage.engine import connect
 from storage.migrations import upgrade
+from storage.watched import Watched
 
 
 class Store:
@@ -45,17 +47,25 @@ class Store:
         database: where they are.
         instance: the name of this store, which no other one has or had, nor is it empty.
         lease: seconds for which the store holds its runs without a `renew`.
+        jobs: how many extraction jobs there may be; the oldest go.
     """
 
-    def __init__(self, database: Database, instance: str, lease: float) -> None:
+    def __init__(self, database: Watched, instance: str, lease: float, jobs: int) -> None:
         self.instance = instance
         self._db = database
         self._lease = lease
+        self._jobs = jobs
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, url: str, *, instance: str, timeout: float = 5.0, lease: float = 30.0
+        cls,
+        url: str,
+        *,
+        instance: str,
+        timeout: float = 5.0,
+        lease: float = 30.0,
+        jobs: int = 10_000,
     ) -> AsyncIterator[Self]:
         """Open a database, brought to the newest schema.
 
@@ -64,15 +74,17 @@ class Store:
             instance: what this process is called; made unique here.
             timeout: seconds that a method waits for a lock, a connection or an answer.
             lease: seconds after which runs of a store that does not `renew` may be claimed.
+            jobs: how many extraction jobs there may be.
 
         Raises:
             ValueError: no such kind of database.
             StorageUnavailable: it cannot be opened.
+            StorageUnusable: it is no database of this service.
         """
-        database = connect(url, timeout)
+        database = Watched(connect(url, timeout))
         try:
             await database.migrate(upgrade)
-            yield cls(database, new_id(instance), lease)
+            yield cls(database, new_id(instance), lease, jobs)
         finally:
             await database.aclose()
 
@@ -80,6 +92,11 @@ class Store:
     def kind(self) -> str:
         """The kind of database: `sqlite` or `postgresql`."""
         return "postgresql" if self._db.shared else "sqlite"
+
+    @property
+    def damage(self) -> StorageDamaged | None:
+        """What the database was seen to suffer from since it was opened."""
+        return self._db.damage
 
     async def ping(self) -> None:
         await self._db.read(Connection.scalar, select(1))
@@ -136,7 +153,8 @@ class Store:
             begin: what a run that never had the lock does first.
             learn_from: the exchange from which something is to be learned about the user.
         """
-        return await self._held(runs.finish, run, messages, terminal, title, begin, learn_from)
+        said = (messages, terminal, title, begin, learn_from)
+        return await self._held(runs.finish, run, *said, self._jobs)
 
     async def run(self, caller: Caller, run_id: str) -> StoredRun | None:
         """Return a run of the caller's tenant, whoever of its users it belongs to."""
@@ -229,7 +247,7 @@ class Store:
             InvalidPage: `before` is no cursor.
         """
         place = None if before is None else rows.parse_page(before)
-        return await self._db.read(rows.page, caller, limit, place)
+        return await self._db.scan(rows.page, caller, limit, place)
 
     async def conversation(self, caller: Caller, conversation_id: str) -> ConversationRecord | None:
         return await self._db.read(rows.find, caller, conversation_id)
@@ -247,7 +265,7 @@ class Store:
         Args:
             before: a message's id; one that is not there has nothing before it.
         """
-        return await self._db.read(rows.said, caller, conversation_id, limit, before)
+        return await self._db.scan(rows.said, caller, conversation_id, limit, before)
 
     async def update(
         self,
@@ -275,7 +293,7 @@ class Store:
             text: words, all of which must occur, the last one also as the begin of a word.
         """
         wanted = search.wanted_in(text)
-        rows = await self._db.read(search.find, caller, wanted, limit)
+        rows = await self._db.scan(search.find, caller, wanted, limit)
         return await asyncio.to_thread(search.hits, rows, wanted)
 
     # What is to be learned
@@ -292,10 +310,6 @@ class Store:
         """Delete a job that is done, or never will be."""
         await self._db.write(extraction_jobs.drop, job, self.instance)
 
-    async def trim_extraction_jobs(self, capacity: int) -> int:
-        """Delete the oldest jobs beyond so many; return how many were deleted."""
-        return await self._db.write(extraction_jobs.trim, capacity)
-
     async def forget_extraction_jobs(self, caller: Caller) -> None:
         """Delete all jobs of a user."""
         await self._db.write(extraction_jobs.forget, caller)
@@ -310,9 +324,22 @@ class Store:
         """Return tenant, name and configuration (JSON) of all agents."""
         return await self._db.read(agents.every)
 
-    async def put_agent(self, caller: Caller, name: str, config: str) -> None:
-        """Create an agent of the caller's tenant, or replace the one of this name."""
-        await self._db.write(agents.put, caller.tenant, name, config)
+    async def put_agent(
+        self, caller: Caller, name: str, config: str, *, built_in: Collection[str], limit: int
+    ) -> bool:
+        """Create an agent of the caller's tenant, or replace the one of this name.
+
+        Args:
+            built_in: the names of those that are not stored.
+            limit: how many there may be, these included.
+
+        Returns:
+            Whether it is new.
+
+        Raises:
+            errors.TooMany: there are as many as there may be.
+        """
+        return await self._db.write(agents.put, caller.tenant, name, config, built_in, limit)
 
     async def delete_agent(self, caller: Caller, name: str) -> bool:
         """Delete an agent of the caller's tenant; False: there is none of this name."""

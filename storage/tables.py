@@ -209,7 +209,7 @@ agents = sa.Table(
 )
 
 
-def of_owner(table: sa.Table) -> sa.ColumnElement[bool]:
+def of_owner(table: sa.FromClause) -> sa.ColumnElement[bool]:
     """Match the rows of the user whom `of_tenant` and `of_user` name in a statement."""
     return sa.and_(
         table.c.tenant == sa.bindparam("of_tenant"), table.c.user_id == sa.bindparam("of_user")
@@ -221,7 +221,7 @@ def of_conversation(table: sa.Table) -> sa.ColumnElement[bool]:
     return sa.and_(of_owner(table), table.c.conversation_id == sa.bindparam("of_conversation"))
 
 
-def in_its_conversation(table: sa.Table) -> sa.ColumnElement[bool]:
+def in_its_conversation(table: sa.FromClause) -> sa.ColumnElement[bool]:
     """Join the rows with their conversation."""
     return sa.and_(
         table.c.tenant == conversations.c.tenant,

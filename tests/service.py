@@ -109,7 +109,7 @@ async def _served(config: uvicorn.Config, listening: socket.socket) -> AsyncIter
     config.load()
     process = uvicorn.Server(config)
     process.lifespan = config.lifespan_class(config)
-    async with asyncio.timeout(DEADLINE):
+    async with asyncio.timeout(3 * DEADLINE):  # the first one of a process loads the libraries
         await process.startup(sockets=[listening])
     await process.on_tick(0)  # makes the headers of every response
     try:

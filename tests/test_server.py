@@ -63,10 +63,10 @@ class Process:
     url: str
     session: aiohttp.ClientSession
 
-    async def said(self, words: str) -> str:
+    async def said(self, words: str, within: float = DEADLINE) -> str:
         """Return the next line of the log that holds `words`."""
         assert self.child.stderr is not None
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(within):
             while line := (await self.child.stderr.readline()).decode():
                 if words in line:
                     return line
@@ -74,7 +74,8 @@ class Process:
 
     async def address(self) -> str:
         """Wait until the process says where it listens, on a port that the system chose."""
-        found = re.search(r"http://127\.0\.0\.1:\d+", await self.said("http://127.0.0.1:"))
+        line = await self.said("http://127.0.0.1:", within=3 * DEADLINE)
+        found = re.search(r"http://127\.0\.0\.1:\d+", line)
         assert found
         return found[0]
 

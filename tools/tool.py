@@ -13,7 +13,8 @@ Rules of a call:
   text that lets the model do better. It is never guessed at.
 * Every failure of a tool is a `ToolError`, `sys.exit` included; only a cancellation of the
   caller passes through.
-* A result is at most `RESULT_LIMIT` bytes long for the model; a longer one is cut and says so.
+* A result is at most `RESULT_LIMIT` bytes long for the model; a longer one is cut and says so. What
+  is behind `RESULT_SEEN` of it is not looked at.
 * When `Tool.call` has returned or raised, the context reports nothing more.
 """
 
@@ -35,11 +36,14 @@ from pydantic import ValidationError
 from errors import InvalidArguments, ToolError
 from messages import ToolSpec, clean_text
 from tools.schema import Signature
-from tools.values import NotJson, json_value
+from tools.values import NotJson, beginning, json_value
 from tools.workers import Escaped, Worker
 
 RESULT_LIMIT = 32_768
 """Bytes of UTF-8 that a result may have as text, the note on a cut included."""
+
+RESULT_SEEN = 1_048_576
+"""About how much of a result is looked at, to say how long it is and whether all of it is JSON."""
 
 ARGUMENTS_LIMIT = 262_144
 """Bytes of UTF-8 that a call's arguments may have."""
@@ -56,6 +60,8 @@ PROGRESS_INTERVAL = 0.05
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"')
+
+_large_results = threading.Lock()
 
 _IDEMPOTENT = "__parley_idempotent__"
 
@@ -144,15 +150,23 @@ class ToolOutput(msgspec.Struct, frozen=True):
 
 
 def output_from(value: Any) -> ToolOutput:
-    """Return a tool's result; a string stands for itself. `ToolError` if it is not JSON."""
+    """Return a tool's result; a string stands for itself. `ToolError` if it is not JSON.
+
+    Of a large one only so much is looked at as is needed, and of several one after the other: while
+    threads work, the service's loop waits for each of them in turn.
+    """
     try:
-        plain = json_value(value)
+        plain, is_whole = beginning(value, 2 * RESULT_LIMIT)
+        if not is_whole:
+            with _large_results:
+                plain, is_whole = beginning(value, RESULT_SEEN)
     except NotJson as error:
         raise ToolError(f"The tool returned {error}.") from None
     encoded = plain.encode() if isinstance(plain, str) else msgspec.json.encode(plain)
-    if len(encoded) <= RESULT_LIMIT:
+    if len(encoded) <= RESULT_LIMIT and is_whole:
         return ToolOutput(plain, encoded.decode(), False)
-    note = f"\n[Cut at {RESULT_LIMIT:,} bytes: the whole result has {len(encoded):,} bytes.]"
+    size = f"{'' if is_whole else 'more than '}{len(encoded):,}"
+    note = f"\n[Cut at {RESULT_LIMIT:,} bytes: the whole result has {size} bytes.]"
     text = encoded[: RESULT_LIMIT - len(note)].decode(errors="ignore") + note
     return ToolOutput(text, text, True)
 
@@ -289,7 +303,7 @@ def _decoded(text: str) -> dict[str, Any]:
     if len(text) > ARGUMENTS_LIMIT or len(text.encode(errors="replace")) > ARGUMENTS_LIMIT:
         raise NotJson(f"they are longer than {ARGUMENTS_LIMIT:,} bytes")
     try:
-        decoded = json.loads(text, object_pairs_hook=_members, parse_constant=_no_constant)
+        decoded = _decode(text)
     except NotJson:
         raise
     except json.JSONDecodeError as error:
@@ -323,6 +337,8 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _no_constant(text: str) -> NoReturn:
     raise NotJson(f"they contain {text}, which is not JSON")
 
+
+_decode = json.JSONDecoder(object_pairs_hook=_members, parse_constant=_no_constant).decode
 
 _REASONS = {
     "missing_keyword_only_argument": "is missing",

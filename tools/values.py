@@ -9,12 +9,14 @@ Rules:
 * `MAX_DEPTH` bounds the nesting, which also finds what contains itself.
 * The walk is Python, bit by bit, on the tool's own thread: one call into C that encodes ten
   megabytes would hold the interpreter, and so the service's loop, all the while.
+* A walk may have a bound: what is behind it is not looked at.
 """
 
 import dataclasses
 import math
+import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -30,6 +32,9 @@ from messages import clean_text
 MAX_DEPTH = 64
 """Arrays and objects inside one another."""
 
+_VALUE = 16
+"""What a value counts as, besides the length of a text."""
+
 _WORD = 1 << 63
 _BYTES = (bytes, bytearray, memoryview)
 _SCALARS = (date, time, timedelta, Decimal, UUID)
@@ -42,35 +47,80 @@ class NotJson(ValueError):
 
 def json_value(value: Any) -> Any:
     """Return `value` made of None, bool, int, float, str, list and dict only; else `NotJson`."""
+    return beginning(value, sys.maxsize)[0]
+
+
+def beginning(value: Any, size: int) -> tuple[Any, bool]:
+    """Return the beginning of a value, as `json_value` does, and whether that is all of it.
+
+    Args:
+        size: about how many characters the walk may see; each value counts as `_VALUE` besides.
+    """
+    walk = _Walk(size)
     try:
-        return _converted(value, MAX_DEPTH)
+        return walk.converted(value, MAX_DEPTH), walk.left >= 0
     except RecursionError:
         raise NotJson("a value that is circular or nested too deep") from None
 
 
-def _converted(value: Any, depth: int) -> Any:
-    kind = type(value)
-    if value is None or kind is bool or (kind is int and -_WORD < value < _WORD):
-        return value
-    if kind is str:
-        return clean_text(value)
-    if isinstance(value, Enum):
-        return _converted(value.value, depth)
-    if isinstance(value, str):
-        return clean_text(str.__str__(value))
-    if isinstance(value, (int, float)):
-        return _number(value)
-    return _composed(value, depth)
+class _Walk:
+    """`left`: how much more may be seen; less than nothing where something was left out."""
 
+    def __init__(self, size: int) -> None:
+        self.left = size
 
-def _composed(value: Any, depth: int) -> Any:
-    if depth == 0:
-        raise NotJson(f"a value that is circular or nested deeper than {MAX_DEPTH} levels")
-    if isinstance(value, (dict, Mapping)):
-        return _object(value, depth - 1)
-    if isinstance(value, _ARRAYS):
-        return [_converted(item, depth - 1) for item in value]
-    return _converted(_built_in(value), depth - 1)
+    def converted(self, value: Any, depth: int) -> Any:
+        self.left -= _VALUE
+        kind = type(value)
+        if value is None or kind is bool or (kind is int and -_WORD < value < _WORD):
+            return value
+        if kind is str:
+            return self._text(value)
+        if isinstance(value, Enum):
+            return self.converted(value.value, depth)
+        if isinstance(value, str):
+            return self._text(str.__str__(value))
+        if isinstance(value, (int, float)):
+            return _number(value)
+        return self._composed(value, depth)
+
+    def _text(self, text: str) -> str:
+        before = max(self.left, 0)
+        self.left -= len(text)
+        return clean_text(text if self.left >= 0 else text[:before])
+
+    def _composed(self, value: Any, depth: int) -> Any:
+        if depth == 0:
+            raise NotJson(f"a value that is circular or nested deeper than {MAX_DEPTH} levels")
+        if isinstance(value, (dict, Mapping)):
+            return self._object(value, depth - 1)
+        if isinstance(value, _ARRAYS):
+            return self._array(value, depth - 1)
+        return self.converted(_built_in(value), depth - 1)
+
+    def _array(self, values: Iterable[Any], depth: int) -> list[Any]:
+        result = []
+        for item in values:
+            if self.left < 0:
+                break
+            result.append(self.converted(item, depth))
+        return result
+
+    def _object(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, item in value.items():
+            if self.left < 0:
+                break
+            name = self.converted(key, 1)
+            if isinstance(name, int | float):
+                name = msgspec.json.encode(name).decode()
+            if not isinstance(name, str):
+                kind = type(key).__name__
+                raise NotJson(f"a mapping with a key of type {kind}, which is not JSON")
+            if name in result:
+                raise NotJson(f"a mapping with two keys that are {name[:50]!r} in JSON")
+            result[name] = self.converted(item, depth)
+        return result
 
 
 def _number(value: int | float) -> int | float:
@@ -83,20 +133,6 @@ def _number(value: int | float) -> int | float:
     except ValueError:
         raise NotJson("an integer with too many digits") from None
     return int(value)
-
-
-def _object(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, item in value.items():
-        name = _converted(key, 1)
-        if isinstance(name, int | float):
-            name = msgspec.json.encode(name).decode()
-        if not isinstance(name, str):
-            raise NotJson(f"a mapping with a key of type {type(key).__name__}, which is not JSON")
-        if name in result:
-            raise NotJson(f"a mapping with two keys that are {name[:50]!r} in JSON")
-        result[name] = _converted(item, depth)
-    return result
 
 
 def _built_in(value: Any) -> Any:

@@ -8,7 +8,8 @@ Rules:
 * Cancelling `Worker.run` cancels the async function's task and gives it `GRACE` seconds to
   end. What has not ended by then is *abandoned*: the caller goes on, the worker is never used
   again, and its place stays taken until its thread has ended. So there are never more than
-  `limit` threads, idle ones included.
+  `limit` threads at work or idle. To make one costs more than a call, so an idle one is kept
+  until nobody has needed it for `KEPT` seconds.
 * A worker is used again only when it is at rest: the function returned, no task and no thread
   (`asyncio.to_thread`) that it started is left. What it leaves behind is cancelled.
 * Nothing that a function raises ends a worker; it is raised at the caller. What is not an
@@ -37,8 +38,8 @@ from errors import ToolError
 GRACE = 0.2
 """Seconds that a cancelled function has before its worker is abandoned."""
 
-MAX_IDLE = 32
-"""Idle workers that are kept; more than these end."""
+KEPT = 30.0
+"""Seconds that an idle worker is kept for the next call."""
 
 EXIT_GRACE = 1.0
 """Seconds that leaving `Workers` waits for the threads to end."""
@@ -65,7 +66,8 @@ class Workers:
 
     def __init__(self, limit: int) -> None:
         self._places = asyncio.Semaphore(limit)
-        self._idle: list[Worker] = []
+        self._idle: list[Worker] = []  # the one that has rested longest comes first
+        self._tidying: asyncio.TimerHandle | None = None
         self._alive: set[Worker] = set()
         self._closed = False
         self._all_ended = asyncio.Event()
@@ -76,6 +78,8 @@ class Workers:
 
     async def __aexit__(self, *failure: object) -> None:
         self._closed = True
+        if self._tidying is not None:
+            self._tidying.cancel()
         for worker in self._alive:
             worker.retire()
         if self._alive:
@@ -117,13 +121,26 @@ class Workers:
         return worker
 
     def _leave(self, worker: "Worker") -> None:
-        if worker.at_rest and len(self._idle) < MAX_IDLE and not self._closed:
+        if worker.at_rest and not self._closed:
+            worker.rests_since = self._loop.time()
             self._idle.append(worker)
+            if self._tidying is None:
+                self._tidying = self._loop.call_later(KEPT, self._tidy)
         else:
             worker.retire()
             worker.owes_place = worker in self._alive
         if not worker.owes_place:
             self._places.release()
+
+    def _tidy(self) -> None:
+        """Let the workers end that have been idle for long, and look again when others have."""
+        self._tidying = None
+        while self._idle:
+            due = self._idle[0].rests_since + KEPT
+            if due > self._loop.time():
+                self._tidying = self._loop.call_at(due, self._tidy)
+                break
+            self._idle.pop(0).retire()
 
     def _ended(self, worker: "Worker") -> None:
         self._alive.discard(worker)
@@ -139,6 +156,7 @@ class Worker:
     def __init__(self, loop: asyncio.AbstractEventLoop, on_end: Callable[["Worker"], None]) -> None:
         self.owes_place = False
         self.at_rest = True
+        self.rests_since = 0.0
         self._loop = loop
         self._on_end = on_end
         self._retired = False
@@ -334,7 +352,7 @@ class _Bench:
         try:
             loop.run_until_complete(clean_up)
         except BaseException as failure:  # noqa: BLE001 - nothing may end this thread
-            _logger.warning("a background task of a tool raised %r", failure)
+            _logger.warning("a background task of a tool raised %s", type(failure).__name__)
 
     def _unfinished(self) -> list[asyncio.Task[Any]]:
         return [task for task in self._tasks if not task.done()]

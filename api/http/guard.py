@@ -5,13 +5,15 @@
 * While the service listens on loopback without credentials, its only protection is that pages of
   other web sites cannot reach it from the user's browser. So the Host must be an IP address,
   `localhost` or an allowed name (a web site can point its own name at 127.0.0.1: DNS rebinding).
-* A browser lets any page open a WebSocket to any server, without CORS. So the Origin must be this
-  host or an allowed one, and is checked before the WebSocket is accepted. A client that is not a
-  browser sends no Origin.
+* A browser lets any page send a form or an empty POST to any server, and open a WebSocket to it,
+  without CORS. So whatever may change something, which is each request but GET, HEAD and OPTIONS,
+  and each WebSocket before it is accepted, must come from a page of this host or of an allowed
+  origin: by its `Origin`, and by `Sec-Fetch-Site` (W3C Fetch Metadata), which browsers send also
+  where they send no Origin. A client that is not a browser sends neither.
 """
 
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
@@ -20,6 +22,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.problems import refusal
 
+SAFE = ("GET", "HEAD", "OPTIONS")
+"""The methods that change nothing (RFC 9110, 9.2.1); a WebSocket has none."""
+
+_STRANGER = {
+    "http": "Pages of this Origin may change nothing; add it to CORS_ORIGINS. A proxy in front "
+    "has to pass the Host on.",
+    "websocket": "Pages of this Origin may not connect; add it to WEBSOCKET_ORIGINS. A proxy in "
+    "front has to pass the Host on.",
+}
+
 
 class Guard:
     """The middleware.
@@ -27,7 +39,8 @@ class Guard:
     Args:
         max_body_bytes: the bound on a request's body.
         hosts: names that a request may be for, or None for any.
-        origins: origins, besides the request's own host, that may open a WebSocket; `*`: any.
+        origins: by the type of a scope, the origins besides the request's own host whose pages
+            may change something (`http`) or open a WebSocket (`websocket`); `*`: any.
     """
 
     def __init__(
@@ -36,7 +49,7 @@ class Guard:
         *,
         max_body_bytes: int,
         hosts: Collection[str] | None,
-        origins: Collection[str],
+        origins: Mapping[str, Collection[str]],
     ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
@@ -48,8 +61,10 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        refused = self._refusal(scope, headers)
+        # Nothing of this stays while a stream or a socket is open.
+        refused = self._refusal(
+            scope, {name: value.decode("latin-1") for name, value in scope["headers"]}
+        )
         if refused is not None:
             await refused(scope, receive, send)
         elif scope["type"] == "http":
@@ -80,17 +95,21 @@ class Guard:
                 "add the name to ALLOWED_HOSTS."
             )
             return refusal(scope, 421, detail, "host_not_allowed")
-        if scope["type"] == "websocket" and not self._may_open(headers.get(b"origin"), host):
-            detail = "Pages of this Origin may not connect; add it to WEBSOCKET_ORIGINS."
-            return refusal(scope, 403, detail, "origin_not_allowed")
+        if scope.get("method") not in SAFE and not self._may_act(scope["type"], headers, host):
+            return refusal(scope, 403, _STRANGER[scope["type"]], "origin_not_allowed")
         if _declared_length(headers) > self._max_body_bytes:
             return refusal(scope, 413, self._too_large, "too_large")
         return None
 
-    def _may_open(self, origin: str | None, host: str) -> bool:
-        if origin is None or "*" in self._origins or origin in self._origins:
+    def _may_act(self, kind: str, headers: dict[bytes, str], host: str) -> bool:
+        """Tell whether this comes from a page that may send it, or from no page."""
+        origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site", "none")
+        if "*" in self._origins[kind] or origin in self._origins[kind]:
             return True
-        return origin.partition("://")[2] == host
+        is_own = origin is not None and host != "" and origin.partition("://")[2] == host
+        if kind == "websocket" and is_own:
+            return True  # some browsers take `ws:` for another site than `http:`
+        return (is_own or origin is None) and site in ("same-origin", "none")
 
 
 def _declared_length(headers: dict[bytes, str]) -> int:

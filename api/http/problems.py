@@ -23,7 +23,13 @@ from models import Problem
 
 logger = logging.getLogger("parley.api")
 
-_CODES = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+_CODES = {
+    400: "invalid_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    503: "unavailable",
+}
 
 _PLACES = ("body", "path", "query", "header")
 _KINDS = ("<message>", "<input>")
@@ -168,6 +174,7 @@ async def _http(request: Request, error: Exception) -> Response:
         error.status_code,
         str(error.detail),
         _CODES.get(error.status_code, "http_error"),
+        retryable=error.status_code == 503,
         headers=dict(error.headers or {}),
     )
 

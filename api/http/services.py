@@ -4,10 +4,11 @@ They are `async`, though none waits: FastAPI sends a plain function to a thread,
 of a whole chat.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple, ParamSpec, TypeVar
 
 from fastapi import Depends, Header, Query
+from pydantic import AfterValidator
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 
@@ -19,6 +20,7 @@ from errors import ClientError
 from events import RunError
 from hub import Reader
 from models import ChatResponse
+from offload import LARGE, offload
 from protocols import ENCODERS, Encoder
 from protocols.answer import WholeAnswer
 from runs.registry import AgentRegistry
@@ -42,14 +44,7 @@ async def _registry(connection: HTTPConnection) -> AgentRegistry:
     return registry
 
 
-async def _protocol(
-    protocol: Annotated[
-        str | None,
-        Query(
-            description="The wire protocol of the stream.", json_schema_extra={"enum": [*ENCODERS]}
-        ),
-    ] = None,
-) -> str | None:
+def _known(protocol: str | None) -> str | None:
     if protocol is not None and protocol not in ENCODERS:
         known = ", ".join(ENCODERS)
         raise ClientError(f"Unknown protocol. Known protocols: {known}.")
@@ -61,31 +56,61 @@ async def _remembers_sessions(connection: HTTPConnection) -> bool:
     return remembers
 
 
+Protocol = Annotated[
+    str | None,
+    Query(description="The wire protocol of the stream.", json_schema_extra={"enum": [*ENCODERS]}),
+    AfterValidator(_known),
+]
+
+MAX_KEY = 255
+"""Characters of an idempotency key."""
+
 IdempotencyKey = Annotated[
     str | None,
     Header(
         min_length=1,
-        max_length=255,
+        max_length=MAX_KEY,
         description="The same key and body give the same run; the same key with another body, 409.",
     ),
 ]
 """IETF draft "The Idempotency-Key HTTP Header Field"."""
 
 Registry = Annotated[AgentRegistry, Depends(_registry)]
-Protocol = Annotated[str | None, Depends(_protocol)]
 RemembersSessions = Annotated[bool, Depends(_remembers_sessions)]
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+async def json_response(
+    content: Any, size: int, status: int = 200, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """Return JSON with about `size` characters of text; much of it is written in a thread."""
+    if size < LARGE:
+        return JSONResponse(content, status, headers)
+    return await offload(JSONResponse, content, status, headers)
 
 
 class Runs(NamedTuple):
     """Starts runs for one request, reads them, and answers with their events.
 
-    `key`: the request's idempotency key.
+    `remembers_sessions`: whether a session is a conversation. `key`: the request's idempotency key.
+    `is_large`: its body may be.
     """
 
     registry: AgentRegistry
     caller: Caller
     streaming: Streaming
+    remembers_sessions: bool
     key: str | None = None
+    is_large: bool = False
+
+    async def prepared(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Return what a function makes of the body, in a thread where that may be much work."""
+        if self.is_large:
+            return await offload(work, *args, **kwargs)
+        return work(*args, **kwargs)
 
     async def start(self, request: RunRequest, *, user: str | None = None) -> StoredRun:
         """Start a run, as the user that the request names; see `AgentRegistry.start`."""
@@ -152,18 +177,26 @@ class Runs(NamedTuple):
         run, result = await self.result(request, user=user)
         headers = {"X-Run-Id": run.id}
         if isinstance(result, ChatResponse):
-            return JSONResponse(result.model_dump(mode="json"), headers=headers)
+            size = len(result.response)
+            return await json_response(result.model_dump(mode="json"), size, headers=headers)
         return run_failed(result, headers)
+
+
+def starting(connection: HTTPConnection, key: str | None = None) -> Runs:
+    state, caller = connection.app.state, caller_of(connection)
+    # A body that does not say how long it is comes in pieces.
+    length = connection.headers.get("content-length", "")
+    is_large = not length.isdecimal() or len(length) > 15 or int(length) >= LARGE
+    return Runs(state.registry, caller, state.streaming, state.remembers_sessions, key, is_large)
 
 
 # One dependency and not one for each part: each costs 20 µs.
 async def _reading(connection: HTTPConnection) -> Runs:
-    state = connection.app.state
-    return Runs(state.registry, caller_of(connection), state.streaming)
+    return starting(connection)
 
 
 async def _starting(connection: HTTPConnection, idempotency_key: IdempotencyKey = None) -> Runs:
-    return (await _reading(connection))._replace(key=idempotency_key)
+    return starting(connection, idempotency_key)
 
 
 ReadRuns = Annotated[Runs, Depends(_reading)]

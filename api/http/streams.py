@@ -11,7 +11,7 @@ cursor.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 
 from starlette.responses import Response
@@ -20,9 +20,6 @@ from starlette.types import Message, Receive, Scope, Send
 from events import Event
 from hub import Offer, Reader
 from protocols import Encoder
-
-_AT_ONCE = 1000
-"""How many events are encoded before other tasks get a turn."""
 
 logger = logging.getLogger("parley.api")
 
@@ -76,18 +73,10 @@ def offer_of(scope: Scope, encode: Callable[[Event], bytes]) -> Offer | None:
     return None if offer is None else partial(offer, encode)
 
 
-async def replay_to(encoder: Encoder, events: Iterable[Event]) -> None:
+async def replay_to(encoder: Encoder, events: AsyncIterator[Event]) -> None:
     """Let an encoder with a memory see what its client has seen; its frames are dropped."""
-    async for event in in_turns(events):
+    async for event in events:
         encoder.encode(event)
-
-
-async def in_turns(events: Iterable[Event]) -> AsyncIterator[Event]:
-    """Yield events, and let other tasks run now and then."""
-    for number, event in enumerate(events, 1):
-        yield event
-        if number % _AT_ONCE == 0:
-            await asyncio.sleep(0)
 
 
 class EventStream(Response):

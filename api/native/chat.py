@@ -13,14 +13,15 @@ from fastapi import APIRouter
 from pydantic import Discriminator, Tag
 from starlette.responses import Response
 
+from api.http.direct import DirectRoute
 from api.http.documents import EVENT_STREAM, PROBLEMS
 from api.http.inputs import InputRequest, of_input
 from api.http.requests import of_message
-from api.http.services import Protocol, RemembersSessions, StartRuns
+from api.http.services import Protocol, StartRuns
 from models import ChatRequest, ChatResponse
 from runs.agents import DEFAULT
 
-router = APIRouter(tags=["chat"])
+router = APIRouter(tags=["chat"], route_class=DirectRoute)
 
 
 def _kind(body: Any) -> str:
@@ -35,12 +36,10 @@ ChatBody = Annotated[
 
 
 @router.post("/chat/stream", response_class=Response, responses=EVENT_STREAM | PROBLEMS)
-async def stream_chat(
-    chat: ChatBody, runs: StartRuns, remembers: RemembersSessions, protocol: Protocol
-) -> Response:
+async def stream_chat(chat: ChatBody, runs: StartRuns, protocol: Protocol = None) -> Response:
     """Send a message and get the answer as server-sent events."""
     if isinstance(chat, InputRequest):
-        request = of_input(chat, DEFAULT, remembers=remembers)
+        request = of_input(chat, DEFAULT, remembers=runs.remembers_sessions)
         default = "agents-sdk"
     else:
         request = of_message(chat)

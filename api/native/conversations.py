@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Header, Path, Query
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from api.http.documents import EVENT_STREAM, PROBLEMS
@@ -10,6 +10,7 @@ from api.http.exports import as_json, as_markdown, everything_said, message_view
 from api.http.identity import WhoInQuery
 from api.http.requests import of_edit, of_regeneration
 from api.http.services import Protocol, ReadRuns, Registry, StartRuns
+from api.http.waiting import while_waited_for
 from api.native.runs import run_info
 from caller import Caller
 from errors import NotFound
@@ -57,13 +58,15 @@ Edited = Annotated[EditRequest, Depends(_edit)]
 
 @router.get("/conversations")
 async def list_conversations(
+    request: Request,
     registry: Registry,
     caller: WhoInQuery,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     before: Annotated[str | None, Query(max_length=500, description="`next` of a page.")] = None,
 ) -> ConversationPage:
     """List conversations, the most recently changed first."""
-    records, following = await registry.store.conversations(caller, limit=limit, before=before)
+    listing = registry.store.conversations(caller, limit=limit, before=before)
+    records, following = await while_waited_for(request, listing)
     return ConversationPage(
         conversations=[await _view(registry, caller, record) for record in records], next=following
     )
@@ -71,13 +74,15 @@ async def list_conversations(
 
 @router.get("/search")
 async def search(
+    request: Request,
     registry: Registry,
     caller: WhoInQuery,
     q: Annotated[str, Query(min_length=1, max_length=1000, description="Words; all must occur.")],
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> SearchResult:
     """Find words in titles and texts of conversations; the last word may be incomplete."""
-    hits = await registry.store.search(caller, q, limit=limit)
+    searching = registry.store.search(caller, q, limit=limit)
+    hits = await while_waited_for(request, searching)
     return SearchResult(hits=[SearchHit.model_validate(hit, from_attributes=True) for hit in hits])
 
 
@@ -141,7 +146,7 @@ async def join_conversation(
     conversation_id: ConversationId,
     runs: ReadRuns,
     caller: WhoInQuery,
-    protocol: Protocol,
+    protocol: Protocol = None,
     last_event_id: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Response:
     """Follow the active run, from its start or after a cursor."""
@@ -189,7 +194,9 @@ async def regenerate(wish: Regeneration, runs: StartRuns) -> Response:
     response_class=Response,
     responses=EVENT_STREAM,
 )
-async def stream_regeneration(wish: Regeneration, runs: StartRuns, protocol: Protocol) -> Response:
+async def stream_regeneration(
+    wish: Regeneration, runs: StartRuns, protocol: Protocol = None
+) -> Response:
     """Regenerate the answer to the last message, and stream it."""
     return await runs.stream(of_regeneration(wish), protocol or "events", user=wish.user_id)
 
@@ -205,7 +212,7 @@ async def edit(change: Edited, runs: StartRuns) -> Response:
     response_class=Response,
     responses=EVENT_STREAM,
 )
-async def stream_edit(change: Edited, runs: StartRuns, protocol: Protocol) -> Response:
+async def stream_edit(change: Edited, runs: StartRuns, protocol: Protocol = None) -> Response:
     """Replace an earlier message, and stream the answer; `chat_start` has the new id."""
     return await runs.stream(of_edit(change), protocol or "events", user=change.user_id)
 

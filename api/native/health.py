@@ -10,15 +10,18 @@ from models import Health, ToolInfo
 router = APIRouter(tags=["health"])
 
 
-@router.get(
-    "/health", responses={503: {"model": Health, "description": "The service is stopping."}}
-)
+_REFUSES = "The service is stopping, or its database is damaged."
+
+
+@router.get("/health", responses={503: {"model": Health, "description": _REFUSES}})
 async def health(request: Request, response: Response, registry: Registry) -> Health:
     """Show whether the service accepts requests, and which tools it has."""
-    if registry.draining:
+    damage = registry.store.damage
+    if damage is not None or registry.draining:
         response.status_code = 503
     return Health(
-        status="draining" if registry.draining else "healthy",
+        status="damaged" if damage else "draining" if registry.draining else "healthy",
+        problem=damage and damage.message,
         service=request.app.title,
         version=request.app.version,
         provider=registry.provider.name,

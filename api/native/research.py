@@ -12,7 +12,7 @@ from pydantic import AliasChoices, BaseModel, Field
 from starlette.responses import Response
 
 from api.http.documents import EVENT_STREAM, PROBLEMS
-from api.http.services import Protocol, RemembersSessions, StartRuns
+from api.http.services import Protocol, StartRuns
 from errors import run_status
 from events import RunError
 from messages import UserMessage
@@ -108,11 +108,10 @@ class ResearchResponse(BaseModel):
 async def stream_research(
     question: ResearchRequest,
     runs: StartRuns,
-    remembers: RemembersSessions,
-    protocol: Protocol,
+    protocol: Protocol = None,
 ) -> Response:
     """Research a question and get the report as server-sent events."""
-    request = question.run_request(remembers=remembers)
+    request = question.run_request(remembers=runs.remembers_sessions)
     return await runs.stream(request, protocol or PROTOCOL, user=question.user_id)
 
 
@@ -120,16 +119,15 @@ async def stream_research(
 async def research(
     question: ResearchRequest,
     runs: StartRuns,
-    remembers: RemembersSessions,
 ) -> Response:
     """Research a question and get the whole report."""
-    request = question.run_request(remembers=remembers)
+    request = question.run_request(remembers=runs.remembers_sessions)
     run, result = await runs.result(request, user=question.user_id)
     place = run.start.conversation_id
     body = ResearchResponse(
         run_id=run.id,
         conversation_id=place,
-        session_id=place if remembers else None,
+        session_id=place if runs.remembers_sessions else None,
         **(_failure(result) if isinstance(result, RunError) else _report(result)),
     )
     status = run_status(result.code) if isinstance(result, RunError) else 200

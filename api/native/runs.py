@@ -32,7 +32,7 @@ async def get_run(run_id: RunId, registry: Registry, caller: Who) -> RunInfo:
 async def read_run(
     run_id: RunId,
     runs: ReadRuns,
-    protocol: Protocol,
+    protocol: Protocol = None,
     after: Annotated[
         str | None,
         Query(

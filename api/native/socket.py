@@ -13,14 +13,14 @@ sends, an object without `type` that holds a question, is a `chat`.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import msgspec
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -128,16 +128,6 @@ class Socket:
         self._session = session
         self._conversation_id = session.conversation_id or new_id("conv")
         self._following: dict[asyncio.Task[None], tuple[str, str | None]] = {}
-        self._handlers: dict[str, Callable[[Any, str | None], Awaitable[None]]] = {
-            "chat": self._chat,
-            "regenerate": self._regenerate,
-            "edit": self._edit,
-            "cancel": self._cancel,
-            "cancel_tool": self._cancel_tool,
-            "subscribe": self._subscribe,
-            "unsubscribe": self._unsubscribe,
-            "ping": self._ping,
-        } | dict.fromkeys(RESERVED, self._reserved)
 
     async def serve(self) -> None:
         task = asyncio.current_task()
@@ -187,12 +177,12 @@ class Socket:
             request_id: str | None = None
             try:
                 kind, request_id, data = self._parsed(message.get("text"))
-                handler = self._invoke if kind is None else self._handlers.get(kind)
+                handler = Socket._invoke if kind is None else _HANDLERS.get(kind)
                 if handler is None:
-                    known = ", ".join(self._handlers)
+                    known = ", ".join(_HANDLERS)
                     text = f"Unknown message type. Known types: {known}."
                     raise ClientError(text, code="unknown_type")
-                await handler(data, request_id)
+                await handler(self, data, request_id)
             except ValidationError as error:
                 await self._send_error(_invalid(error), request_id)
             except ParleyError as error:
@@ -336,6 +326,18 @@ class Socket:
         await self._send("error", request_id, data)
 
 
+_HANDLERS: Mapping[str, Callable[[Socket, Any, str | None], Awaitable[None]]] = {
+    "chat": Socket._chat,
+    "regenerate": Socket._regenerate,
+    "edit": Socket._edit,
+    "cancel": Socket._cancel,
+    "cancel_tool": Socket._cancel_tool,
+    "subscribe": Socket._subscribe,
+    "unsubscribe": Socket._unsubscribe,
+    "ping": Socket._ping,
+} | dict.fromkeys(RESERVED, Socket._reserved)
+
+
 def _kind(message: Any) -> str | None:
     """Return a message's type, or None for a payload that is no message."""
     if isinstance(message, dict):
@@ -364,12 +366,12 @@ async def upgrade(request: Request) -> Response:
     )
 
 
-@router.websocket("/ws")
-@router.websocket("/runtimes/{arn:path}/ws")
+@router.websocket_route("/ws")
+@router.websocket_route("/runtimes/{arn:path}/ws")
 async def serve_socket(websocket: WebSocket) -> None:
     """Serve one connection."""
     state = websocket.app.state
-    session = session_of(websocket)
+    session = session_of(HTTPConnection(websocket.scope))
     if not state.remembers_sessions:
         session = session._replace(sent=None, conversation_id=None)
     caller = caller_of(websocket)

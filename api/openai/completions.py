@@ -14,8 +14,9 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 
+from api.http.direct import DirectRoute
 from api.http.documents import EVENT_STREAM
-from api.http.services import StartRuns
+from api.http.services import StartRuns, json_response
 from api.openai.errors import FAILURES, failed, request_id
 from api.openai.messages import (
     NamedChoice,
@@ -36,7 +37,7 @@ from protocols.completions import CompletionsEncoder, WholeCompletion
 from runs.request import RunRequest
 from storage import StoredRun
 
-router = APIRouter(tags=["openai"], responses=FAILURES)
+router = APIRouter(tags=["openai"], responses=FAILURES, route_class=DirectRoute)
 
 
 class StreamOptions(BaseModel):
@@ -111,7 +112,8 @@ async def complete(body: CompletionRequest, runs: StartRuns) -> Response:
     if body.stream_options is not None and not body.stream:
         raise ClientError("stream_options: only allowed if stream is true.")
     agent, model = runs.registry.agents.resolve(runs.caller, body.model)
-    run = await runs.start(body.run_request(agent, model), user=body.who())
+    request = await runs.prepared(body.run_request, agent, model)
+    run = await runs.start(request, user=body.who())
     created = int(run.created_at.timestamp())
     if body.stream:
         failure = await _early_failure(await runs.read(run), runs.streaming.heartbeat)
@@ -152,4 +154,5 @@ async def _whole(run: StoredRun, reader: Reader, created: int) -> Response:
         case None:
             raise RuntimeError("a run's log ended without a terminal event")
         case completion:
-            return JSONResponse(completion, headers=request_id(run))
+            size = len(completion["choices"][0]["message"]["content"] or "")
+            return await json_response(completion, size, headers=request_id(run))

@@ -15,10 +15,12 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from llm.transport import Readable, body_of, client
+from llm.transport import AiohttpTransport, Pattern, Readable, client
 
 ADDRESS = os.environ["OPENAI_BASE_URL"] + "/chat/completions"
-requests = client(timeout=60.0)
+HEADERS = {"content-type": "application/json"}
+transport = AiohttpTransport()
+pattern = Pattern(client(transport, 60.0).build_request("POST", ADDRESS, headers=HEADERS))
 
 
 async def pieces(body: Readable) -> AsyncIterator[bytes]:
@@ -33,14 +35,9 @@ async def chat_stream(request: Request) -> StreamingResponse:
         "messages": [{"role": "user", "content": chat["message"]}],
         "stream": True,
     }
-    upstream = await requests.send(
-        requests.build_request("POST", ADDRESS, json=question), stream=True
-    )
+    body = await transport.send(pattern, msgspec.json.encode(question))
     return StreamingResponse(
-        pieces(body_of(upstream)),
-        status_code=upstream.status_code,
-        media_type="text/event-stream",
-        background=BackgroundTask(upstream.aclose),
+        pieces(body), media_type="text/event-stream", background=BackgroundTask(body.aclose)
     )
 
 

@@ -1,6 +1,6 @@
 """This service with a store that keeps nothing: what is left is what storage costs."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 
 import server
@@ -21,6 +21,7 @@ class NoStore(Store):
     """
 
     kind = "none"
+    damage = None
 
     def __init__(self) -> None:
         self._asked: dict[str, list[Message]] = {}
@@ -53,17 +54,16 @@ class NoStore(Store):
         self._asked.pop(run.conversation_id, None)
         return True
 
-    async def trim_extraction_jobs(self, capacity: int) -> int:
-        return 0
-
     async def take_extraction_job(self) -> None:
         """Return none."""
 
     async def agents(self) -> list[tuple[str, str, str]]:
         return []
 
-    async def put_agent(self, caller: Caller, name: str, config: str) -> None:
-        """Keep nothing."""
+    async def put_agent(
+        self, caller: Caller, name: str, config: str, *, built_in: Collection[str], limit: int
+    ) -> bool:
+        return True
 
     async def claim(self) -> list[StoredRun]:
         return []

@@ -14,27 +14,68 @@ is never changed again. It must run on both databases (`op.batch_alter_table` fo
 not name `storage.tables`, whose present state is not that of the migration.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from alembic.util import CommandError
+from sqlalchemy import Connection, Table, inspect, select, text
+from sqlalchemy.exc import DBAPIError
+
+from storage import StorageUnusable
+from storage.tables import metadata
+from storage.trouble import is_trouble
 
 _LOCK = 0x7061726C6579  # "parley": the key of the advisory lock
+
+_NEWER = (
+    "A newer version of the service has made it, or another program. Start that version, or give "
+    "another database (DATA_DIR, SESSION_DB_PATH or DATABASE_URL)."
+)
+_FOREIGN = (
+    "It has tables that are not the service's, or lacks some. Put a backup in its place, or give "
+    "another database (DATA_DIR, SESSION_DB_PATH or DATABASE_URL)."
+)
 
 _HERE = Path(__file__).parent
 
 
 def upgrade(db: Connection) -> None:
-    """Bring a database to the newest schema; part of one transaction."""
+    """Bring a database to the newest schema; part of one transaction.
+
+    Raises `StorageUnusable` where it is none that the service has made.
+    """
     if db.dialect.name == "postgresql":
         db.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
     settings = config(db)
     newest = ScriptDirectory.from_config(settings).get_heads()
-    if set(MigrationContext.configure(db).get_current_heads()) != set(newest):
-        command.upgrade(settings, "head")
+    there = MigrationContext.configure(db).get_current_heads()
+    if set(there) != set(newest):
+        _check_usable(db, there)
+        try:
+            command.upgrade(settings, "head")
+        except CommandError:
+            raise StorageUnusable(_NEWER) from None
+    for table in metadata.sorted_tables:
+        _check_table(db, table)
+
+
+def _check_usable(db: Connection, versions: Sequence[str]) -> None:
+    """Raise `StorageUnusable` where a database without a version has tables of our names."""
+    if not versions and {*inspect(db).get_table_names()} & {*metadata.tables}:
+        raise StorageUnusable(_FOREIGN)
+
+
+def _check_table(db: Connection, table: Table) -> None:
+    try:
+        db.execute(select(table).limit(0))
+    except DBAPIError as error:
+        if is_trouble(error):
+            raise
+        raise StorageUnusable(_FOREIGN) from error
 
 
 def revise(db: Connection, message: str, folder: Path | None = None) -> None:

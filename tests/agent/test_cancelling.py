@@ -15,6 +15,7 @@ from events import (
     ChatComplete,
     Event,
     ToolCallComplete,
+    ToolCallError,
     ToolCallStart,
 )
 from messages import AssistantMessage, EndPart, ReasoningPart, TextPart
@@ -57,6 +58,30 @@ EVERYTHING: list[Script] = [
     says("C", "D"),
 ]
 """A script in which everything happens that can happen in a run."""
+
+
+async def test_a_call_is_cancelled_while_its_long_arguments_are_parsed(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsing = asyncio.Event()
+
+    async def never(*args: object) -> None:
+        parsing.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("loop.calls.offload", never)
+    long = {"a": 1, "b": 2, "c": "x" * 20_000}
+    bench = Bench(workers, asks(("add", long), ("add", THREE)), says("3."))
+    run = asyncio.create_task(bench.agent.run(bench.state))
+    async with asyncio.timeout(DEADLINE):
+        await parsing.wait()
+        bench.state.calls["c0"].cancel()
+        await run
+    bench.check()
+    errors = bench.sink.of(ToolCallError)
+    assert [error.tool_call.code for error in errors] == ["cancelled"]
+    assert errors[0].tool_call.arguments == long
+    assert len(bench.sink.of(ToolCallComplete)) == 1
 
 
 async def cancelled_behind(at: int, workers: Workers, *replies: Script) -> "asyncio.Task[Any]":

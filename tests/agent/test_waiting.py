@@ -184,6 +184,7 @@ async def test_a_call_that_failed_was_executed_and_says_when(workers: Workers) -
     await bench.run()
     starts = {each.tool_call.id: each.tool_call for each in bench.sink.of(ToolCallStart)}
     errors = {each.tool_call.id: each.tool_call for each in bench.sink.of(ToolCallError)}
+    assert [result.tool_call_id for result in bench.results()] == ["c0", "c1"]
     for result in bench.results():
         start, error = starts[result.tool_call_id], errors[result.tool_call_id]
         assert start.started_at is not None

@@ -323,8 +323,6 @@ NOT_REQUESTS: list[tuple[dict[str, str], str, int]] = [
     ({USER_HEADER: "u" * 1025}, "/invocations", 400),
     ({"Idempotency-Key": ""}, "/invocations", 400),
     ({}, "/invocations?protocol=no", 400),
-    ({"Origin": "http://a.test", "Content-Type": "text/plain"}, "/invocations", 415),
-    ({"Origin": "null"}, "/invocations", 415),
 ]
 
 
@@ -337,9 +335,9 @@ async def test_what_is_wrong_around_the_payload_is_refused_in_the_same_shape() -
             assert service.registry.active_runs == 0
 
 
-async def test_a_page_may_ask_where_it_says_that_it_sends_json() -> None:
+async def test_a_page_of_the_service_may_ask() -> None:
     async with running() as service:
-        headers = {"Origin": service.url, "Content-Type": "application/json; charset=utf-8"}
+        headers = {"Origin": service.url}
         assert (await invoked(service, {"prompt": "hi"}, headers)).status == 200
 
 

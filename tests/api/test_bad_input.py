@@ -106,6 +106,9 @@ async def test_a_hundred_thousand_levels_are_refused() -> None:
     async with running() as service:
         for body in (b"[" * 100_000, b'{"message":"hi","x":%b}' % (b"[" * 100_000)):
             answer = await send(service, request("POST", "/chat", body))
+            assert_problem(answer, 413, "too_large")
+        for body in (b"[" * 20_000, b'{"message":"hi","x":%b}' % (b"[" * 20_000)):
+            answer = await send(service, request("POST", "/chat", body))
             assert_problem(answer, 400, "invalid_json")
 
 

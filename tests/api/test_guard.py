@@ -4,7 +4,10 @@ import asyncio
 from urllib.parse import urlsplit
 
 import pytest
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive, Scope, Send
 
+from api.http.guard import Guard
 from tests.api.support import Answer, assert_problem, request, send
 from tests.service import DEADLINE, Service, running
 
@@ -192,3 +195,35 @@ async def test_without_allowed_origins_no_page_may_read() -> None:
         ) as response,
     ):
         assert "access-control-allow-origin" not in response.headers
+
+
+async def taken(*pieces: bytes, limit: int) -> int:
+    """Let an application read a body that comes in pieces; return how many bytes it got."""
+    left, got = list(pieces), 0
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal got
+        message: Message = {"more_body": True}
+        while message["more_body"]:
+            message = await receive()
+            got += len(message["body"])
+
+    async def receive() -> Message:
+        body = left.pop(0)
+        return {"type": "http.request", "body": body, "more_body": bool(left)}
+
+    async def send(message: Message) -> None:
+        raise AssertionError(message)
+
+    nobody = {"http": (), "websocket": ()}
+    guard = Guard(application, max_body_bytes=limit, hosts=None, origins=nobody)
+    await guard({"type": "http", "method": "POST", "headers": []}, receive, send)
+    return got
+
+
+async def test_a_body_that_comes_in_pieces_is_bounded_as_a_whole() -> None:
+    assert await taken(b"1234", b"567", b"", b"890", limit=10) == 10
+    for pieces in ((b"123456", b"78901"), (b"1",) * 11, (b"12345678901",)):
+        with pytest.raises(HTTPException) as refusal:
+            await taken(*pieces, limit=10)
+        assert refusal.value.status_code == 413

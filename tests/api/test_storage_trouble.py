@@ -6,17 +6,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+from sqlalchemy import Connection
+
+from storage.sqlite import READERS
 from tests.api.support import assert_problem, refused, request, rest, scripted, send, streaming
-from tests.service import running
+from tests.service import DEADLINE, running
+from tests.storage.support import Endless
 from tests.upstream import held, text
 
 
 @asynccontextmanager
 async def locked(folder: Path) -> AsyncIterator[None]:
-    """Hold the database's lock from outside.
-
-    A thread waits for it: the service, in the middle of a transaction, needs the loop to end it.
-    """
+    """Hold the database's lock from outside; a thread waits for it while the service writes."""
     path = folder / "parley.db"
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     await asyncio.to_thread(other.execute, "BEGIN EXCLUSIVE")
@@ -61,3 +63,25 @@ async def test_an_answer_that_cannot_be_stored_is_not_called_complete(tmp_path: 
             await service.registry._runner.endings.store_waiting()
         shown = await service.json("GET", "/conversations/c")
         assert [message["content"] for message in shown["messages"]] == ["hi", "one two"]
+
+
+@pytest.mark.parametrize("path", ["/search?q=x", "/conversations"])
+async def test_what_a_client_asked_for_ends_when_it_goes_away(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units: list[Endless] = []
+
+    def endless(db: Connection, *_: object) -> None:
+        units[-1](db)
+
+    async with asyncio.timeout(DEADLINE), running(storage_timeout=600) as service:
+        with monkeypatch.context() as patch:
+            patch.setattr("storage.store.search.find", endless)
+            patch.setattr("storage.store.rows.page", endless)
+            for _ in range(READERS):
+                units.append(Endless())
+                asking = asyncio.create_task(service.json("GET", path))
+                await units[-1].begun.wait()
+                asking.cancel()
+                await asyncio.wait([asking])
+        await service.json("GET", path)

@@ -57,7 +57,7 @@ async def test_a_log_is_read_across_what_is_compact_and_what_is_recent() -> None
         log.append(event)
         if number % 7 == 0 or event is DONE:
             for seq in (0, number // 2, max(number - LAG - 1, 0), number - 3):
-                assert await hub.before("run_1", seq) == events[:seq]
+                assert [event async for event in await hub.before("run_1", seq)] == events[:seq]
                 reader = await hub.read("run_1", str(seq))
                 got = cast("list[Event]", await reader.read())
                 assert [*merged(got)] == [*merged(events[seq:number])]

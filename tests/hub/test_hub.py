@@ -134,7 +134,7 @@ async def test_what_is_before_a_cursor_is_as_it_was_appended(hub: Hub) -> None:
     many = numbered([START, *(piece(str(n)) for n in range(2 * LAG))])
     await fill(hub, many)
     for seq in (0, 1, LAG, len(many)):
-        assert await hub.before("run_1", seq) == many[:seq]
+        assert [event async for event in await hub.before("run_1", seq)] == many[:seq]
     with pytest.raises(LogNotFound):
         await hub.before("run_other", 1)
 
@@ -663,7 +663,7 @@ async def test_a_log_that_is_suspended_ends_without_a_terminal_event(hub: Hub) -
     assert got == [events[2], suspended]
     assert await rest(behind) == [*events, suspended]
     assert await rest(late) == [suspended]
-    assert await hub.before("run_1", 9) == events
+    assert [event async for event in await hub.before("run_1", 9)] == events
     for reader in (behind, at_end, late):
         assert reader.ended
         assert (await read(reader), reader.seq) == ([], 3)

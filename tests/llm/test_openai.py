@@ -1166,14 +1166,22 @@ def test_the_module_is_imported_without_the_sdk() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
 
 
-async def test_warming_twice_makes_one_client() -> None:
+async def test_warming_twice_makes_one_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    make = OpenAIProvider._sdk_client
+
+    def counted(self: OpenAIProvider, *args: Any, **options: Any) -> Any:
+        made.append(self)
+        return make(self, *args, **options)
+
+    monkeypatch.setattr(OpenAIProvider, "_sdk_client", counted)
     async with Upstream([up.text("a")]) as upstream, provider_for(upstream.base_url) as provider:
         await asyncio.gather(provider.warm(), provider.warm())
-        client = provider._client
         await collect(provider)
-        assert provider._client is client
+    assert len(made) == 1
 
 
-async def test_a_provider_that_was_never_used_closes() -> None:
-    async with provider_for(None):
-        pass
+async def test_a_provider_that_was_never_used_has_no_client_to_close() -> None:
+    async with provider_for(None) as provider:
+        assert provider._requests is None
+    assert provider._requests is None

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from llm.transport import client
+from llm.transport import AiohttpTransport, client
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -47,7 +47,7 @@ async def get(http: httpx2.AsyncClient, url: str, **headers: str) -> str:
 async def test_a_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     async with listening() as proxy:
         monkeypatch.setenv("http_proxy", f"http://user:secret@{proxy.address}")
-        async with client(5.0) as http:
+        async with client(AiohttpTransport(), 5.0) as http:
             assert await get(http, "http://model.test/v1") == "ok"
             assert await get(http, "http://model.test/v1") == "ok"
     for head in proxy.heads:
@@ -62,7 +62,7 @@ async def test_no_proxy_is_asked_for_a_host_that_is_excepted(
     async with listening() as server, listening() as proxy:
         monkeypatch.setenv("http_proxy", f"http://{proxy.address}")
         monkeypatch.setenv("no_proxy", "127.0.0.1")
-        async with client(5.0) as http:
+        async with client(AiohttpTransport(), 5.0) as http:
             assert await get(http, f"http://{server.address}/v1") == "ok"
             assert await get(http, "http://model.test/v1") == "ok"
     assert [head[0] for head in server.heads] == ["GET /v1 HTTP/1.1"]
@@ -75,6 +75,6 @@ async def test_a_netrc_does_not_meddle_with_the_key(
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login somebody password else\n")
     monkeypatch.setenv("NETRC", str(netrc))
-    async with listening() as server, client(5.0) as http:
+    async with listening() as server, client(AiohttpTransport(), 5.0) as http:
         assert await get(http, f"http://{server.address}/", authorization="Bearer key") == "ok"
     assert "authorization: Bearer key" in server.heads[0]

@@ -138,4 +138,6 @@ async def test_a_server_that_is_not_there_makes_memory_unavailable() -> None:
 
 
 async def test_who_was_never_asked_has_nothing_to_close() -> None:
-    await OpenAIEmbedder(KEY, None, "small").aclose()
+    embedder = OpenAIEmbedder(KEY, None, "small")
+    await embedder.aclose()
+    assert embedder._client is None

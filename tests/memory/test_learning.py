@@ -70,19 +70,17 @@ class Notebook:
 
 @asynccontextmanager
 async def remembering(
-    path: Path, notebook: Notebook, *, timeout: float = DEADLINE, capacity: int = 100
+    path: Path, notebook: Notebook, *, timeout: float = DEADLINE
 ) -> AsyncIterator[LongTermMemory]:
     async with Store.open(f"sqlite:///{path / 'parley.db'}", instance="test") as store:
-        memory = LongTermMemory(
-            cast("Memories", notebook), store, timeout=timeout, limit=5, capacity=capacity
-        )
+        memory = LongTermMemory(cast("Memories", notebook), store, timeout=timeout, limit=5)
         async with asyncio.timeout(DEADLINE), memory:
             yield memory
 
 
-async def teach(memory: LongTermMemory, owner: Caller = ANN) -> str:
+async def teach(memory: LongTermMemory, owner: Caller = ANN, most: int = 100) -> str:
     run = a_run(owner=owner)
-    await memory.store._db.write(extraction_jobs.add, run, SAID)
+    await memory.store._db.write(extraction_jobs.add, run, SAID, most)
     memory.wake()
     return run.id
 
@@ -207,14 +205,15 @@ async def test_what_finds_no_room_is_dropped_and_said(
 ) -> None:
     notebook = Notebook()
     notebook.gate.clear()
-    async with remembering(tmp_path, notebook, capacity=2) as memory:
+    async with remembering(tmp_path, notebook) as memory:
         first = await teach(memory)
         await notebook.asked.wait()
-        later = [await teach(memory) for _ in range(3)]
+        later = [await teach(memory, most=2) for _ in range(3)]
+        assert await memory.store.count_extraction_jobs() == 2
         notebook.gate.set()
         await until_empty(memory)
     assert [run for _, run in notebook.learned] == [first, *later[1:]]
-    assert "1 exchanges were not learned from" in caplog.text
+    assert "1 exchanges are not learned from" in caplog.text
 
 
 async def test_clearing_waits_for_what_is_being_learned_and_forgets_what_waits(

@@ -252,10 +252,16 @@ def test_a_reader_that_came_late_is_told_so() -> None:
     assert (end["session_id"], end["current_turn"], end["usage"]["requests"]) == (None, None, None)
 
 
+UNTOLD = ("tool_call_queued", "tool_call_progress")
+"""Events that this wire has no frame for."""
+
+
 @pytest.mark.parametrize("kind", get_args(ReaderEvent))
 def test_every_event_has_a_place(kind: type[ReaderEvent]) -> None:
-    for frame in told([EXAMPLES[str(kind.__struct_config__.tag)]]):
-        assert isinstance(frame["type"], str)
+    name = str(kind.__struct_config__.tag)
+    frames = told([EXAMPLES[name]])
+    assert bool(frames) is (name not in UNTOLD)
+    assert all(isinstance(frame["type"], str) for frame in frames)
 
 
 @unhurried

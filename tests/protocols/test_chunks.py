@@ -115,6 +115,7 @@ def test_any_log_is_its_text_and_exactly_one_end(plain: list[Event]) -> None:
 def test_every_cursor_names_the_event_from_which_to_go_on(plain: list[Event]) -> None:
     log = numbered(plain)
     whole = [message for message in dispatched(stream_of(log)) if message.data != "[DONE]"]
+    assert whole
     for at, message in enumerate(whole):
         rest = read_by_lines(stream_of(log[int(message.id.rpartition(":")[2]) :])).chunks
         expected = [json.loads(left.data) for left in whole[at + 1 :]]

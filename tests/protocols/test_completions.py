@@ -23,7 +23,7 @@ from events import (
     Usage,
     stamped,
 )
-from protocols.completions import CompletionsEncoder, WholeCompletion
+from protocols.completions import CANCELLED, LOST, CompletionsEncoder, WholeCompletion
 from tests.logs import DONE, EXAMPLES, FAILED, START, logs, numbered, piece, unhurried
 from tests.protocols.eventsource import dispatched
 
@@ -194,10 +194,16 @@ def test_a_suspended_run_is_a_failure() -> None:
     assert whole(events) == suspended.as_error()
 
 
+UNTOLD = ("agent_updated", "run_progress", "reset")
+"""Events that this wire has no chunk for; a reset only where a text was sent before it."""
+
+
 @pytest.mark.parametrize("kind", get_args(ReaderEvent))
 def test_a_reader_that_comes_in_the_middle_gets_whole_chunks(kind: type[ReaderEvent]) -> None:
-    event = EXAMPLES[str(kind.__struct_config__.tag)]
-    for frame in frames_of([event], tell_usage=True, tool_events=True):
+    name = str(kind.__struct_config__.tag)
+    frames = frames_of([EXAMPLES[name]], tell_usage=True, tool_events=True)
+    assert bool(frames) is (name not in UNTOLD)
+    for frame in frames:
         if frame != "[DONE]" and "error" not in json.loads(frame):
             assert ChatCompletionChunk.model_validate_json(frame).id == "chatcmpl-1"
 
@@ -222,3 +228,22 @@ def test_any_log_is_a_stream_and_an_answer_of_the_same_text(
     assert finishes.count(None) == len(finishes) - 1
     assert finishes[-1] == completion.choices[0].finish_reason
     assert completion.usage is None or isinstance(DONE.usage, Usage)
+
+
+def test_an_answer_without_a_text_has_none_only_beside_calls() -> None:
+    empty = ChatComplete(final_response="", finish_reason="stop", usage=None)
+    completion = whole(numbered([START, empty]))
+    assert isinstance(completion, dict)
+    assert completion["choices"][0]["message"]["content"] == ""
+    assert "usage" not in completion
+    calls = ChatComplete(
+        final_response="", finish_reason="tool_calls", usage=None, tool_calls=CALLS
+    )
+    for pieces, content in (([], None), ([piece("So:")], "So:")):
+        completion = whole(numbered([START, *pieces, calls]))
+        assert isinstance(completion, dict)
+        assert completion["choices"][0]["message"]["content"] == content
+
+
+def test_what_can_be_asked_again_is_said_to_be_so() -> None:
+    assert (CANCELLED.retryable, LOST.retryable) == (False, True)

@@ -268,3 +268,37 @@ def test_what_was_told_before_a_reset_is_forgotten() -> None:
     for event in numbered([START, piece("new"), DONE]):
         whole.add(event)
     assert Response.model_validate(whole.body("in_progress")).output_text == "new"
+
+
+def test_every_frame_of_an_answer_in_full() -> None:
+    *_, added, part, delta, said, closed, done, end = told(numbered([START, piece("Hi"), DONE]))
+    item: dict[str, Any] = {"id": "msg_1_0", "type": "message", "role": "assistant"}
+    content = {"type": "output_text", "text": "Hi", "annotations": [], "logprobs": []}
+    whole = item | {"status": "completed", "content": [content]}
+    place = {"item_id": "msg_1_0", "output_index": 0, "content_index": 0}
+    assert [
+        {name: value for name, value in frame.items() if name not in ("type", "sequence_number")}
+        for frame in (added, part, delta, said, closed, done)
+    ] == [
+        {"output_index": 0, "item": item | {"status": "in_progress", "content": []}},
+        place | {"part": content | {"text": ""}},
+        place | {"delta": "Hi", "logprobs": []},
+        place | {"text": "Hi", "logprobs": []},
+        place | {"part": content},
+        {"output_index": 0, "item": whole},
+    ]
+    response = end["response"]
+    assert (response["status"], response["output"]) == ("completed", [whole])
+    assert (response["error"], response["incomplete_details"]) == (None, None)
+    assert response["usage"] == {
+        "input_tokens": 3,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": 2,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 5,
+    }
+    assert (response["id"], response["created_at"], response["model"]) == (
+        "resp_1",
+        1,
+        "scripted-1",
+    )

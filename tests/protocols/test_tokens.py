@@ -108,6 +108,7 @@ def test_any_log_is_its_text_and_exactly_one_end(plain: list[Event]) -> None:
 def test_every_cursor_names_the_event_from_which_to_go_on(plain: list[Event]) -> None:
     log = numbered(plain)
     whole = heard(log)
+    assert whole
     for at, message in enumerate(whole):
         seq = int(message.id.rpartition(":")[2])
         rest = heard(log[seq:])

@@ -23,7 +23,8 @@ from tests.upstream import calls, held, paced, text
 
 CLIENT = Path(__file__).parents[2] / "clients" / "python"
 COMMAND = (sys.executable, "-m", "parley_client")
-ENVIRONMENT = os.environ | {
+# Tests that run in parallel have `COLUMNS` and `LINES`, which go before a terminal's own size.
+ENVIRONMENT = {key: os.environ[key] for key in os.environ.keys() - {"COLUMNS", "LINES"}} | {
     "PYTHONPATH": str(CLIENT),
     "PYTHONWARNINGS": "error",
     "PYTHONUTF8": "1",
@@ -91,9 +92,11 @@ class Terminal:
 
 
 @asynccontextmanager
-async def chatting(url: str, *options: str) -> AsyncIterator[Terminal]:
+async def chatting(
+    url: str, *options: str, lines: int = 40, columns: int = 100
+) -> AsyncIterator[Terminal]:
     far, near = pty.openpty()
-    ioctl(near, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    ioctl(near, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     child = await asyncio.create_subprocess_exec(
         *COMMAND, "--url", url, *options, stdin=near, stdout=near, stderr=near,
         env=ENVIRONMENT, start_new_session=True,
@@ -321,10 +324,11 @@ async def test_without_its_extra_it_says_what_is_missing(tmp_path: Path) -> None
     assert "its extra `chat`" in errors.decode()
 
 
-@pytest.mark.parametrize("width", [20, 60])
-async def test_the_demo_answers_on_a_narrow_terminal_too(width: int) -> None:
-    async with running() as service, chatting(service.url) as terminal:
-        ioctl(terminal._far, termios.TIOCSWINSZ, struct.pack("HHHH", 12, width, 0, 0))
+@pytest.mark.parametrize("columns", [20, 60])
+async def test_the_demo_answers_on_a_narrow_terminal_too(columns: int) -> None:
+    async with running() as service, chatting(service.url, lines=12, columns=columns) as terminal:
         await terminal.shows("❯ ")
         terminal.say("What is 15 + 27?")
-        await terminal.shows("✓ calculate", "42", "❯ ")
+        drawn = await terminal.shows("✓ calc", "15 + 27 = 42", "demo", "❯ ")
+        lines = re.split(r"[\r\n]+", drawn[drawn.index("✓ calc") :])
+        assert max(map(len, lines)) <= columns

@@ -15,6 +15,8 @@ from events import TERMINAL, ChatComplete, ChatStart, ReaderEvent, Reset, Suspen
 from hub import Reader
 from hub.memory import MemoryHub
 from loop.state import RunState
+from memory import Memories
+from memory.learning import LongTermMemory
 from messages import EndPart, Message, ModelRequest, TextPart, UserMessage
 from models import ChatRequest
 from runs.observers import Observer
@@ -39,6 +41,7 @@ LIMITS = Limits(
     run_timeout=60,
     run_ttl=600,
     max_runs=100,
+    max_run_bytes=1 << 30,
     conversation_ttl=None,
     tool_workers=16,
     shutdown_grace=10,
@@ -134,6 +137,7 @@ async def opened(
     allowed_models: frozenset[str] = frozenset(),
     observers: Iterable[Observer] = (),
     path: Path | None = None,
+    memories: Memories | None = None,
     **limits: Any,
 ) -> AsyncIterator[Registry]:
     """Open a registry; at `path` it finds what one before it left."""
@@ -143,6 +147,7 @@ async def opened(
             await empty_database(file)
         async with (
             Store.open(f"sqlite:///{file}", instance="test") as store,
+            _remembering(memories, store) as memory,
             AgentRegistry(
                 provider=provider or ScriptedProvider(reply_to=echo),
                 hub=MemoryHub(ttl=log_ttl, max_events=log_max_events, max_bytes=1 << 30),
@@ -152,9 +157,21 @@ async def opened(
                 instructions="Be brief.",
                 allowed_models=allowed_models,
                 observers=observers,
+                memory=memory,
             ) as registry,
         ):
             yield Registry(registry)
+
+
+@asynccontextmanager
+async def _remembering(
+    memories: Memories | None, store: Store
+) -> AsyncIterator[LongTermMemory | None]:
+    if memories is None:
+        yield None
+        return
+    async with LongTermMemory(memories, store, timeout=DEADLINE, limit=5) as memory:
+        yield memory
 
 
 def echo(request: ModelRequest) -> Script:

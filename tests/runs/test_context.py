@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from events import ReasoningBlock
 from messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
-from runs.context import exchanges, title_of, tokens_of, window
+from runs.context import exchanges, title_of, tokens_of, up_to_user, window
 from tests.logs import unhurried
 
 MANY = 100_000
@@ -195,3 +195,11 @@ def test_a_title_is_cut_before_a_mark(mark: str) -> None:
     title = title_of(f"{first}{mark} {'b' * 50}")
     assert title is not None
     assert title.rstrip("…").rstrip() == first
+
+
+def test_an_answer_is_made_anew_from_what_was_said_up_to_the_last_question() -> None:
+    before, after = [*turn(1, calls=2), UserMessage("again")], turn(3, calls=1)[1:]
+    assert up_to_user([*before, *after]) == before
+    assert up_to_user(before) == before
+    assert up_to_user(after) == []
+    assert up_to_user([]) == []

@@ -61,3 +61,31 @@ async def test_a_busy_conversation_rejects_bounds_and_lets_an_interruption_in() 
             break
     await join(locks, "i", if_busy="interrupt", limit=0)
     assert await locks.queue(CALLER, "c") == ["a", "b", "i"]
+
+
+async def test_a_conversation_whose_runs_have_all_left_is_forgotten() -> None:
+    locks = LocalLocks()
+    turns = [await join(locks, name) for name in "ab"]
+    for turn in turns:
+        await turn.leave()
+    assert locks._queues == {}
+
+
+async def test_a_refused_run_leaves_no_trace_in_a_queue() -> None:
+    locks = LocalLocks()
+    first = await join(locks, "a")
+    with pytest.raises(Conflict):
+        await join(locks, "b", if_busy="reject")
+    assert await locks.queue(CALLER, "c") == ["a"]
+    await first.leave()
+    assert locks._queues == {}
+
+
+async def test_so_many_runs_wait_beside_the_one_that_has_its_turn() -> None:
+    locks = LocalLocks()
+    for name in "abc":
+        await join(locks, name, limit=2)
+    with pytest.raises(TooMany):
+        await join(locks, "d", limit=2)
+    await join(locks, "e", if_busy="interrupt", limit=2)
+    assert await locks.queue(CALLER, "c") == ["a", "b", "c", "e"]

@@ -16,10 +16,10 @@ from errors import (
     Unavailable,
 )
 from events import ChatChunk, Reset
-from hub import InvalidCursor
+from hub import InvalidCursor, LogNotFound
 from messages import ModelOptions, OutputSchema, TextPart, ToolSpec, UserMessage
 from runs.request import RunRequest, decoded
-from storage import Begin
+from storage import Begin, StorageUnavailable
 from tests.runs.support import (
     CALLER,
     FAULT,
@@ -275,3 +275,65 @@ async def test_what_begins_anew_takes_the_ended_runs_with_it() -> None:
         assert record is not None
         assert record.title == "No!"
         assert (await started(registry, "key", conversation_id="c")).id != gone.id
+
+
+async def test_of_runs_that_have_ended_are_kept_as_many_bytes_as_there_may_be() -> None:
+    provider = ScriptedProvider(reply_to=lambda request: says("x" * 100_000))
+    async with opened(provider, max_run_bytes=1_000_000) as registry:
+        runs = [await started(registry, f"key{n}", conversation_id=f"c{n}") for n in range(10)]
+        await ended(registry, *runs)
+        index = registry.inner._index
+        assert 300_000 < index.ended_bytes <= 500_000
+        for number, run in enumerate(runs):
+            assert (await registry.run(run.id)).terminal == run.terminal
+            assert len(await everything(registry, run)) >= 3
+            again = await started(registry, f"key{number}", conversation_id=f"c{number}")
+            assert again.id == run.id
+            with pytest.raises(Conflict):
+                await started(registry, f"key{number}", message="Another.")
+        await registry.delete(CALLER, "c0")
+        with pytest.raises(LogNotFound):
+            await registry.inner._hub.read(runs[0].id, None)
+        with pytest.raises(NotFound):
+            await registry.read(runs[0].id)
+
+
+async def test_where_runs_under_way_fill_the_memory_no_other_one_begins() -> None:
+    paused = Paused()
+    message = "x" * 100_000
+    async with opened(
+        paused.provider, max_message_chars=200_000, max_run_bytes=1_000_000
+    ) as registry:
+        runs = [await started(registry, message=message) for _ in range(2)]
+        with pytest.raises(Unavailable, match="memory") as caught:
+            await started(registry, message=message)
+        assert (caught.value.retryable, caught.value.retry_after) == (True, 1)
+        small = await started(registry, message="Hi.")
+        for number in range(1, 4):
+            (await paused.reached(number)).open()
+        await ended(registry, *runs, small)
+        assert registry.inner._index.live_bytes == 0
+        runs = [await started(registry, message=message)]
+        (await paused.reached(4)).open()
+        await ended(registry, *runs)
+
+
+async def test_what_waits_to_be_stored_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = ScriptedProvider(reply_to=lambda request: says("x" * 200_000))
+    async with opened(provider, max_run_bytes=1_000_000) as registry:
+        store, endings, finish = registry.store, registry.endings, registry.store.finish
+
+        async def fails(*args: object) -> bool:
+            raise StorageUnavailable("Not now.")
+
+        monkeypatch.setattr(store, "finish", fails)
+        await ended(registry, await started(registry))
+        assert 200_000 < endings.size < 500_000
+        for _ in range(2):
+            await ended(registry, await started(registry))
+        with pytest.raises(Unavailable, match="memory"):
+            await started(registry)
+        monkeypatch.setattr(store, "finish", finish)
+        await endings.store_waiting()
+        assert endings.size == 0
+        await ended(registry, await started(registry))

@@ -146,6 +146,7 @@ def test_what_stays_after_the_end_is_what_a_client_finds_again() -> None:
 
 def test_the_key_of_an_older_request_is_trusted() -> None:
     check_same(b"a" * 32, b"\x02" + b"b" * 32)
+    check_same(b"\x01" + b"a" * 32, b"\x02" + b"b" * 32)
     check_same(b"\x02" + b"b" * 32, b"\x02" + b"b" * 32)
     with pytest.raises(ParleyError) as caught:
         check_same(b"\x02" + b"a" * 32, b"\x02" + b"b" * 32)

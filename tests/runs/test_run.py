@@ -30,7 +30,7 @@ def make_run() -> Run:
         status="queued",
         created_at=datetime.now(UTC),
     )
-    return Run(stored, RunRequest(), agent)
+    return Run(stored, RunRequest(), agent, size=0)
 
 
 @pytest.mark.parametrize(

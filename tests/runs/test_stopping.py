@@ -242,3 +242,23 @@ async def test_the_demo_never_claims_to_be_the_model_that_an_agent_names() -> No
         await service.json("POST", "/agents/fancy", 201, json={"model": "gpt-4-turbo-preview"})
         answer = await service.json("POST", "/chat", json={"message": "hi", "agent": "fancy"})
         assert answer["model"] == "demo"
+
+
+async def test_agents_take_no_more_bytes_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runs.agents.AGENTS_BYTES", 250_000)
+    large, small = AgentConfig(instructions="x" * 100_000), AgentConfig()
+    async with opened(max_agents=100) as registry:
+        agents = registry.agents
+        for name in ("a", "b"):
+            await agents.put(CALLER, name, large)
+        with pytest.raises(TooMany, match="memory"):
+            await agents.put(CALLER, "c", large)
+        await agents.put(CALLER, "a", large)
+        await agents.put(CALLER, "c", small)
+        puts = [agents.put(CALLER, f"d{n}", small) for n in range(100)]
+        ends = await asyncio.gather(*puts, return_exceptions=True)
+        assert any(isinstance(end, TooMany) for end in ends)
+        assert sum(agents._sizes.values()) <= 250_000
+        assert len(agents._sizes) == len(await registry.store.agents())
+        await agents.delete(CALLER, "a")
+        await agents.put(CALLER, "c", large)

@@ -25,6 +25,7 @@ from storage import Begin, StorageUnavailable
 from storage.store import Store
 from tests.agent.support import Held, check_history, until
 from tests.runs.support import (
+    CALLER,
     Handle,
     Paused,
     Registry,
@@ -313,3 +314,29 @@ async def test_a_run_whose_end_could_not_be_stored_yet_is_not_gone_on_with(
     async with opened(path=path) as registry:
         assert registry.active_runs == 0
         assert (await registry.run(run.id)).terminal == run.terminal
+
+
+async def test_a_run_whose_end_could_not_be_stored_yet_is_not_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed = []
+    path = tmp_path / "parley.db"
+    async with Store.open(f"sqlite:///{path}", instance="other") as other:
+        async with opened(path=path) as registry:
+            give_back = registry.store.give_back
+
+            async def give_back_to_other() -> None:
+                await give_back()
+                claimed.extend(await other.claim())
+
+            monkeypatch.setattr(registry.store, "give_back", give_back_to_other)
+            trouble = Troubled(registry, "finish")
+            run = await started(registry, conversation_id="c", message="Hi.")
+            await ended(registry, run)
+            assert isinstance(run.terminal, RunError)
+            trouble.repair()
+            assert registry.endings.has_waiting
+        assert claimed == []
+        stored = await other.run(CALLER, run.id)
+        assert stored is not None
+        assert (stored.epoch, stored.terminal) == (1, run.terminal)

@@ -1,8 +1,11 @@
 """What the tests of the storage put in."""
 
+import asyncio
 import secrets
 from datetime import UTC, datetime
 from typing import Any
+
+from sqlalchemy import Connection, text
 
 from caller import Caller
 from events import ChatComplete, ChatStart, Usage
@@ -16,6 +19,24 @@ DONE = ChatComplete(final_response="Done.", finish_reason="stop", usage=Usage(1,
 
 CALL = AssistantMessage("Let me see.", (ToolCall("call_1", "clock", "{}"),))
 RESULT = ToolMessage("call_1", "clock", "noon")
+
+
+ENDLESS = """
+    WITH RECURSIVE counted(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counted)
+    SELECT max(n) FROM counted
+"""
+
+
+class Endless:
+    """A unit that does not end by itself."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.begun = asyncio.Event()
+
+    def __call__(self, db: Connection) -> None:
+        self._loop.call_soon_threadsafe(self.begun.set)
+        db.execute(text(ENDLESS))
 
 
 def a_run(conversation_id: str = "conv", owner: Caller = ANN, **fields: Any) -> StoredRun:

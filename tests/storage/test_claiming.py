@@ -5,12 +5,13 @@ from contextlib import AsyncExitStack
 
 import msgspec
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from events import RunError
 from messages import AssistantMessage
 from storage.store import Store
+from tests.storage.servers import PostgresServer, administer
 from tests.storage.support import ANN, CALL, DONE, a_run, chat, says, texts
 
 
@@ -153,6 +154,7 @@ async def test_a_run_that_cannot_be_read_ends_and_the_others_are_claimed(
         assert ended is not None
         assert isinstance(ended.terminal, RunError)
         assert (ended.terminal.code, ended.status) == ("interrupted", "failed")
+        assert not ended.terminal.retryable
         assert (ended.pending, ended.request, ended.finished_at is None) == (None, "", False)
         assert (ended.start.run_id, ended.start.seq, ended.terminal.seq) == (odd.id, 1, 2)
         assert (ended.start.conversation_id, ended.start.agent) == ("odd", "chat")
@@ -179,6 +181,23 @@ async def test_what_a_store_gives_back_another_claims_at_once_and_in_order(url: 
         unchanged = await new.run(ANN, ended.id)
         assert unchanged is not None
         assert (unchanged.epoch, unchanged.suspensions) == (1, 0)
+
+
+async def test_postgres_claims_runs_in_the_order_in_which_they_came_wherever_their_rows_are(
+    server: PostgresServer, postgres_url: str
+) -> None:
+    name = make_url(postgres_url).database
+    for way in ("enable_indexscan", "enable_bitmapscan"):  # as the rows lie in the table
+        await administer(server, f"ALTER DATABASE {name} SET {way} = off")
+    async with AsyncExitStack() as stack:
+        old = await stack.enter_async_context(Store.open(postgres_url, instance="old", lease=-1))
+        new = await stack.enter_async_context(Store.open(postgres_url, instance="new"))
+        runs = [a_run(f"conv_{number}") for number in range(5)]
+        for run in runs:
+            await old.accept(run, begin=says("Hi"))
+        for run in reversed(runs):  # a row that is changed goes to the end of the table
+            await old.save_turn(run, [], CALL)
+        assert [run.id for run in await new.claim()] == [run.id for run in runs]
 
 
 async def test_a_store_gives_back_only_its_own(postgres_url: str) -> None:

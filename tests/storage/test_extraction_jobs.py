@@ -12,9 +12,12 @@ BEN = Caller("acme", "ben")
 SAID = (UserMessage("I love pasta."), AssistantMessage("Noted."))
 
 
+MOST = 4
+
+
 async def teach(store: Store, owner: Caller = ANN) -> StoredRun:
     run = a_run(owner=owner)
-    await store._db.write(extraction_jobs.add, run, SAID)
+    await store._db.write(extraction_jobs.add, run, SAID, MOST)
     return run
 
 
@@ -79,10 +82,9 @@ async def test_a_job_that_is_held_is_nobody_elses(postgres_url: str) -> None:
 
 
 async def test_the_oldest_go_where_there_are_too_many(store: Store) -> None:
-    runs = [await teach(store) for _ in range(4)]
-    assert await store.trim_extraction_jobs(4) == 0
-    assert await store.trim_extraction_jobs(2) == 2
-    assert [(await taken(store)).run_id for _ in range(2)] == [run.id for run in runs[2:]]
+    runs = [await teach(store) for _ in range(MOST + 2)]
+    assert await store.count_extraction_jobs() == MOST
+    assert [(await taken(store)).run_id for _ in range(MOST)] == [run.id for run in runs[2:]]
 
 
 async def test_what_a_user_wants_forgotten_is_not_learned(store: Store) -> None:

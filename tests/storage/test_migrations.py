@@ -62,6 +62,10 @@ def names(db: Connection) -> set[str]:
     return set(db.execute(text(tables)).scalars())
 
 
+def versions(db: Connection) -> list[str]:
+    return list(db.execute(text("SELECT version_num FROM alembic_version")).scalars())
+
+
 async def test_an_empty_database_gets_the_tables(empty: str) -> None:
     async with Store.open(empty, instance="test") as store:
         await chat(store, "Hi", "Hello.")
@@ -76,11 +80,17 @@ async def test_a_database_at_the_newest_schema_stays_as_it_is(empty: str) -> Non
 
 
 async def test_stores_that_open_at_once_migrate_one_after_another(empty: str) -> None:
-    async def opened() -> None:
-        async with Store.open(empty, instance="test") as store:
-            await store.ping()
+    async def opened(name: str) -> list[str]:
+        async with Store.open(empty, instance=name) as store:
+            await chat(store, f"Hi {name}", "Hello.", conversation_id=name)
+            return await texts(store, name)
 
-    await asyncio.gather(*(opened() for _ in range(3)))
+    said = await asyncio.gather(*map(opened, "abc"))
+    assert said == [[f"Hi {name}", "Hello."] for name in "abc"]
+    async with Store.open(empty, instance="test") as store:
+        assert [await texts(store, name) for name in "abc"] == said
+        assert await store._db.write(differences) == []
+        assert len(await store._db.read(versions)) == 1
 
 
 async def test_what_the_migrations_made_they_take_away(empty: str) -> None:

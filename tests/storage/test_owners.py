@@ -91,8 +91,8 @@ async def test_a_run_is_found_by_its_tenant_only(store: Store) -> None:
 
 async def test_agents_belong_to_a_tenant(store: Store) -> None:
     other, third = Caller("other", "ann"), Caller("third", "ann")
-    await store.put_agent(ANN, "helper", "{}")
-    await store.put_agent(other, "helper", '{"model": "demo"}')
+    await store.put_agent(ANN, "helper", "{}", built_in=(), limit=9)
+    await store.put_agent(other, "helper", '{"model": "demo"}', built_in=(), limit=9)
     agents = [("acme", "helper", "{}"), ("other", "helper", '{"model": "demo"}')]
     assert sorted(await store.agents()) == agents
     assert not await store.delete_agent(third, "helper")

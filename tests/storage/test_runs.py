@@ -8,7 +8,7 @@ import pytest
 from events import ChatComplete, ReasoningBlock, RunError, TerminalEvent
 from messages import AssistantMessage, UserMessage
 from models import RunStatus
-from storage import Begin, Entry, expiry
+from storage import Begin, Entry, StorageUnavailable, expiry
 from storage.store import Store
 from tests.storage.support import ANN, CALL, DONE, RESULT, a_run, chat, says, texts
 
@@ -183,6 +183,16 @@ async def test_a_run_may_make_the_last_answer_anew(store: Store) -> None:
     assert await store.run_messages(run) == [CALL, RESULT, AssistantMessage("Better")]
 
 
+async def test_an_answer_that_a_client_brought_is_answered_anew(store: Store) -> None:
+    first, again = a_run(), a_run(replaces=True)
+    brought = (UserMessage("Hi"), AssistantMessage("What my client said."))
+    await store.accept(first, begin=Begin(messages=brought))
+    await store.finish(first, [], DONE)
+    await store.accept(again, begin=Begin())
+    await store.finish(again, [AssistantMessage("Hello.")], DONE)
+    assert await texts(store) == ["Hi", "Hello."]
+
+
 async def test_an_attempt_to_answer_anew_that_says_nothing_takes_nothing_away(store: Store) -> None:
     await chat(store, "One", "First")
     run = a_run(replaces=True)
@@ -263,9 +273,9 @@ async def test_more_than_a_batch_expires(store: Store, monkeypatch: pytest.Monke
 
 
 async def test_agents_are_kept_by_name(store: Store) -> None:
-    await store.put_agent(ANN, "b", "{}")
-    await store.put_agent(ANN, "a", "{}")
-    await store.put_agent(ANN, "b", '{"model": "demo"}')
+    await store.put_agent(ANN, "b", "{}", built_in=(), limit=9)
+    await store.put_agent(ANN, "a", "{}", built_in=(), limit=9)
+    await store.put_agent(ANN, "b", '{"model": "demo"}', built_in=(), limit=9)
     demo = '{"model": "demo"}'
     assert await store.agents() == [("acme", "a", "{}"), ("acme", "b", demo)]
     assert await store.delete_agent(ANN, "a")
@@ -273,8 +283,17 @@ async def test_agents_are_kept_by_name(store: Store) -> None:
     assert await store.agents() == [("acme", "b", demo)]
 
 
-async def test_a_store_that_works_answers(store: Store) -> None:
+async def test_a_store_that_works_answers_and_one_that_cannot_read_does_not(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await store.ping()
+
+    async def fails(*_: object) -> None:
+        raise StorageUnavailable("No disk.", retry_after=1)
+
+    monkeypatch.setattr(store._db, "read", fails)
+    with pytest.raises(StorageUnavailable):
+        await store.ping()
 
 
 async def test_what_is_old_goes_for_a_while_at_a_time(

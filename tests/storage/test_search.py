@@ -2,8 +2,10 @@
 
 import threading
 import time
+from typing import Any
 
 import pytest
+from sqlalchemy import Connection, create_engine, event
 
 from caller import Caller
 from messages import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage
@@ -225,6 +227,26 @@ def test_a_search_of_many_words_in_long_texts_costs_little() -> None:
     assert time.thread_time() - began < 2.5
     far = search.snippet(text, search.wanted_in("cafe"))
     assert far.startswith("word and")  # so far down, accents are not looked at
+
+
+async def test_sqlite_asks_the_index_of_words_first_and_once(sqlite_url: str) -> None:
+    plans: list[list[str]] = []
+    engine = create_engine(sqlite_url)
+    with engine.connect() as db:
+
+        def plan(_db: Connection, _: Any, statement: str, values: Any, *more: Any) -> None:
+            if not statement.startswith("EXPLAIN"):
+                rows = db.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
+                plans.append([row.detail for row in rows])
+
+        event.listen(db, "before_cursor_execute", plan)
+        search.find(db, ANN, search.wanted_in("soup"), 9)
+    engine.dispose()
+    assert len(plans) == 2
+    for first, *others in plans:
+        assert "SCAN" in first
+        assert "VIRTUAL TABLE INDEX" in first
+        assert not [step for step in others if "SCAN" in step or "VIRTUAL" in step]
 
 
 async def test_texts_are_looked_through_beside_the_event_loop(

@@ -1,5 +1,9 @@
-"""A file of SQLite belongs to one process at a time."""
+"""A file of SQLite belongs to one process at a time, under whatever name, and to one user."""
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -7,9 +11,32 @@ import pytest
 from storage import StorageUnavailable
 from storage.sole import sole_user
 
+ROOT = Path(__file__).parent.parent.parent
+
 
 def url(folder: Path) -> str:
     return f"sqlite:///{folder}/p.db"
+
+
+@contextmanager
+def held_elsewhere(place: str) -> Iterator[None]:
+    """Let another process hold a database."""
+    program = (
+        "import sys; from storage.sole import sole_user\n"
+        "with sole_user(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, place],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        yield
+        assert other.stdin is not None
+        other.stdin.close()
+        assert other.wait(10) == 0
 
 
 def test_a_file_is_free_again_after_its_user(tmp_path: Path) -> None:
@@ -17,6 +44,35 @@ def test_a_file_is_free_again_after_its_user(tmp_path: Path) -> None:
     with held, pytest.raises(StorageUnavailable, match="Another process"), sole_user(url(tmp_path)):
         pass
     with sole_user(url(tmp_path)):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["the same", "a symbolic link", "a folder's", "a hard link"])
+def test_another_process_is_kept_out_under_any_name_of_the_file(tmp_path: Path, kind: str) -> None:
+    if kind == "a hard link" and sys.platform != "linux":
+        pytest.skip("only Linux can lock the file itself beside SQLite")
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.mkdir()
+    (ours / "p.db").touch()
+    match kind:
+        case "the same":
+            theirs = ours
+        case "a symbolic link":
+            theirs.mkdir()
+            (theirs / "p.db").symlink_to(ours / "p.db")
+        case "a folder's":
+            theirs.symlink_to(ours)
+        case "a hard link":
+            theirs.mkdir()
+            (theirs / "p.db").hardlink_to(ours / "p.db")
+    with (
+        held_elsewhere(url(theirs)),
+        pytest.raises(StorageUnavailable, match="Another process"),
+        sole_user(url(ours)),
+    ):
+        pass
+    with sole_user(url(ours)):
         pass
 
 

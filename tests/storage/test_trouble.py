@@ -4,7 +4,9 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event, text
@@ -31,7 +33,7 @@ def locked(url: str) -> Iterator[None]:
 
 
 async def test_a_locked_file_is_trouble_until_it_is_released(sqlite_url: str) -> None:
-    async with Store.open(sqlite_url, instance="test", timeout=0.1) as store:
+    async with Store.open(sqlite_url, instance="test", timeout=0.5) as store:
         run = await chat(store, "Hi", "Hello.")
         with locked(sqlite_url):
             with pytest.raises(StorageUnavailable) as caught:
@@ -58,6 +60,26 @@ async def test_a_locked_file_cannot_be_opened_for_new_tables(tmp_path: Path) -> 
     with locked(url), pytest.raises(StorageUnavailable):
         async with Store.open(url, instance="test", timeout=0.1):
             pass
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY])
+async def test_who_opens_a_file_waits_while_another_makes_its_log(
+    sqlite_url: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(sqlite3.Connection):
+        refusals = 3
+
+        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+            if "journal_mode" in sql and self.refusals:
+                self.refusals -= 1
+                busy = sqlite3.OperationalError("database is locked")
+                busy.sqlite_errorcode = code
+                raise busy
+            return super().execute(sql, *args)
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Late))
+    async with Store.open(sqlite_url, instance="test") as store:
+        await chat(store, "Hi", "Hello.")
 
 
 async def test_a_file_in_no_folder_cannot_be_opened(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,26 +11,30 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.util import await_only
 
 from storage import StorageUnavailable
-from storage.engine import READERS, SqliteDatabase
-from storage.sqlite import driver_of
-from storage.writer import LONG, MOST
+from storage.sqlite import READERS, SqliteDatabase
+from storage.writer import LONG, MOST, driver_of
 
 DEADLINE = 10.0
 
+ENDLESS = """
+    WITH RECURSIVE counted(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counted)
+    INSERT INTO t SELECT max(n) FROM counted
+"""
+
 
 class Held:
-    """A unit that keeps the writer busy until the test lets it go."""
+    """A unit that keeps its thread busy until the test lets it go."""
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self.begun = asyncio.Event()
-        self.go = asyncio.Event()
+        self.go = threading.Event()
 
     def __call__(self, db: Connection) -> None:
-        self.begun.set()
-        await_only(asyncio.wait_for(self.go.wait(), DEADLINE))
+        self._loop.call_soon_threadsafe(self.begun.set)
+        assert self.go.wait(DEADLINE)
 
 
 def create(db: Connection) -> None:
@@ -75,11 +80,11 @@ async def test_units_that_wait_share_a_commit(tmp_path: Path) -> None:
     async with opened(tmp_path) as database:
         commits: list[Connection] = []
         async with busy(database):
-            event.listen(database._writing.sync_engine, "commit", commits.append)
+            event.listen(database._writing, "commit", commits.append)
             writes = [asyncio.create_task(database.write(put, number)) for number in range(MOST)]
             await asyncio.sleep(0)
         assert await asyncio.gather(*writes) == [*range(MOST)]
-        assert len(commits) == 1  # what kept the writer busy has written nothing
+        assert len(commits) == 2  # with that of what kept the writer busy
         assert await database.read(numbers) == [*range(MOST)]
 
 
@@ -125,9 +130,7 @@ async def test_a_unit_that_fails_alone_leaves_nothing(tmp_path: Path) -> None:
 async def test_a_connection_that_cannot_roll_back_is_replaced(tmp_path: Path) -> None:
     def breaking(db: Connection) -> None:
         put(db, 1)
-        connection = driver_of(db)._db
-        assert connection is not None
-        connection.close()
+        driver_of(db).close()
         raise ValueError("broken")
 
     async with asyncio.timeout(DEADLINE), opened(tmp_path) as database:
@@ -194,7 +197,7 @@ async def test_who_waits_too_long_to_read_is_told_while_the_readers_are_still_bu
     tmp_path: Path,
 ) -> None:
     async with opened(tmp_path, timeout=0.2) as database:
-        held = [Held() for _ in range(READERS)]
+        held = [Held() for _ in range(READERS // 2)]
         reading = [asyncio.create_task(database.read(each)) for each in held]
         for each in held:
             await asyncio.wait_for(each.begun.wait(), DEADLINE)
@@ -202,8 +205,29 @@ async def test_who_waits_too_long_to_read_is_told_while_the_readers_are_still_bu
             await database.read(numbers)
         for each in held:
             each.go.set()
-        await asyncio.gather(*reading)
+        got = await asyncio.gather(*reading, return_exceptions=True)
+        assert {type(each) for each in got} == {StorageUnavailable}  # they took too long, too
         assert await database.read(numbers) == []
+
+
+async def test_a_unit_that_takes_too_long_is_undone_and_its_neighbour_is_done(
+    tmp_path: Path,
+) -> None:
+    def endless(db: Connection) -> None:
+        put(db, 2)
+        db.execute(text(ENDLESS))
+
+    async with opened(tmp_path, timeout=0.5) as database:
+        async with busy(database):
+            prompt = asyncio.create_task(database.write(put, 1))
+            late = asyncio.create_task(database.write(endless))
+            await asyncio.sleep(0)
+        async with asyncio.timeout(DEADLINE):
+            assert await prompt == 1
+            with pytest.raises(StorageUnavailable):
+                await late
+        assert await database.write(put, 3) == 3
+        assert await database.read(numbers) == [1, 3]
 
 
 async def test_a_unit_that_takes_long_is_committed_before_those_after_it(tmp_path: Path) -> None:
@@ -214,13 +238,13 @@ async def test_a_unit_that_takes_long_is_committed_before_those_after_it(tmp_pat
     async with opened(tmp_path) as database:
         commits: list[Connection] = []
         async with busy(database):
-            event.listen(database._writing.sync_engine, "commit", commits.append)
+            event.listen(database._writing, "commit", commits.append)
             writes = [asyncio.create_task(database.write(put, number)) for number in (1, 2)]
             writes += [asyncio.create_task(database.write(last))]
             writes += [asyncio.create_task(database.write(put, number)) for number in (3, 4)]
             await asyncio.sleep(0)
         assert await asyncio.gather(*writes) == [1, 2, 0, 3, 4]
-        assert len(commits) == 2
+        assert len(commits) == 3  # with that of what kept the writer busy
         assert await database.read(numbers) == [1, 2, 3, 4]
 
 

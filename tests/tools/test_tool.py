@@ -484,6 +484,31 @@ def test_a_long_result_is_cut_on_a_character_and_says_so(value: Any, size: int) 
     assert whole.startswith(output.text[: note.start()])
 
 
+def test_of_a_very_long_result_only_the_beginning_is_looked_at() -> None:
+    seen = []
+
+    class Strange(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            for number in range(10_000_000):
+                seen.append(number)
+                yield number
+
+    values: tuple[Any, ...] = (
+        *(Strange(), {"a": ["x" * 10_000_000]}),
+        *("😀" * 10_000_000, [{}] * 1_000_000),
+    )
+    for value in values:
+        began = time.thread_time()
+        output = output_from(value)
+        assert time.thread_time() - began < 0.5
+        note = re.search(r"the whole result has more than ([\d,]+) bytes\.\]$", output.text)
+        assert output.truncated
+        assert note is not None
+        assert int(note[1].replace(",", "")) > RESULT_LIMIT
+        assert RESULT_LIMIT - 4 < len(output.text.encode()) <= RESULT_LIMIT
+    assert len(seen) < 100_000
+
+
 def test_a_result_at_the_limit_is_whole() -> None:
     assert output_from("x" * RESULT_LIMIT) == ToolOutput(
         "x" * RESULT_LIMIT, "x" * RESULT_LIMIT, False
@@ -622,10 +647,13 @@ async def test_a_report_that_is_no_number_or_text_is_dropped(report: Any) -> Non
 
 
 def test_progress_after_the_services_loop_has_closed_is_ignored() -> None:
+    reports: list[Report] = []
+
     async def make() -> ToolContext:
-        return context_for()
+        return context_for(lambda *report: reports.append(report))
 
     asyncio.run(make()).progress(1)
+    assert reports == []
 
 
 def test_a_tool_has_its_specs_name() -> None:

@@ -148,7 +148,8 @@ async def test_a_worker_that_ran_a_function_on_another_thread_is_used_again(
 
 async def test_calls_run_side_by_side(workers: Workers) -> None:
     barrier = threading.Barrier(8, timeout=DEADLINE)
-    await asyncio.gather(*[in_place(workers, barrier.wait) for _ in range(8)])
+    arrived = await asyncio.gather(*[in_place(workers, barrier.wait) for _ in range(8)])
+    assert sorted(arrived) == list(range(8))  # all were there before the first one went on
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
@@ -380,13 +381,30 @@ async def test_an_idle_worker_keeps_no_value_alive(workers: Workers) -> None:
     assert references[0]() is None
 
 
-async def test_more_than_a_few_idle_workers_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers_module, "MAX_IDLE", 2)
-    barrier = threading.Barrier(8, timeout=DEADLINE)
+async def side_by_side(workers: Workers, count: int) -> set[int]:
+    """Run calls that need so many threads at once; return the threads' identities."""
+    barrier = threading.Barrier(count, timeout=DEADLINE)
+
+    def meet() -> int:
+        barrier.wait()
+        return threading.get_ident()
+
+    return set(await asyncio.gather(*[in_place(workers, meet) for _ in range(count)]))
+
+
+async def test_all_threads_are_used_again(workers: Workers) -> None:
+    assert await side_by_side(workers, 8) == await side_by_side(workers, 8)
+
+
+async def test_a_worker_that_is_idle_for_long_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_module, "KEPT", 0.1)
     async with asyncio.timeout(DEADLINE), Workers(8) as workers:
-        await asyncio.gather(*[in_place(workers, barrier.wait) for _ in range(8)])
-        await until(lambda: len(workers._alive) == 2)
-        assert len(workers._idle) == 2
+        await side_by_side(workers, 8)
+        busy = await in_place(workers, threading.get_ident)
+        while len(workers._alive) > 1:
+            assert await in_place(workers, threading.get_ident) == busy
+        await until(lambda: not workers._alive)
+        assert await in_place(workers, threading.get_ident)
         assert workers._places._value == 8
 
 
