@@ -21,9 +21,9 @@ from events import (
     ChatChunk,
     ChatComplete,
     FinishReason,
+    ReasoningBlock,
     ReasoningChunk,
     RequestedCall,
-    Usage,
 )
 from llm import Provider
 from loop.calls import Calls
@@ -33,7 +33,6 @@ from messages import (
     EndPart,
     ModelOptions,
     ModelRequest,
-    ReasoningBlock,
     ReasoningBlockPart,
     ReasoningPart,
     ReplyPart,
@@ -82,6 +81,7 @@ class StreamingAgent:
         self.config = config
         self._provider = provider
         self._handoffs = handoffs or {}
+        self._dialect = config.dialect.as_set() if config.dialect else {}
         self._calls = Calls(name, config, tools, workers, self._handoffs)
 
     @property
@@ -116,8 +116,9 @@ class StreamingAgent:
             if reply.for_client:
                 # The agent's own calls of the turn are not made: what they come to would be lost
                 # to the client, who says all in its next request. The model asks for them again.
-                state.transcript.keep(AssistantMessage(reply.text, (), reply.reasoning))
-                return _complete(state, "tool_calls", reply.for_client)
+                # The reasoning belongs to the client's calls, and comes back with these.
+                state.transcript.keep(AssistantMessage(reply.text))
+                return _complete(state, "tool_calls", reply)
             if not reply.calls:
                 state.transcript.keep(reply.message)
                 reason = reply.end.finish_reason
@@ -192,8 +193,7 @@ class StreamingAgent:
                 transcript.keep(AssistantMessage(transcript.text))
         if draft.end is None:
             raise RuntimeError("a provider's stream ended without its end part")
-        if draft.end.usage is not None:
-            transcript.usage = (transcript.usage or Usage()) + draft.end.usage
+        transcript.count(draft.end.usage)
         theirs = {tool.name for tool in state.prompt.client_tools}
         return Reply(
             message_id,
@@ -214,6 +214,9 @@ class StreamingAgent:
             tools=self._offered(prompt),
             parallel_tools=prompt.parallel_tools,
             options=self._options(state),
+            demanded=_demanded(prompt),
+            dialect={} if prompt.model else self._dialect,
+            conversation=state.conversation_id,
         )
 
     def _offered(self, prompt: Prompt) -> tuple[ToolSpec, ...]:
@@ -249,6 +252,20 @@ class StreamingAgent:
         return None
 
 
+def _demanded(prompt: Prompt) -> frozenset[str]:
+    """Return what the client itself asks for, and would miss."""
+    options = prompt.options
+    values = {
+        "temperature": options.temperature,
+        "top_p": options.top_p,
+        "max_tokens": options.max_tokens,
+        "output": options.output,
+        "tools": prompt.client_tools or None,
+        "parallel_tools": prompt.client_tools or None,
+    }
+    return frozenset(name for name, value in values.items() if value is not None)
+
+
 class _Draft:
     """A reply as it comes: emitted at once, and collected."""
 
@@ -277,14 +294,18 @@ class _Draft:
 
 
 def _complete(
-    state: RunState, reason: FinishReason, for_client: Iterable[ToolCallPart] = ()
+    state: RunState, reason: FinishReason, for_client: Reply | None = None
 ) -> ChatComplete:
+    """Return the end of a run; `for_client`: the reply that the client has to go on with."""
     return ChatComplete(
         final_response=state.transcript.text,
         finish_reason=reason,
         usage=state.transcript.usage,
         tool_calls=tuple(
-            RequestedCall(id=call.id, name=call.name, arguments=call.arguments)
-            for call in (part.call for part in for_client)
+            RequestedCall(
+                id=call.id, name=call.name, arguments=call.arguments, reasoning=call.reasoning
+            )
+            for call in (part.call for part in (for_client.for_client if for_client else ()))
         ),
+        reasoning=for_client.reasoning if for_client else (),
     )

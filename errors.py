@@ -110,10 +110,23 @@ class RunTimeout(ParleyError):
 
 
 class UpstreamError(ParleyError):
-    """The fault of the model provider, or of the network between."""
+    """The fault of the model provider, or of the network between.
+
+    Args:
+        is_doubtful: the request itself may have caused it; others may be answered well.
+        refusal: what the provider answered, where that may be about a parameter. Not for people:
+            it may hold a secret.
+    """
 
     code = "upstream_error"
     status = 502
+
+    def __init__(
+        self, message: str, *, is_doubtful: bool = False, refusal: Any = None, **more: Any
+    ) -> None:
+        super().__init__(message, **more)
+        self.is_doubtful = is_doubtful
+        self.refusal = refusal
 
 
 class ToolError(Exception):

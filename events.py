@@ -63,6 +63,21 @@ class Usage(msgspec.Struct, frozen=True):
         )
 
 
+class ReasoningBlock(msgspec.Struct, frozen=True):
+    """Reasoning that `provider` wants back unchanged in the next request. `data` is its JSON.
+
+    `provider` is the kind of a server and, behind a colon, which one it is; the kind alone where
+    that is not known, because a client has sent it.
+    """
+
+    provider: str
+    data: str
+
+    @property
+    def kind(self) -> str:
+        return self.provider.partition(":")[0]
+
+
 class QueuedCall(msgspec.Struct, frozen=True, kw_only=True):
     """A tool call that waits for its place. `arguments` is the decoded JSON object."""
 
@@ -121,12 +136,16 @@ class FailedCall(msgspec.Struct, frozen=True, kw_only=True):
     started_at: datetime | None = None
 
 
-class RequestedCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A call of a tool that the client executes. `arguments` is the JSON text of the model."""
+class RequestedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A call of a tool that the client executes. `arguments` is the JSON text of the model.
+
+    `reasoning`: what the provider wants back with the call.
+    """
 
     id: str
     name: str
     arguments: str
+    reasoning: ReasoningBlock | None = None
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event_type"):
@@ -231,13 +250,14 @@ class ChatComplete(_Event, frozen=True, kw_only=True, tag="chat_complete"):
     """The end of a run that ended in order. `finish_reason` names the limit, if one ended it.
 
     `tool_calls`, where that is `tool_calls`: what the client is to execute and to say in its next
-    request.
+    request. `reasoning`: what the provider wants back with these.
     """
 
     final_response: str
     finish_reason: FinishReason
     usage: Usage | None
     tool_calls: tuple[RequestedCall, ...] = ()
+    reasoning: tuple[ReasoningBlock, ...] = ()
 
 
 class RunError(_Event, frozen=True, kw_only=True, tag="error"):

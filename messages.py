@@ -10,7 +10,13 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from events import Usage
+from events import ReasoningBlock, Usage
+
+MAX_REASONING_BYTES = 262_144
+"""The bound on what a message or a call has to give back; more is not kept, or, as text, cut."""
+
+REASONING_CHARS = MAX_REASONING_BYTES // 6 - 16
+"""How much of a text of reasoning is kept: a character is at most six bytes of JSON."""
 
 _SLICE = 65_536  # characters that one call into the regular expression engine looks at
 
@@ -35,12 +41,16 @@ def clean_text(text: str) -> str:
     return "".join(_NOT_TEXT.sub("\ufffd", text[start : start + _SLICE]) for start in slices)
 
 
-class ToolCall(msgspec.Struct, frozen=True):
-    """A call that the model asked for. `arguments` is JSON text, not necessarily valid."""
+class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A call that the model asked for. `arguments` is JSON text, not necessarily valid.
+
+    `reasoning`: what the provider wants back with the call.
+    """
 
     id: str
     name: str
     arguments: str
+    reasoning: ReasoningBlock | None = None
 
 
 class SystemMessage(msgspec.Struct, frozen=True, tag="system", tag_field="role"):
@@ -73,13 +83,6 @@ class UserMessage(msgspec.Struct, frozen=True, tag="user", tag_field="role", omi
     content: str
     parts: tuple[Content, ...] = ()
     name: str | None = None
-
-
-class ReasoningBlock(msgspec.Struct, frozen=True):
-    """Reasoning that `provider` wants back unchanged in the next request. `data` is its JSON."""
-
-    provider: str
-    data: str
 
 
 class AssistantMessage(msgspec.Struct, frozen=True, tag="assistant", tag_field="role"):
@@ -164,6 +167,12 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One question to a model: everything a provider needs to answer it.
 
     `fallbacks` are asked in their order while the one before has streamed nothing and failed.
+
+    Args:
+        demanded: what the client itself asked for, by the names of `ModelOptions`, and `tools`
+            and `parallel_tools`: where the model does not take it, the request fails.
+        dialect: what is set of the model's dialect, by the names of `llm.dialects.Dialect`.
+        conversation: its id; empty where there is none.
     """
 
     model: str
@@ -172,6 +181,9 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[ToolSpec, ...] = ()
     parallel_tools: bool = True
     options: ModelOptions = AS_CONFIGURED
+    demanded: frozenset[str] = frozenset()
+    dialect: dict[str, Any] = {}
+    conversation: str = ""
 
 
 # What a provider's stream becomes.

@@ -72,6 +72,60 @@ RunStatus: TypeAlias = Literal["queued", "running", "completed", "cancelled", "f
 
 # Agents.
 
+Bound: TypeAlias = Literal["max_completion_tokens", "max_tokens", "none"]
+CallIds: TypeAlias = Literal["nine", "any", "functions"]
+Echo: TypeAlias = Literal[
+    "given", "nothing", "reasoning_content", "extra_content", "reasoning_details"
+]
+
+
+class DialectChanges(BaseModel):
+    """What a server or model takes, where it differs from what is known or learned of it.
+
+    For OpenAI-compatible servers; Anthropic's API has no dialects.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bound: Bound | None = Field(
+        None, description="The name of the bound on a reply's tokens; `none`: it takes no bound."
+    )
+    stream_options: bool | None = Field(
+        None, description="Whether it tells the usage of a stream. Without, usage is unknown."
+    )
+    temperature: bool | None = Field(
+        None, description="Whether it takes another temperature than its own."
+    )
+    top_p: bool | None = Field(None, description="Whether it takes another `top_p` than its own.")
+    tools: bool | None = Field(None, description="Whether it can call tools.")
+    parallel_tool_calls: bool | None = Field(
+        None, description="Whether parallel tool calls can be forbidden."
+    )
+    json_schema: bool | None = Field(
+        None, description="Whether an answer can be held to a JSON Schema."
+    )
+    json_object: bool | None = Field(None, description="Whether an answer can be held to JSON.")
+    call_ids: CallIds | None = Field(
+        None,
+        description="The ids of tool calls: nine letters and digits, `any` as the model made them, "
+        "or `functions.<name>:<number>`.",
+    )
+    echo: Echo | None = Field(
+        None,
+        description="What it refuses to go on without: the message's `reasoning_content` or "
+        "`reasoning_details`, or the `extra_content` of tool calls. `given`: it gets back what it "
+        "gave; `nothing`: not even that.",
+    )
+    think_tags: bool | None = Field(
+        None,
+        description="Whether `<think>…</think>` at the beginning of an answer is reasoning. "
+        "False: it stays in the answer.",
+    )
+
+    def as_set(self) -> dict[str, bool | str]:
+        """Return what is set, by its names."""
+        return self.model_dump(exclude_none=True)
+
 
 class AgentConfig(BaseModel):
     """How an agent behaves. `POST /agents/{agent_name}` takes this object."""
@@ -96,6 +150,9 @@ class AgentConfig(BaseModel):
     )
     temperature: float | None = Field(None, ge=0, le=2)
     max_tokens: int | None = Field(None, ge=1, le=1_000_000)
+    dialect: DialectChanges | None = Field(
+        None, description="What the model takes, where the service is wrong about it."
+    )
     tools: Annotated[list[Name], Field(max_length=128)] | None = Field(
         None, description="Names of tools. Default: all tools."
     )

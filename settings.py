@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     openai_api_key: SecretStr | None = None
     openai_base_url: str | None = Field(None, pattern=r"^https?://[^\s]+$")
     openai_model: str | None = None
+    openai_dialect: str = ""
     openai_temperature: float | None = Field(None, ge=0, le=2)
     openai_max_tokens: int | None = Field(None, ge=1)
     openai_max_retries: int = Field(3, ge=0, le=10)

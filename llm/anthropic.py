@@ -4,13 +4,10 @@
 reference, "Create a message"):
 
 * Instructions stand apart, in `system`. `max_tokens` is mandatory.
-* Users and assistants take turns, and a user begins: neighbours with one role become one message
-  of several blocks.
-* The results of an assistant's calls are the first blocks of the very next message.
-* A text is never blank: a blank one is left out, or named so where something has to stand.
-* Ids and names of calls have an alphabet; what other providers made outside of it is replaced,
-  in the same way each time. A call's input is an object.
-* Thinking stands before what it led to, as it came. Other providers' reasoning stays away.
+* The results of an assistant's calls are one message of the user.
+* Thinking stands before what it led to, as it came. Other servers' reasoning stays away.
+
+What it demands of the conversation itself is in `llm.history`.
 
 Since version 2026-10-21, which the SDK asks for, the API refuses `temperature` and `top_p`. A
 request that has one of them asks for the version before, whose older models, like other servers,
@@ -27,16 +24,15 @@ import msgspec
 from llm.anthropic_failures import AnthropicFailures
 from llm.anthropic_stream import PROVIDER, AnthropicReply
 from llm.failures import retry_after
+from llm.history import Spoken, normalized, once
 from llm.sdk import STREAM_HEADERS, SdkProvider
-from llm.tool_calls import hashed_id, sendable_arguments, sendable_name
 from messages import (
     AssistantMessage,
     Content,
     ImageContent,
-    Message,
     ModelOptions,
     ModelRequest,
-    SystemMessage,
+    OutputSchema,
     TextContent,
     ToolCall,
     ToolMessage,
@@ -53,14 +49,10 @@ MAX_TOKENS = 4096
 MAX_RETRY_AFTER = 120.0
 """Seconds that a refused request waits to be repeated; one that has to wait longer fails."""
 
-BLANK = "(blank)"
-"""Stands for a blank text that cannot be left out, and for the question before a first answer."""
-
 _VERSION_WITH_SAMPLING = "2023-06-01"
 _MAX_TEMPERATURE = 1.0
 
-_ID = re.compile(r"[a-zA-Z0-9_-]+")
-_MAX_NAME = 128
+_IDS = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _INLINE = re.compile(r"data:(image/[a-zA-Z0-9+.-]+);base64,")
 _TOOL_CHOICES = {"auto": "auto", "none": "none", "required": "any"}
 _ANY_OBJECT = "Answer with one JSON object and nothing else."
@@ -74,6 +66,7 @@ class AnthropicProvider(SdkProvider):
     """
 
     name = PROVIDER
+    kind = PROVIDER
     failures_type = AnthropicFailures
     reply_type = AnthropicReply
 
@@ -91,16 +84,17 @@ class AnthropicProvider(SdkProvider):
         return "/v1/messages", body, {"headers": headers}
 
     def _body(self, request: ModelRequest) -> dict[str, Any]:
+        history = normalized(request.messages, _IDS)
         body: dict[str, Any] = {
             "model": request.model,
             "max_tokens": request.options.max_tokens or self.max_tokens or MAX_TOKENS,
-            "messages": _turns(request.messages),
+            "messages": _turns(history.messages, self.source),
             "stream": True,
         }
-        if system := _system(request):
+        if system := _system(history.instructions, request.options.output):
             body["system"] = system
         if request.tools:
-            body["tools"] = [_tool(tool) for tool in request.tools]
+            body["tools"] = [_tool(tool) for tool in once(request.tools)]
             if choice := _tool_choice(request):
                 body["tool_choice"] = choice
         return body | self._options(request.options)
@@ -124,11 +118,10 @@ async def _refuse_long_waits(response: "Response") -> None:
 # The request's parts.
 
 
-def _system(request: ModelRequest) -> str:
-    texts = [each.content for each in request.messages if isinstance(each, SystemMessage)]
-    if request.options.output is not None and request.options.output.schema is None:
-        texts.append(_ANY_OBJECT)  # the API knows schemas only
-    return "\n\n".join(text for text in texts if text.strip())
+def _system(instructions: str, output: OutputSchema | None) -> str:
+    if output is None or output.schema is not None:
+        return instructions
+    return f"{instructions}\n\n{_ANY_OBJECT}".lstrip()  # the API knows schemas only
 
 
 def _tool_choice(request: ModelRequest) -> dict[str, Any] | None:
@@ -139,42 +132,34 @@ def _tool_choice(request: ModelRequest) -> dict[str, Any] | None:
     return {"type": kind, "disable_parallel_tool_use": True}
 
 
-def _turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
-    """Return the conversation as users and assistants in turn, a user first."""
+def _turns(messages: Iterable[Spoken], source: str) -> list[dict[str, Any]]:
+    """Return the conversation with the results of calls as one message of the user."""
     turns: list[dict[str, Any]] = []
     for message in messages:
         role = "assistant" if isinstance(message, AssistantMessage) else "user"
-        blocks = _blocks(message)
+        blocks = _blocks(message, source)
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] += blocks
-        elif blocks:
+        else:
             turns.append({"role": role, "content": blocks})
-    if not turns or turns[0]["role"] == "assistant":
-        turns.insert(0, {"role": "user", "content": [_said(BLANK)]})
     return turns
 
 
-def _blocks(message: Message) -> list[Any]:
+def _blocks(message: Spoken, source: str) -> list[Any]:
     match message:
-        case SystemMessage():
-            return []
         case UserMessage(content, parts):
-            blocks = [block for part in parts if (block := _part(part))]
-            return blocks or [_said(content if content.strip() else BLANK)]
+            return [_part(part) for part in parts] or [_said(content)]
         case ToolMessage():
             return [_result(message)]
-        case AssistantMessage(content):
-            said = [_said(content)] if content.strip() else []
-            calls = [_call(call) for call in message.tool_calls]
-            # Thinking that led to nothing may not stand alone.
-            thinking = _thinking(message) if said or calls else []
-            return [*thinking, *said, *calls]
+        case AssistantMessage(content, calls):
+            said = [_said(content)] if content else []
+            return [*_thinking(message, source), *said, *map(_call, calls)]
 
 
-def _part(part: Content) -> dict[str, Any] | None:
+def _part(part: Content) -> dict[str, Any]:
     match part:
         case TextContent(text):
-            return _said(text) if text.strip() else None
+            return _said(text)
         case ImageContent(url):
             inline = _INLINE.match(url)
             source = (
@@ -189,35 +174,30 @@ def _said(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def _thinking(message: AssistantMessage) -> list[msgspec.Raw]:
+def _thinking(message: AssistantMessage, source: str) -> list[msgspec.Raw]:
     return [
         msgspec.Raw(block.data.encode())
         for block in message.reasoning
-        if block.provider == PROVIDER
+        if block.provider in (source, PROVIDER)
     ]
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
     return {
         "type": "tool_use",
-        "id": _call_id(call.id),
-        "name": sendable_name(call.name, _MAX_NAME),
-        "input": msgspec.Raw(sendable_arguments(call.arguments).encode()),
+        "id": call.id,
+        "name": call.name,
+        "input": msgspec.Raw(call.arguments.encode()),
     }
 
 
 def _result(message: ToolMessage) -> dict[str, Any]:
-    content = message.content if message.content.strip() else BLANK
     result = {
         "type": "tool_result",
-        "tool_use_id": _call_id(message.tool_call_id),
-        "content": content,
+        "tool_use_id": message.tool_call_id,
+        "content": message.content,
     }
     return {**result, "is_error": True} if message.is_error else result
-
-
-def _call_id(id: str) -> str:
-    return id if _ID.fullmatch(id) else hashed_id(id)
 
 
 def _tool(tool: ToolSpec) -> dict[str, Any]:

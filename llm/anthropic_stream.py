@@ -25,8 +25,8 @@ from events import Usage
 from llm.failures import Failures
 from llm.reply import Reason, Reply
 from llm.text import join_surrogates
-from llm.tool_calls import GrowingCall
-from messages import ReasoningBlock, ReasoningBlockPart, ReasoningPart, TextPart, clean_text
+from llm.tool_calls import GrowingCall, given_back
+from messages import MAX_REASONING_BYTES, ReasoningBlockPart, ReasoningPart, TextPart, clean_text
 
 PROVIDER = "anthropic"
 """The name of the provider, and of the reasoning that only it can read."""
@@ -100,10 +100,13 @@ class AnthropicReply(Reply):
         "refusal": "content_filter",
     }
 
-    def __init__(self, failures: Failures, taken: Iterable[str] = ()) -> None:
-        super().__init__(failures, taken)
+    def __init__(
+        self, failures: Failures, taken: Iterable[str] = (), source: str = PROVIDER
+    ) -> None:
+        super().__init__(failures, taken, source)
         self._open: dict[int, GrowingCall | _Thinking] = {}
         self._counts: dict[str, int] = {}
+        self._room = MAX_REASONING_BYTES  # of all blocks of the message together
 
     def _take_event(self, event: bytes) -> None:
         try:
@@ -187,8 +190,10 @@ class AnthropicReply(Reply):
             self._batch.append(part(text))
 
     def _keep(self, block: dict[str, str]) -> None:
-        data = msgspec.json.encode(block).decode()
-        self._batch.append(ReasoningBlockPart(ReasoningBlock(PROVIDER, data)))
+        kept = given_back(self._source, block)
+        self._room -= len(kept.data) if kept else MAX_REASONING_BYTES
+        if kept is not None and self._room >= 0:
+            self._batch.append(ReasoningBlockPart(kept))
 
     def _count(self, usage: Any) -> None:
         """Take counts of tokens; what is absent keeps its count."""

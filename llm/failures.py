@@ -2,27 +2,25 @@
 
 Three libraries share a request (the SDK, httpx2 and aiohttp), each wraps the errors of the next
 one incompletely, and their texts may quote a credential. So nothing of theirs goes further: the
-kind of failure decides `code` and `retryable`, and only the provider's own message is passed on,
-cut to 500 characters and without anything that looks like a key.
+kind of failure decides `code` and `retryable`, and only the provider's own reason is passed on,
+cut to 500 characters and without anything that looks like a key (`llm.reasons`).
 """
 
 import email.utils
 import math
-import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import msgspec
+
 from errors import UpstreamError
+from llm.reasons import MAX_REASON, reason_of, without_keys
 
-MAX_MESSAGE = 500
-
-# Known prefixes of keys, what follows "Bearer", and any long opaque word with a digit in it.
-_KEY = re.compile(
-    r"\b(?:sk|pk|rk|flp|gsk|xai)[-_][\w*.-]{4,}|\bBearer\s+\S+|\b(?=[\w-]*\d)[\w-]{32,}", re.I
-)
-_HIDDEN = "[redacted]"
+_MAX_LOOKED_AT = 4096
+_REFUSALS = frozenset({400, 404, 422, 500, 501})
+"""What may be about a parameter; for tools OpenRouter has 404, and llama.cpp 500."""
 
 
 class Failures(ABC):
@@ -49,7 +47,7 @@ class Failures(ABC):
         status = getattr(error, "status_code", None)
         if isinstance(status, int):
             headers = getattr(getattr(error, "response", None), "headers", {})
-            return self.of_answer(status, getattr(error, "body", None), retry_after(headers))
+            return self.of_answer(status, answer_in(error), retry_after(headers))
         if _has_cause(error, TimeoutException):
             return _passing("upstream_timeout", "The model provider did not answer in time.")
         # An SDK calls all that happens while it sends a failure of the connection.
@@ -76,6 +74,7 @@ class Failures(ABC):
         return _passing(
             "upstream_disconnected",
             "The connection to the model provider broke in the middle of its answer.",
+            is_doubtful=True,
         )
 
     def sent(self, error: Any) -> UpstreamError:
@@ -84,13 +83,13 @@ class Failures(ABC):
 
     def malformed(self, why: str) -> UpstreamError:
         """Return the error of an answer that breaks the protocol."""
-        return _passing("upstream_malformed", f"The model provider's answer cannot be read: {why}.")
+        text = f"The model provider's answer cannot be read: {why}."
+        return _passing("upstream_malformed", text, is_doubtful=True)
 
     def truncated(self) -> UpstreamError:
         """Return the error of a stream that ended without saying why."""
-        return _passing(
-            "upstream_truncated", "The model provider's answer ended before it was complete."
-        )
+        text = "The model provider's answer ended before it was complete."
+        return _passing("upstream_truncated", text, is_doubtful=True)
 
     def not_a_stream(self) -> UpstreamError:
         """Return the error of a web page where an answer was due."""
@@ -105,23 +104,27 @@ class Failures(ABC):
 
         `body`: the answer's JSON, or the error in it. `wait`: seconds before the next request.
         """
-        error = body["error"] if isinstance(body, dict) and "error" in body else body
+        error = unwrapped(body)
+        reason = self._said(body)
         if status in (401, 403):
             return UpstreamError(
-                f"The model provider refused the credentials; check {self.prefix}_API_KEY.",
+                f"The model provider refused the credentials; check {self.prefix}_API_KEY{reason}",
                 code="upstream_unauthorized",
             )
         if self._is_quota(status, error):
             return UpstreamError(
-                f"The account at the model provider {self.no_quota}; check its plan and billing.",
+                f"The account at the model provider {self.no_quota}; check its plan and billing"
+                f"{reason}",
                 code="upstream_quota",
             )
         message, code, retryable = self._meaning(status)
         return UpstreamError(
-            f"{message}{self._said(error)}",
+            f"{message}{reason}",
             code=code,
             retryable=retryable,
             retry_after=wait if retryable else None,
+            is_doubtful=status == 500,
+            refusal=body if status in _REFUSALS else None,
         )
 
     def _meaning(self, status: int) -> tuple[str, str, bool]:
@@ -149,15 +152,31 @@ class Failures(ABC):
     def _is_quota(self, status: int, error: Any) -> bool:
         """Tell whether the account has to be paid before it may ask again."""
 
-    def _said(self, error: Any) -> str:
-        """Return the provider's message as the end of a sentence."""
-        text = " ".join((error if isinstance(error, str) else field(error, "message")).split())
-        if self._secret:
-            text = text.replace(self._secret, _HIDDEN)
-        text = _KEY.sub(_HIDDEN, text)
-        if len(text) > MAX_MESSAGE:
-            text = text[: MAX_MESSAGE - 1] + "…"
+    def _said(self, body: Any) -> str:
+        """Return the provider's own reason as the end of a sentence."""
+        text = without_keys(reason_of(body)[:_MAX_LOOKED_AT], self._secret)
+        if len(text) > MAX_REASON:
+            text = text[: MAX_REASON - 1] + "…"
         return f": {text}" if text else "."
+
+
+def answer_in(error: Exception) -> Any:
+    """Return what a server answered, from an SDK's error: JSON, or else text.
+
+    The SDK itself keeps the member `error` only, which is not where everybody says why.
+    """
+    content = getattr(getattr(error, "response", None), "content", b"")
+    try:
+        return msgspec.json.decode(content)
+    except (ValueError, RecursionError):
+        return getattr(error, "body", None)
+
+
+def unwrapped(body: Any) -> Any:
+    """Return the error in an answer's JSON: `{"error": …}`, or Google's list of such."""
+    if isinstance(body, list) and body and isinstance(body[0], dict):
+        body = body[0]
+    return body["error"] if isinstance(body, dict) and body.get("error") else body
 
 
 def field(error: Any, name: str) -> str:
@@ -180,9 +199,9 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def _passing(code: str, message: str) -> UpstreamError:
+def _passing(code: str, message: str, *, is_doubtful: bool = False) -> UpstreamError:
     """Return an error that may not happen again."""
-    return UpstreamError(message, code=code, retryable=True)
+    return UpstreamError(message, code=code, retryable=True, is_doubtful=is_doubtful)
 
 
 def _has_cause(error: BaseException, kinds: type[Exception] | tuple[type[Exception], ...]) -> bool:

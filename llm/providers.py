@@ -5,12 +5,13 @@ answers where an agent's model names no provider.
 """
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import SecretStr
 
 from llm import Provider
 from llm.anthropic import AnthropicProvider
+from llm.dialects import read_setting
 from llm.openai import OpenAIProvider
 from llm.router import Router
 from settings import Settings
@@ -40,15 +41,20 @@ class ProviderRow(NamedTuple):
 
 def _openai(settings: Settings, model: str) -> Provider:
     key = settings.openai_api_key or settings.friendli_token
-    return _compatible(settings, key, settings.openai_base_url, model)
+    dialect = read_setting(settings.openai_dialect)
+    return _compatible(settings, key, settings.openai_base_url, model, dialect)
 
 
 def _friendli(settings: Settings, model: str) -> Provider:
-    return _compatible(settings, settings.friendli_token, FRIENDLI_BASE_URL, model)
+    return _compatible(settings, settings.friendli_token, FRIENDLI_BASE_URL, model, {})
 
 
 def _compatible(
-    settings: Settings, key: SecretStr | None, base_url: str | None, model: str
+    settings: Settings,
+    key: SecretStr | None,
+    base_url: str | None,
+    model: str,
+    dialect: dict[str, Any],
 ) -> Provider:
     return OpenAIProvider(
         api_key=_secret(key),
@@ -58,6 +64,7 @@ def _compatible(
         timeout=settings.openai_timeout,
         temperature=settings.openai_temperature,
         max_tokens=settings.openai_max_tokens,
+        dialect=dialect,
     )
 
 
@@ -122,7 +129,10 @@ def configured(rows: Iterable[ProviderRow], settings: Settings) -> list[Provider
 
 
 def make_router(rows: Iterable[ProviderRow], settings: Settings) -> Router:
-    """Return the providers that a server has as one. At least one row has to be configured."""
+    """Return the providers that a server has as one. At least one row has to be configured.
+
+    Raises `settings.BadSettings` for a setting that cannot be used.
+    """
     rows = list(rows)
     there = configured(rows, settings)
     return Router(

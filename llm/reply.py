@@ -24,6 +24,7 @@ class Reply(ABC):
     Args:
         failures: makes the errors.
         taken: ids of calls that exist already; a new call never gets one of them.
+        source: names the server in what it gives to be given back to it.
 
     Attributes:
         failure: what broke the reply; raise it after the parts that came before it.
@@ -34,10 +35,11 @@ class Reply(ABC):
 
     reasons: ClassVar[Mapping[str, Reason]]
 
-    def __init__(self, failures: Failures, taken: Iterable[str] = ()) -> None:
+    def __init__(self, failures: Failures, taken: Iterable[str] = (), source: str = "") -> None:
         self.failure: UpstreamError | None = None
         self.is_over = False
         self._failures = failures
+        self._source = source
         self._taken = set(taken)
         self._split: Callable[[bytes], list[bytes]] = Decoder().feed  # into the data of events
         self._batch: list[ReplyPart] = []
@@ -74,6 +76,10 @@ class Reply(ABC):
     def _take_event(self, event: bytes) -> None:
         """Take the data of one event; `ValueError` or `RecursionError`: it cannot be read."""
 
+    def _given_back(self) -> list[ReplyPart]:
+        """Return what else the server wants back with a whole reply."""
+        return []
+
     def _begin_call(self, call: GrowingCall) -> None:
         self._calls.append(call)
         if len(self._calls) > MAX_CALLS:
@@ -90,7 +96,7 @@ class Reply(ABC):
             self._fail(self._failures.truncated())
             return
         self.is_over = True
-        calls = [call.finished(self._taken) for call in self._calls]
-        self._batch += calls
+        calls = [call.finished(self._taken, self._source) for call in self._calls]
+        self._batch += [*self._given_back(), *calls]
         reason = self.reasons.get(self._reason, "tool_calls" if calls else "stop")
         self._batch.append(EndPart(reason, self._usage))

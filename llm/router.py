@@ -11,7 +11,7 @@ would be wrong with every model. After the first batch there is no way back: the
 seen text.
 
 Each provider has a circuit (`llm.circuit`); while it is open the provider is not asked, and the
-fall-back gets its turn at once.
+fall-back gets its turn at once. Where there is none, the provider is tried now and then.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ import msgspec
 from errors import UpstreamError
 from llm import Provider
 from llm.circuit import Attempt, Circuit
-from messages import ModelRequest, ReplyPart
+from messages import ModelRequest, ReplyPart, UserMessage
 
 logger = logging.getLogger("parley.llm")
 
@@ -34,10 +34,13 @@ _ANOTHER_MAY_ANSWER = frozenset(
         "upstream_unauthorized",
         "upstream_quota",
         "upstream_model_not_found",
+        "upstream_unsupported",
         "upstream_not_configured",
     }
 )
 """Failures that last, but are not the request's."""
+_BEGINNING = 500
+"""How many characters of a conversation's first message tell it from others."""
 
 
 class Router:
@@ -68,8 +71,8 @@ class Router:
 
     @property
     def is_available(self) -> bool:
-        """Whether the default provider is asked now, or left alone."""
-        return not self._circuits[self._default].refuses
+        """Whether the default provider answers, as far as its latest failures tell."""
+        return not self._circuits[self._default].is_failing
 
     def apart(self) -> "Router":
         """Return one that asks the same providers and has circuits of its own.
@@ -84,9 +87,9 @@ class Router:
         """Ask the model, or else its fall-backs; raises the last one's failure."""
         models = (request.model, *request.fallbacks)
         for number, model in enumerate(models, 1):
-            has_begun = False
+            has_begun, is_last = False, number == len(models)
             try:
-                provider, attempt, asked = self._admitted(model, request)
+                provider, attempt, asked = self._admitted(model, request, is_last)
                 with attempt:
                     async with aclosing(provider.stream(asked)) as batches:
                         async for batch in batches:
@@ -98,7 +101,7 @@ class Router:
             except UpstreamError as error:
                 if has_begun:
                     raise
-                if number == len(models) or not _may_help(error):
+                if is_last or not _may_help(error):
                     raise _counted(error, number) from None
                 logger.warning("%s did not answer (%s); a fall-back is asked", model, error.code)
 
@@ -155,22 +158,35 @@ class Router:
             return False
 
     def _admitted(
-        self, model: str, request: ModelRequest
+        self, model: str, request: ModelRequest, is_last: bool
     ) -> tuple[Provider, Attempt, ModelRequest]:
         """Return whom to ask, and what; raises `UpstreamError` where the circuit is open."""
         name, bare = self._resolved(model)
         circuit = self._circuits[name]
-        attempt = circuit.enter()
+        attempt = circuit.enter(_marks(request), is_last=is_last)
         if attempt is None:
             raise UpstreamError(
                 f"The model provider {name!r} has failed again and again and is left alone for "
                 "a moment; try again later.",
                 code="upstream_circuit_open",
                 retryable=True,
-                retry_after=circuit.rest,
+                retry_after=circuit.rest(is_last=is_last),
             )
-        asked = msgspec.structs.replace(request, model=bare, fallbacks=())
+        # What is set of a dialect is the one of the request's own model.
+        dialect = request.dialect if model == request.model else {}
+        asked = msgspec.structs.replace(request, model=bare, fallbacks=(), dialect=dialect)
         return self._providers[name], attempt, asked
+
+
+def _marks(request: ModelRequest) -> frozenset[str]:
+    """Return what requests have in common that one user repeats.
+
+    The conversation; and its beginning, as a client that keeps its history itself has a new
+    conversation here each time.
+    """
+    said = (each.content for each in request.messages if isinstance(each, UserMessage))
+    beginning = next(said, "")[:_BEGINNING]
+    return frozenset(filter(None, (request.conversation, beginning)))
 
 
 def _may_help(error: UpstreamError) -> bool:

@@ -16,6 +16,8 @@ thread is in the middle of that. mem0 imports it late; so it is imported here, b
 
 import asyncio
 import contextlib
+import hashlib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import httpx  # noqa: F401 - see above
 
+from errors import UpstreamError
 from llm.failures import Failures
 from llm.reply import Reply
 from llm.text import encode_json
@@ -58,6 +61,8 @@ class SdkProvider(ABC):
     Attributes:
         failures_type: names what goes wrong.
         reply_type: decodes a stream.
+        kind: of the server, whose reasoning no other kind can read.
+        source: names the server in what it gives to be given back to it.
     """
 
     api_key: str
@@ -67,11 +72,13 @@ class SdkProvider(ABC):
     timeout: float
     max_tokens: int | None
 
+    kind: ClassVar[str]
     failures_type: ClassVar[type[Failures]]
     reply_type: ClassVar[type[Reply]]
 
     def __post_init__(self) -> None:
         self._failures = self.failures_type(self.api_key)
+        self.source = source_of(self.kind, self.base_url)
         self._requests: Requests | None = None
         self._loading = asyncio.Lock()
 
@@ -88,6 +95,9 @@ class SdkProvider(ABC):
     def _call(self, request: ModelRequest) -> tuple[str, dict[str, Any], dict[str, Any]]:
         """Return a request's path, its JSON, and its options as the SDK has them."""
 
+    def _reply(self, request: ModelRequest) -> Reply:
+        return self.reply_type(self._failures, ids_in(request.messages), self.source)
+
     def answering(self, wanted: str | None) -> str:
         return wanted or self.default_model
 
@@ -102,23 +112,47 @@ class SdkProvider(ABC):
             await self._requests.aclose()
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[list[ReplyPart], None]:
-        body = await self._ask(request)
-        reply = self.reply_type(self._failures, ids_in(request.messages))
-        try:
-            while not reply.is_over:
+        asked = request
+        for number in itertools.count(1):
+            has_begun = False
+            try:
+                body = await self._ask(asked)
+                reply = self._reply(asked)
                 try:
-                    data = await (_rest(body) if reply.is_complete else body.read())
-                except Exception as error:  # noqa: BLE001 - three libraries' errors, none may escape
-                    raise self._failures.in_stream(error) from None
-                batch = reply.feed(data) if data else reply.end()
-                if batch:
-                    yield batch
-            if reply.failure is not None:
-                raise reply.failure
-            await _drain(body)
-        finally:
-            with contextlib.suppress(Exception):  # whatever the libraries find wrong, it is over
-                await body.aclose()
+                    while not reply.is_over:
+                        try:
+                            data = await (_rest(body) if reply.is_complete else body.read())
+                        except Exception as error:  # noqa: BLE001 - three libraries' errors, none may escape
+                            raise self._failures.in_stream(error) from None
+                        batch = reply.feed(data) if data else reply.end()
+                        if batch:
+                            has_begun = True
+                            yield batch
+                    if reply.failure is not None:
+                        raise reply.failure
+                    await _drain(body)
+                finally:
+                    with contextlib.suppress(Exception):  # whatever is found wrong, it is over
+                        await body.aclose()
+            except UpstreamError as error:
+                if has_begun:
+                    raise
+                asked = self._otherwise(request, asked, error, number)
+            else:
+                self._accepted(request, asked)
+                return
+
+    def _otherwise(
+        self, request: ModelRequest, asked: ModelRequest, error: UpstreamError, number: int
+    ) -> ModelRequest:
+        """Return what to ask after a request has failed for the `number`th time, or raise why.
+
+        `asked`: the request as it was asked this time.
+        """
+        raise error
+
+    def _accepted(self, request: ModelRequest, asked: ModelRequest) -> None:  # noqa: B027 - optional
+        """Take notice that a request was answered as it was `asked`."""
 
     async def _connected(self) -> "Requests":
         if self._requests is None:
@@ -154,6 +188,13 @@ class SdkProvider(ABC):
             await answer.aclose()
             raise self._failures.not_a_stream()
         return answer
+
+
+def source_of(kind: str, base_url: str | None) -> str:
+    """Return a name for the server at an address, which does not tell the address."""
+    if base_url is None:
+        return kind
+    return f"{kind}:{hashlib.sha256(base_url.rstrip('/').encode()).hexdigest()[:16]}"
 
 
 async def _rest(body: "Readable") -> bytes:

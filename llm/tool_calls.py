@@ -1,14 +1,22 @@
 """Tool calls, as they come from a model in fragments and as they go back to it in a history."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
-from llm.text import join_surrogates, whole_text
-from messages import AssistantMessage, Message, ToolCall, ToolCallPart, new_id
+from events import ReasoningBlock
+from llm.text import encode_json, join_surrogates, whole_text
+from messages import (
+    MAX_REASONING_BYTES,
+    AssistantMessage,
+    Message,
+    ToolCall,
+    ToolCallPart,
+    new_id,
+)
 from models import is_deep
 
 MAX_CALLS = 128
@@ -29,15 +37,19 @@ class GrowingCall:
         id: the server's; empty where it has sent none.
         name: what is known of it.
         arguments: JSON that holds where no fragment of it comes.
+
+    Attributes:
+        extra_content: what the server wants back with the call.
     """
 
-    __slots__ = ("_default", "_size", "id", "is_truncated", "name", "pieces")
+    __slots__ = ("_default", "_size", "extra_content", "id", "is_truncated", "name", "pieces")
 
     def __init__(self, id: str, name: str = "", arguments: str = "{}") -> None:
         self.id = id
         self.name = name
         self.pieces: list[str] = []
         self.is_truncated = False
+        self.extra_content: Any = None
         self._default = arguments
         self._size = 0
 
@@ -50,20 +62,41 @@ class GrowingCall:
             self.pieces = ["".join(self.pieces)[:KEPT_CHARS]]
             self.is_truncated = True
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is missing, as far as one can see."""
+        return bool(self.name) and (
+            self.is_truncated or not self.pieces or self.has_whole_arguments()
+        )
+
     def has_whole_arguments(self) -> bool:
         return _is_object("".join(self.pieces))
 
-    def finished(self, taken: set[str]) -> ToolCallPart:
-        """Return the whole call, under an id that is not `taken`, and take its id."""
+    def finished(self, taken: set[str], source: str) -> ToolCallPart:
+        """Return the whole call of a server, under an id that is not `taken`, and take its id."""
         id = whole_text(self.id)
         if not id or id in taken:
             id = new_id("call")
         taken.add(id)
         arguments = whole_text("".join(self.pieces))
         call = ToolCall(
-            id, whole_text(self.name), arguments if arguments.strip() else self._default
+            id,
+            whole_text(self.name),
+            arguments if arguments.strip() else self._default,
+            self._reasoning(source),
         )
         return ToolCallPart(call, self.is_truncated)
+
+    def _reasoning(self, source: str) -> ReasoningBlock | None:
+        if not self.extra_content:
+            return None
+        return given_back(source, {"extra_content": self.extra_content})
+
+
+def given_back(source: str, members: dict[str, Any]) -> ReasoningBlock | None:
+    """Return what a server wants back; None where it is more than is kept."""
+    data = encode_json(members)
+    return ReasoningBlock(source, data.decode()) if len(data) <= MAX_REASONING_BYTES else None
 
 
 def ids_in(messages: Iterable[Message]) -> set[str]:
@@ -78,11 +111,6 @@ def ids_in(messages: Iterable[Message]) -> set[str]:
 def sendable_name(name: str, max_length: int) -> str:
     """Return a tool's name in the alphabet that OpenAI and Anthropic accept."""
     return _NOT_NAME.sub("_", name)[:max_length] or "unknown"
-
-
-def hashed_id(id: str) -> str:
-    """Return an id that every server accepts, always the same one for the same `id`."""
-    return "call_" + hashlib.sha256(id.encode(errors="replace")).hexdigest()[:32]
 
 
 def sendable_arguments(text: str) -> str:

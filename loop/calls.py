@@ -11,6 +11,7 @@ The laws, a cancel at any await included:
 """
 
 import asyncio
+import hashlib
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -53,7 +54,22 @@ _SHOWN_CHARS = 2000
 _LONG_CHARS = 16_384
 """From how many characters arguments are parsed in a thread."""
 
+_HANDOFF = "transfer_to_"
+_AGENT_CHARS = 64 - len(_HANDOFF)
 _NOT_NAME = re.compile(r"[^a-zA-Z0-9_-]")
+
+
+def handoff_tool(agent: str) -> str:
+    """Return the name of the tool that hands over to an agent.
+
+    What another agent's name would come to as well, because a tool's has fewer letters and digits,
+    ends in a part of its hash.
+    """
+    plain = _NOT_NAME.sub("_", agent)
+    if plain == agent and len(agent) <= _AGENT_CHARS:
+        return _HANDOFF + agent
+    mark = hashlib.sha256(agent.encode()).hexdigest()[:8]
+    return f"{_HANDOFF}{plain[: _AGENT_CHARS - 9]}_{mark}"
 
 
 class Calls:
@@ -71,10 +87,7 @@ class Calls:
         self._config = config
         self._workers = workers
         self._tools = {tool.name: tool for tool in tools}
-        self._handoffs = {
-            f"transfer_to_{_NOT_NAME.sub('_', name)}"[:64]: (name, find)
-            for name, find in handoffs.items()
-        }
+        self._handoffs = {handoff_tool(name): (name, find) for name, find in handoffs.items()}
 
     def add(self, tool: Tool) -> None:
         self._tools[tool.name] = tool

@@ -12,14 +12,13 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
-from events import EventSink, Usage
+from events import EventSink, ReasoningBlock, Usage
 from messages import (
     AS_CONFIGURED,
     AssistantMessage,
     EndPart,
     Message,
     ModelOptions,
-    ReasoningBlock,
     ToolCallPart,
     ToolMessage,
     ToolSpec,
@@ -87,7 +86,7 @@ class Transcript:
         messages: grows by whole turns.
         saved: how many of `messages` are stored.
         text: of the newest turn.
-        usage: tokens of all turns; None while no provider has counted any.
+        usage: tokens of all turns; None where not all of them were counted.
     """
 
     journal: Journal = _not_stored
@@ -95,14 +94,21 @@ class Transcript:
     saved: int = 0
     text: str = ""
     usage: Usage | None = None
+    is_counted: bool = True
+
+    def count(self, usage: Usage | None) -> None:
+        """Add the tokens of a turn; None: its provider did not say."""
+        if usage is None:
+            self.is_counted = False
+        self.usage = (self.usage or Usage()) + usage if usage and self.is_counted else None
 
     @property
     def unsaved(self) -> list[Message]:
         return self.messages[self.saved :]
 
     def keep(self, message: AssistantMessage, results: Iterable[ToolMessage] = ()) -> None:
-        """Keep a turn: what the model said, with the result of each of its calls."""
-        if message.content or message.tool_calls:
+        """Keep a turn: what the model said, if it did, with the result of each of its calls."""
+        if message.content.strip() or message.tool_calls:
             self.messages.append(message)
         self.messages.extend(results)
 

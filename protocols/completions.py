@@ -6,7 +6,8 @@
   gets one, its parts set off by an empty line. These calls are not sent, because a client would
   execute them; with `tool_events` they are, each in a chunk without choices, as `tool_event`. The
   calls that are the client's are sent as `tool_calls`.
-* Reasoning is `reasoning_content`, as other servers have it.
+* Reasoning is `reasoning_content`, as other servers have it. What else the provider wants back with
+  the client's calls is there as well (`protocols.reasoning`).
 * A failure is a frame `{"error": {"message", "type", "param", "code"}}` and nothing after it.
   So is a cancel, a run that is suspended, and a stream of which the client has seen a part that
   is no longer true.
@@ -34,6 +35,7 @@ from events import (
     ToolCallEvent,
     Usage,
 )
+from protocols.reasoning import given
 
 _encode = msgspec.json.Encoder().encode
 
@@ -79,9 +81,9 @@ def usage_body(usage: Usage) -> dict[str, int]:
     return msgspec.to_builtins(usage)  # type: ignore[no-any-return]
 
 
-def call_body(call: RequestedCall) -> dict[str, Any]:
+def call_body(call: RequestedCall, given: dict[str, Any]) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
-    return {"id": call.id, "type": "function", "function": function}
+    return {"id": call.id, "type": "function", "function": function, **given}
 
 
 class _Joiner:
@@ -187,9 +189,10 @@ class CompletionsEncoder:
         return b'%b[],"tool_event":%b%b' % (self._head, _encode(event), self._tail)
 
     def _completed(self, done: ChatComplete) -> bytes:
-        frames = []
-        for index, call in enumerate(done.tool_calls):
-            begun = {"index": index, **call_body(call)}
+        of_message, of_calls = given(done)
+        frames = [self._delta(of_message)] if of_message else []
+        for index, (call, members) in enumerate(zip(done.tool_calls, of_calls, strict=True)):
+            begun = {"index": index, **call_body(call, members)}
             begun["function"] = {"name": call.name, "arguments": ""}
             frames.append(self._delta({"tool_calls": [begun]}))
             rest = {"index": index, "function": {"arguments": call.arguments}}
@@ -258,7 +261,9 @@ class WholeCompletion:
         if self._reasoning:
             message["reasoning_content"] = "".join(self._reasoning)
         if done.tool_calls:
-            message["tool_calls"] = [call_body(call) for call in done.tool_calls]
+            of_message, of_calls = given(done)
+            message["tool_calls"] = list(map(call_body, done.tool_calls, of_calls))
+            message |= of_message
         choice = {
             "index": 0,
             "message": message,

@@ -1,9 +1,10 @@
 """A run as a response, streamed or whole (OpenAI API, "Responses").
 
 * A response's output is one message for each message of the run that has text, and one call for
-  each that is the client's to execute. The calls that the agent executes itself are not sent,
-  because a client would execute them too; nor is reasoning. An item's id follows from the run
-  and from its place, so that it is the same in a stream, in storage and after a crash.
+  each that is the client's to execute. Before these there is an item of reasoning where the
+  provider wants something back with them; no other reasoning is sent. The calls that the agent
+  executes itself are not sent, because a client would execute them too. An item's id follows from
+  the run and from its place, so that it is the same in a stream, in storage and after a crash.
 * Each frame has a `sequence_number`. It follows from the run's log alone: from 0 on, each frame
   of each event is one more. Where a lagging reader gets several pieces of text as one, that
   frame has the number of the last of them; so each reader finds the same number at the same
@@ -39,6 +40,7 @@ from events import (
     ToolCallEvent,
     Usage,
 )
+from protocols.reasoning import seal
 
 _encode = msgspec.json.Encoder().encode
 
@@ -122,9 +124,11 @@ def ended(head: Head, texts: Sequence[str], end: TerminalEvent) -> dict[str, Any
     output = _messages(head, texts, _closing(status))
     if isinstance(end, RunError):
         return response_body(head, status, output, error=end)
+    if sealed := seal(end):
+        output.append(_reasoning(head, len(output), sealed))
     output += [
         _call(head, at, call, call.arguments, "completed")
-        for at, call in enumerate(end.tool_calls, len(texts))
+        for at, call in enumerate(end.tool_calls, len(output))
     ]
     why = _INCOMPLETE.get(end.finish_reason)
     return response_body(head, status, output, usage=end.usage, incomplete=why)
@@ -216,6 +220,15 @@ def _messages(head: Head, texts: Sequence[str], last: ItemStatus) -> list[dict[s
         _message(head, at, text, last if at == end else "completed")
         for at, text in enumerate(texts)
     ]
+
+
+def _reasoning(head: Head, at: int, sealed: str) -> dict[str, Any]:
+    return {
+        "id": _item_id(head, "rs", at),
+        "type": "reasoning",
+        "summary": [],
+        "encrypted_content": sealed,
+    }
 
 
 def _call(
@@ -368,11 +381,20 @@ class ResponsesEncoder:
         self._is_over = True
         frames = [self._close(_closing(status_of(end)))]
         if isinstance(end, ChatComplete):
-            for at, call in enumerate(end.tool_calls, len(self._texts)):
+            first = len(self._texts)
+            if sealed := seal(end):
+                frames.append(self._reasoning(first, sealed))
+                first += 1
+            for at, call in enumerate(end.tool_calls, first):
                 frames.append(self._call(at, call))
         body = ended(self._head, ["".join(pieces) for pieces in self._texts], end)
         frames.append(self._frame(_END[body["status"]], response=body))
         return b"".join(frames)
+
+    def _reasoning(self, at: int, sealed: str) -> bytes:
+        item = _reasoning(self._head, at, sealed)
+        added = self._frame("response.output_item.added", output_index=at, item=item)
+        return added + self._frame("response.output_item.done", output_index=at, item=item)
 
     def _call(self, at: int, call: RequestedCall) -> bytes:
         begun = _call(self._head, at, call, "", "in_progress")

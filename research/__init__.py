@@ -61,7 +61,7 @@ FOLLOW_UP_TIMEOUT = 20.0
 _QUESTION_CHARS = 300
 _REASON_CHARS = 200
 
-_REJECTED = frozenset({"upstream_rejected", "upstream_error"})
+_REJECTED = frozenset({"upstream_rejected", "upstream_unsupported", "upstream_error"})
 """How providers say that they do not take a request as it is, such as one for JSON."""
 
 _PLANNER = (
@@ -238,7 +238,8 @@ class _Researcher:
             said = "\n".join(f"{each.query}: {each.reason}".rstrip(": ") for each in searches)
         self._tell("plan", said, 1, 1)
         self._tell("search", "Searching the web.", 0, len(calls))
-        yield [*calls, EndPart("tool_calls", heard.usage)]
+        # A plan that was refused cost nothing.
+        yield [*calls, EndPart("tool_calls", heard.usage if heard.end else Usage())]
 
     async def _write(self, request: ModelRequest) -> AsyncGenerator[list[ReplyPart], None]:
         """Yield the report, or why there is none."""
@@ -246,7 +247,7 @@ class _Researcher:
         self._tell("search", "The searches are done.", len(found.results), len(found.results))
         if found.is_nothing:
             yield [TextPart(found.apology())]
-            yield [EndPart("stop")]
+            yield [EndPart("stop", Usage())]
             return
         self._tell("write", "Writing the report.", 0, 1)
         heard = _Heard()
@@ -330,4 +331,4 @@ def _call(query: str) -> ToolCallPart:
 
 
 def _sum(one: Usage | None, other: Usage | None) -> Usage | None:
-    return one + other if one and other else one or other
+    return one + other if one and other else one

@@ -7,6 +7,7 @@ more (its tool is gone) is left out with a warning, not deleted.
 import asyncio
 import logging
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 
@@ -16,6 +17,7 @@ from agent import StreamingAgent
 from caller import Caller
 from errors import Conflict, Invalid, NotFound, TooMany
 from llm import Provider
+from loop.calls import handoff_tool
 from models import AgentConfig, AgentInfo
 from runs.run import Agent
 from storage.store import Store
@@ -181,6 +183,13 @@ class Roster:
             for other in config.handoffs
             if other not in agents or other == name
         ]
+        faults += [
+            {
+                "field": "handoffs",
+                "message": f"{other!r} cannot be told from another tool or agent.",
+            }
+            for other in self._alike(config)
+        ]
         allowed = ", ".join(sorted(self._allowed_models))
         wanted = [
             *([("model", config.model)] if config.model else []),
@@ -192,6 +201,14 @@ class Roster:
             if not self._may_answer(model)
         ]
         return faults
+
+    def _alike(self, config: AgentConfig) -> list[str]:
+        """Return the agents to whom the same tool would hand over that another name stands for."""
+        others = list(dict.fromkeys(config.handoffs))
+        named = Counter(map(handoff_tool, others))
+        tools = self._tools if config.tools is None else config.tools
+        named.update(set(tools))
+        return [other for other in others if named[handoff_tool(other)] > 1]
 
     def _may_answer(self, model: str) -> bool:
         """Tell whether a model may be asked for, under whichever of its names.

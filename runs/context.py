@@ -1,7 +1,10 @@
 """What a model gets to see of a conversation, and what the conversation is called."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeGuard
+
+import msgspec
 
 from messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
 from runs.run import Limits, Run
@@ -10,6 +13,9 @@ from storage.store import Store
 TITLE_CHARS = 60
 
 _SENTENCE_END = re.compile(r"(?<=.{14}[!?])\s|(?<=.{11}\w{3}\.)\s")
+
+_RESULT_CHARS = 500
+"""What stays of a result that is cut."""
 
 _MESSAGE_TOKENS = 4
 _TOKEN_BYTES = 4
@@ -32,24 +38,27 @@ class Contexts:
         Raises:
             storage.StorageUnavailable: the conversation cannot be read now.
         """
-        request, limits = run.request, self._limits
+        request = run.request
         rules = [SystemMessage(text) for text in request.instructions]
         if request.is_whole:
             return (*rules, *request.history, *await self._said(run, None))
-        newest = await self._newest(run)
-        if run.stored.replaces and not (run.resumed and await self._store.run_messages(run.stored)):
-            newest = up_to_user(newest)
-        seen = window([*request.history, *newest], limits.history_messages, limits.history_tokens)
-        return (*rules, *seen)
+        return (*rules, *await self._seen(run))
 
-    async def _newest(self, run: Run) -> list[Message]:
-        """Return as many messages as a model may see, or more, with a user's one among them."""
-        many = self._limits.history_messages
+    async def _seen(self, run: Run) -> tuple[Message, ...]:
+        """Return the newest exchanges, of as many messages as they have."""
+        limit, tokens = self._limits.history_messages, self._limits.history_tokens
+        goes_back = run.stored.replaces and not (
+            run.resumed and await self._store.run_messages(run.stored)
+        )
+        many = limit + 1
         while True:
             newest = await self._said(run, many)
-            if len(newest) < many or any(isinstance(each, UserMessage) for each in newest):
-                return newest
-            many *= 4
+            is_all = len(newest) < many
+            said = up_to_user(newest) if goes_back else newest
+            seen = window([*run.request.history, *said] if is_all else said, limit, tokens)
+            if is_all or len(seen) < sum(map(len, exchanges(said))):
+                return seen
+            many *= 2
 
     async def _said(self, run: Run, many: int | None) -> list[Message]:
         """Return the newest messages of the conversation; those of a new one are known."""
@@ -65,24 +74,71 @@ def up_to_user(messages: list[Message]) -> list[Message]:
     return messages[: users[-1] + 1] if users else []
 
 
-def window(messages: Sequence[Message], limit: int, tokens: int) -> tuple[Message, ...]:
-    """Return the newest messages that a model gets to see.
+def exchanges(messages: Iterable[Message]) -> list[list[Message]]:
+    """Return each message of a user with all that follows it, from the first one on."""
+    found: list[list[Message]] = []
+    for message in messages:
+        if isinstance(message, UserMessage):
+            found.append([])
+        if found:
+            found[-1].append(message)
+    return found
 
-    That is at most `limit` messages of about `tokens` tokens in all, beginning with a user's
-    message, so that no tool call is parted from its result. Where what follows the last message
-    of the user is larger alone, it is that message and what follows.
+
+def window(messages: Iterable[Message], limit: int, tokens: int) -> tuple[Message, ...]:
+    """Return the newest exchanges that a model gets to see: whole ones, and at least the last.
+
+    Together they have at most `limit` messages, tool calls and their results not counted, and about
+    `tokens` tokens. Where they would have more, what is cut first is the bulk of results, the old
+    ones before the new ones.
     """
-    start = len(messages)
-    users = [at for at, message in enumerate(messages) if isinstance(message, UserMessage)]
-    spent = 0
-    for at in range(len(messages) - 1, -1, -1):
-        spent += tokens_of(messages[at])
-        if spent > tokens or len(messages) - at > limit:
+    said = [*messages]
+    first = len(said)
+    spoken = short = whole = size = 0
+    for at in range(len(said) - 1, -1, -1):
+        message = said[at]
+        own = tokens_of(message)
+        whole += own
+        short += tokens_of(_cut(message)) if _is_large(message) else own
+        spoken += _is_spoken(message)
+        if first < len(said) and (spoken > limit or short > tokens):
             break
-        start = at
-    fitting = [at for at in users if at >= start]
-    first = fitting[0] if fitting else users[-1] if users else len(messages)
-    return tuple(messages[first:])
+        if isinstance(message, UserMessage):
+            first, size = at, whole
+    seen = said[first:]
+    return tuple(seen if size <= tokens else _fitted(seen, tokens))
+
+
+def _is_spoken(message: Message) -> bool:
+    if isinstance(message, AssistantMessage):
+        return not message.tool_calls
+    return not isinstance(message, ToolMessage)
+
+
+def _fitted(messages: Sequence[Message], tokens: int) -> list[Message]:
+    """Return messages with as many of the newest results whole as there is room for."""
+    room = tokens - sum(tokens_of(_cut(message)) for message in messages)
+    fitted: list[Message] = []
+    for message in reversed(messages):
+        short = _cut(message)
+        bulk = tokens_of(message) - tokens_of(short)
+        is_whole = bulk <= max(room, 0)
+        room -= bulk if is_whole else 0
+        fitted.append(message if is_whole else short)
+    return fitted[::-1]
+
+
+def _is_large(message: Message) -> TypeGuard[ToolMessage]:
+    return isinstance(message, ToolMessage) and len(message.content) > _RESULT_CHARS
+
+
+def _cut(message: Message) -> Message:
+    """Return the beginning of a large result, marked as cut; anything else as it is."""
+    if not _is_large(message):
+        return message
+    left = len(message.content) - _RESULT_CHARS
+    content = f"{message.content[:_RESULT_CHARS]}… [{left} more characters were cut]"
+    return msgspec.structs.replace(message, content=content)
 
 
 def tokens_of(message: Message) -> int:
@@ -90,6 +146,7 @@ def tokens_of(message: Message) -> int:
     size = len(message.content.encode(errors="replace"))
     if isinstance(message, AssistantMessage):
         size += sum(len(call.name) + len(call.arguments) for call in message.tool_calls)
+        size += sum(len(block.data) for block in message.reasoning)
     elif isinstance(message, ToolMessage):
         size += len(message.name)
     return _MESSAGE_TOKENS + size // _TOKEN_BYTES

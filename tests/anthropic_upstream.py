@@ -253,6 +253,8 @@ def _check_schema(schema: Any) -> None:
 def _check_tools(body: Mapping[str, Any]) -> None:
     words = "tool_choice may only be specified while providing tools"
     _require("tool_choice" not in body or body.get("tools"), words)
+    names = [tool["name"] for tool in body.get("tools", ())]
+    _require(len({*names}) == len(names), "tools: Tool names must be unique.")
     for at, tool in enumerate(body.get("tools", ())):
         _require(_NAME.fullmatch(tool["name"]), f"tools.{at}.custom.name: {_pattern(_NAME)}")
         is_object = tool["input_schema"].get("type") == "object"

@@ -67,7 +67,8 @@ async def check(cases: list[Case], **options: Any) -> None:
         for number, (_, kept, code) in enumerate(cases):
             await converse(service, f"c{number}", code, kept)
             told = [m for m in upstream.requests[-2]["messages"] if m["role"] != "system"]
-            assert (told[0]["content"], told[-1]["content"]) == ("1", "2")
+            asked = [m["content"] for m in told if m["role"] == "user"]
+            assert asked == (["1", "2"] if kept else ["1\n\n2"])
             assert "".join(m["content"] or "" for m in told if m["role"] == "assistant") == kept
 
 

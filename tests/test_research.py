@@ -11,12 +11,18 @@ import pytest
 import research
 from demo import DemoProvider
 from errors import ToolError, UpstreamError
-from events import ChatChunk, ChatComplete, RunProgress, ToolCallComplete, ToolCallError
+from events import (
+    ChatChunk,
+    ChatComplete,
+    ReasoningBlock,
+    RunProgress,
+    ToolCallComplete,
+    ToolCallError,
+)
 from hub import LogFull
 from messages import (
     AssistantMessage,
     ModelRequest,
-    ReasoningBlock,
     ReasoningBlockPart,
     SystemMessage,
     TextPart,

@@ -206,31 +206,47 @@ async def test_an_error_has_openais_shape() -> None:
     }
 
 
-# What OpenAI refuses.
+# What the strictest server refuses.
+
+A, B = "call00001", "call00002"
+SYSTEM = {"role": "system", "content": "Be brief."}
+ANSWER = {"role": "assistant", "content": "Yes."}
 
 
-def asking(*ids: str, arguments: str = "{}", name: str = "f") -> dict[str, Any]:
+def asking(*ids: str, arguments: str = "{}", name: str = "f", **more: Any) -> dict[str, Any]:
     function = {"name": name, "arguments": arguments}
-    wanted = [{"id": id, "type": "function", "function": function} for id in ids]
+    wanted = [{"id": id, "type": "function", "function": function, **more} for id in ids]
     return {"role": "assistant", "content": None, "tool_calls": wanted}
 
 
-def result(id: str) -> dict[str, Any]:
-    return {"role": "tool", "tool_call_id": id, "content": "done"}
+def result(id: str, content: str = "done") -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": id, "content": content}
+
+
+def user(content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content, **more}
 
 
 @pytest.mark.parametrize(
     "messages",
     [
         [USER],
-        [{"role": "system", "content": ""}, USER, {"role": "assistant", "content": ""}],
-        [{"role": "developer", "content": [{"type": "text", "text": "x"}]}],
-        [USER, asking("a", "b"), result("b"), result("a"), USER],
-        [asking("a"), result("a"), asking("a"), result("a")],
+        [SYSTEM, USER, ANSWER, USER],
+        [user([{"type": "text", "text": "x"}], name="ann")],
+        [USER, asking(A, B), result(B), result(A), ANSWER, USER],
+        [USER, asking(A), result(A), asking(B), result(B)],
     ],
 )
 def test_a_good_history_is_accepted(messages: list[dict[str, Any]]) -> None:
     assert fault_of({"messages": messages}) is None
+
+
+def test_what_the_server_gave_is_accepted() -> None:
+    signed = asking(A, extra_content={"google": {"thought_signature": "x"}})
+    messages = [USER, {**signed, "reasoning_content": "Hm."}, result(A)]
+    assert fault_of({"messages": messages}, ("extra_content", "reasoning_content")) is None
+    for knows in ("extra_content", "reasoning_content"):
+        assert fault_of({"messages": messages}, (knows,)) is not None
 
 
 @pytest.mark.parametrize(
@@ -239,23 +255,43 @@ def test_a_good_history_is_accepted(messages: list[dict[str, Any]]) -> None:
         (None, "Missing required parameter"),
         ([], "empty array"),
         ([{"role": "robot", "content": "x"}], "Invalid value: 'robot'"),
-        ([{"role": "user", "content": None}], "expected a string, got null"),
-        ([{"role": "assistant"}], "expected a string, got null"),
-        ([{"role": "user", "content": 5}], "Invalid type"),
-        ([USER, asking("a")], "did not have response messages: a"),
-        ([asking("a", "b"), result("a")], "did not have response messages: b"),
-        ([asking("a"), USER, result("a")], "did not have response messages: a"),
-        ([USER, result("a")], "must be a response to a preceeding message"),
-        ([asking("a"), result("b"), result("a")], "must be a response to a preceeding message"),
-        ([asking("a"), result("a"), USER, result("a")], "must be a response"),
-        ([asking("a"), result("a"), result("a")], "Duplicate value for 'tool_call_id' of 'a'"),
-        ([asking("a", "a"), result("a")], "Duplicate tool call id 'a'"),
-        ([{"role": "assistant", "content": "x", "tool_calls": []}], "empty array"),
-        ([asking("a", arguments="{"), result("a")], "must be a valid JSON object"),
-        ([asking("a", arguments="[1]"), result("a")], "must be a valid JSON object"),
-        ([asking("a", arguments='{"x": NaN}'), result("a")], "must be a valid JSON object"),
-        ([asking("a", name="a b"), result("a")], "does not match pattern"),
-        ([asking("x" * 41), result("x" * 41)], "maximum length 40"),
+        ([{"role": "developer", "content": "x"}, USER], "Invalid value: 'developer'"),
+        ([USER, SYSTEM], "must be at the beginning"),
+        ([SYSTEM, SYSTEM, USER], "must be at the beginning"),
+        ([{"role": "system", "content": " "}, USER], "must not be empty"),
+        ([SYSTEM, ANSWER, USER], "Unexpected role 'assistant' after role 'system'"),
+        ([ANSWER, USER], "Unexpected role 'assistant'"),
+        ([SYSTEM], "Expected last role User or Tool"),
+        ([USER, ANSWER], "Expected last role User or Tool"),
+        ([USER, USER], "must alternate"),
+        ([USER, ANSWER, ANSWER, USER], "must alternate"),
+        ([USER, asking(A), result(A), USER], "Unexpected role 'user' after role 'tool'"),
+        ([user(None)], "expected a string, got null"),
+        ([USER, {"role": "assistant"}], "expected a string, got null"),
+        ([user(5)], "Invalid type"),
+        ([user("")], "must not be empty"),
+        ([user([])], "must not be empty"),
+        ([user([{"type": "text", "text": "\n"}])], "must not be empty"),
+        ([user("x", name="Ann Lee")], "expected a string that matches"),
+        ([user("x", prefix=True)], "Extra inputs are not permitted"),
+        ([USER, {**ANSWER, "content": " \n"}, USER], "role 'assistant' must not be empty"),
+        ([USER, asking(A), result(A, "")], "must not be empty"),
+        ([USER, asking(A), ANSWER], f"did not have response messages: {A}"),
+        ([USER, asking(A, B), result(A)], f"did not have response messages: {B}"),
+        ([USER, asking(A), USER, result(A)], f"did not have response messages: {A}"),
+        ([USER, result(A)], "must be a response to a preceeding message"),
+        ([USER, asking(A), result(B), result(A)], "Unexpected tool call id"),
+        ([USER, asking(A), result(A), result(A)], "Unexpected tool call id"),
+        ([USER, asking(A, A), result(A)], f"Duplicate tool call id '{A}'"),
+        ([USER, asking(A), result(A), asking(A), result(A)], f"Duplicate tool call id '{A}'"),
+        ([USER, {**ANSWER, "tool_calls": []}, USER], "empty array"),
+        ([USER, asking(A, arguments="{"), result(A)], "must be a valid JSON object"),
+        ([USER, asking(A, arguments="[1]"), result(A)], "must be a valid JSON object"),
+        ([USER, asking(A, arguments='{"x": NaN}'), result(A)], "must be a valid JSON object"),
+        ([USER, asking(A, name="a b"), result(A)], "expected a string that matches"),
+        ([USER, asking("call_0001"), result("call_0001")], "with a length of 9"),
+        ([USER, asking("x" * 10), result("x" * 10)], "with a length of 9"),
+        ([USER, asking(A, index=0), result(A)], "Extra inputs are not permitted"),
     ],
 )
 async def test_a_bad_history_is_refused(messages: Any, words: str) -> None:
@@ -266,6 +302,17 @@ async def test_a_bad_history_is_refused(messages: Any, words: str) -> None:
         assert set(error) == {"message", "type", "param", "code"}
         assert words in error["message"]
         assert (await post(upstream))[0] == 200, "a refused request takes no reply"
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [(["f", "f"], "must be unique"), (["a.b"], "expected a string"), (["x" * 65], "expected")],
+)
+def test_bad_tools_are_refused(names: list[str], words: str) -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    fault = fault_of({"messages": [USER], "tools": tools})
+    assert fault is not None
+    assert words in fault.message
 
 
 async def test_the_check_can_be_left_out() -> None:

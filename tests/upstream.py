@@ -19,8 +19,8 @@ The first event of `text` and `calls` is the empty delta with the role, as OpenA
 chunk; the server lets the event loop turn after it, so that a client in the same loop reads it
 before the next one is written.
 
-Requests that OpenAI refuses are refused, with its words: see `openai_rules`. Nothing here sleeps:
-a test opens gates and waits on counters, and every wait has a deadline.
+Requests that the strictest server refuses are refused, with its words: see `openai_rules`. Nothing
+here sleeps: a test opens gates and waits on counters, and every wait has a deadline.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ import json
 import socket
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -367,7 +367,8 @@ class Upstream:
 
     Args:
         script: the replies, in order, or a function (async or not) of a request's body.
-        check: refuse what OpenAI refuses; such a request takes no reply off the list.
+        check: refuse what the strictest server refuses; that takes no reply off the list.
+        knows: the members of messages that this server has given to be given back.
         port: a fixed port, for a test that starts an upstream anew.
 
     Attributes:
@@ -380,9 +381,17 @@ class Upstream:
         open_connections: how many are open now.
     """
 
-    def __init__(self, script: Script, *, check: bool = True, port: int = 0) -> None:
+    def __init__(
+        self,
+        script: Script,
+        *,
+        check: bool = True,
+        port: int = 0,
+        knows: Collection[str] = (),
+    ) -> None:
         self._script = script if callable(script) else iter(script)
         self._check = check
+        self._knows = knows
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = port
         self.requests: list[dict[str, Any]] = []
@@ -456,7 +465,7 @@ class Upstream:
         self.requests.append(body)
         self.headers.append(headers)
         self.asked.add()
-        if self._check and (refusal := fault_of(body)):
+        if self._check and (refusal := fault_of(body, self._knows)):
             return status(400, refusal.message, param=refusal.param, error_code=refusal.code)
         if not callable(self._script):
             return next(self._script, EXHAUSTED)

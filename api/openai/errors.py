@@ -42,7 +42,11 @@ def as_openai(problem: Problem, headers: dict[str, str]) -> Response:
     """
     status = 400 if problem.status == 422 else problem.status
     # What a model provider rejects is what the client has put into its request.
-    status = {"upstream_rate_limited": 429, "upstream_rejected": 400}.get(problem.code, status)
+    status = {
+        "upstream_rate_limited": 429,
+        "upstream_rejected": 400,
+        "upstream_unsupported": 400,
+    }.get(problem.code, status)
     headers = headers | {"X-Should-Retry": "true" if problem.retryable else "false"}
     kind = "invalid_request_error" if status < 500 else "server_error"
     param = str(problem.errors[0]["field"]) if problem.errors else None

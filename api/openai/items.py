@@ -37,7 +37,7 @@ from api.openai.messages import (
     text_of,
     user_message,
 )
-from events import RequestedCall
+from events import ChatComplete
 from messages import (
     AssistantMessage,
     ImageContent,
@@ -49,6 +49,7 @@ from messages import (
     ToolMessage,
 )
 from models import TEXT, is_deep
+from protocols.reasoning import Sealed, unseal
 from runs.request import RunRequest
 
 _URL = r"^(https?://|data:image/[a-z+.-]+;base64,)"
@@ -145,9 +146,10 @@ class OutputItem(BaseModel):
 
 
 class ReasoningItem(BaseModel):
-    """The model's reasoning, which is not sent back to the model."""
+    """The model's reasoning, which goes back to it where it came from here and led to calls."""
 
     type: Literal["reasoning"]
+    encrypted_content: str | None = None
 
 
 _KINDS = ("message", "function_call", "function_call_output", "reasoning")
@@ -261,14 +263,14 @@ class ResponseRequest(Sampling):
         model: str | None,
         *,
         follows: str | None = None,
-        calls: Iterable[RequestedCall] = (),
+        before: ChatComplete | None = None,
         user: str | None = None,
     ) -> RunRequest:
         """Return what is asked for.
 
         Args:
             follows: the conversation of the response before.
-            calls: what that one asked the client to execute.
+            before: how that one ended.
             user: whose it was, where it was somebody's.
 
         Raises:
@@ -279,7 +281,7 @@ class ResponseRequest(Sampling):
         name = choice.name if isinstance(choice, NamedTool) else choice
         tool_choice, tools = chosen(name, tuple(tool.spec() for tool in self.tools or ()))
         is_kept = self.store is not False
-        said = messages_of(self._items(), calls)
+        said = messages_of(self._items(), before)
         return RunRequest(
             messages=said if is_kept else (),
             history=() if is_kept else said,
@@ -361,17 +363,19 @@ def _storable(echo: dict[str, Any]) -> dict[str, Any]:
     return echo
 
 
-def messages_of(items: Iterable[Item], asked: Iterable[RequestedCall] = ()) -> tuple[Message, ...]:
+def messages_of(items: Iterable[Item], before: ChatComplete | None = None) -> tuple[Message, ...]:
     """Return an input as the service has it.
 
     Args:
-        asked: the calls of the response before, which the input has to answer.
+        before: how the response before ended, whose calls the input has to answer.
 
     Raises:
         errors.Invalid: a call without an output, or an output without a call.
     """
     items = list(items)
-    thread = _Thread(items, [ToolCall(call.id, call.name, call.arguments) for call in asked])
+    thread = _Thread(items)
+    if before is not None:
+        thread.go_on(before)
     for at, item in enumerate(items):
         thread.take(at, item)
     thread.answer()
@@ -381,19 +385,28 @@ def messages_of(items: Iterable[Item], asked: Iterable[RequestedCall] = ()) -> t
 class _Thread:
     """Builds the messages: calls are collected in a group until an item ends the group."""
 
-    def __init__(self, items: Iterable[Item], asked: list[ToolCall]) -> None:
+    def __init__(self, items: Iterable[Item]) -> None:
         self.messages: list[Message] = []
-        self._waiting = asked
+        self._waiting: list[ToolCall] = []
+        self._reasoning = Sealed()
         self._answered: Counter[str] = Counter()
         self._outputs: dict[str, deque[str]] = defaultdict(deque)
         for item in items:
             if isinstance(item, OutputItem):
                 self._outputs[item.call_id].append(_only_text(item.output))
 
+    def go_on(self, before: ChatComplete) -> None:
+        self._waiting = [
+            ToolCall(call.id, call.name, call.arguments, call.reasoning)
+            for call in before.tool_calls
+        ]
+        self._reasoning = Sealed(before.reasoning)
+
     def take(self, at: int, item: Item) -> None:
         match item:
-            case CallItem():
-                self._waiting.append(ToolCall(item.call_id, item.name, item.arguments))
+            case CallItem(call_id=id):
+                reasoning = self._reasoning.calls.get(id)
+                self._waiting.append(ToolCall(id, item.name, item.arguments, reasoning))
             case OutputItem():
                 self.answer()
                 if not self._answered[item.call_id]:
@@ -404,18 +417,20 @@ class _Thread:
                 self.answer()
                 self.messages.append(item.message())
             case ReasoningItem():
-                pass
+                self.answer()
+                self._reasoning = unseal(item.encrypted_content or "")
 
     def answer(self) -> None:
         """End a group of calls, with the output of each."""
         if not self._waiting:
             return
         calls, self._waiting = self._waiting, []
+        reasoning, self._reasoning = self._reasoning.message, Sealed()
         last = self.messages[-1] if self.messages else None
         if isinstance(last, AssistantMessage) and not last.tool_calls:
-            self.messages[-1] = AssistantMessage(last.content, tuple(calls))
+            self.messages[-1] = AssistantMessage(last.content, tuple(calls), reasoning)
         else:
-            self.messages.append(AssistantMessage("", tuple(calls)))
+            self.messages.append(AssistantMessage("", tuple(calls), reasoning))
         for call in calls:
             outputs = self._outputs[call.id]
             if not outputs:

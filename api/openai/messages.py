@@ -13,7 +13,9 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints, Tag
 from api.http.identity import user_named
 from api.http.inputs import TEXT_OR_LIST
 from errors import Invalid
+from events import ReasoningBlock
 from messages import (
+    REASONING_CHARS,
     AssistantMessage,
     Content,
     ImageContent,
@@ -28,6 +30,7 @@ from messages import (
     UserMessage,
 )
 from models import TEXT, is_deep
+from protocols.reasoning import ANTHROPIC, OPENAI, block_of, source_in, unmarked
 
 TOOL_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 _URL = r"^(https?://|data:image/[a-zA-Z0-9+.-]+;base64,)"
@@ -109,11 +112,19 @@ class Function(BaseModel):
 
 
 class Call(BaseModel):
-    """A call that the model asked for."""
+    """A call that the model asked for. `extra_content`: as it came with it."""
 
     id: CallId
     type: Literal["function"] = "function"
     function: Function
+    extra_content: Schema | None = None
+
+    def call(self, source: str) -> ToolCall:
+        extra = unmarked(self.extra_content or {})
+        reasoning = (
+            _given(OPENAI, {"extra_content": extra}, source, "extra_content") if extra else None
+        )
+        return ToolCall(self.id, self.function.name, self.function.arguments, reasoning)
 
 
 class FromSystem(BaseModel):
@@ -132,12 +143,38 @@ class FromUser(BaseModel):
 
 
 class FromAssistant(BaseModel):
-    """A message of the model."""
+    """A message of the model. What is called reasoning or thinking: as it came with it."""
 
     role: Literal["assistant"]
     content: Texts | None = None
     refusal: Text | None = None
     tool_calls: Annotated[list[Call], Field(fail_fast=True)] | None = None
+    reasoning_content: Text | None = None
+    reasoning_details: list[Schema] | None = None
+    thinking_blocks: Annotated[list[Schema], Field(max_length=128)] | None = None
+
+    def message(self) -> AssistantMessage:
+        """Return it as the service has it; reasoning is of use beside calls only.
+
+        Raises:
+            errors.Invalid: blocks that are none, or something that is too large.
+        """
+        asked = self.tool_calls or ()
+        source = source_in(call.extra_content for call in asked)
+        calls = tuple(call.call(source) for call in asked)
+        text = text_of(self.content) or self.refusal or ""
+        return AssistantMessage(text, calls, self._reasoning(source) if calls else ())
+
+    def _reasoning(self, source: str) -> tuple[ReasoningBlock, ...]:
+        said: dict[str, Any] = {
+            "reasoning_content": (self.reasoning_content or "")[:REASONING_CHARS],
+            "reasoning_details": self.reasoning_details,
+        }
+        thought = self.thinking_blocks or ()
+        return (
+            *(_given(OPENAI, {name: it}, source, name) for name, it in said.items() if it),
+            *(_given(ANTHROPIC, each, source, "thinking_blocks") for each in thought),
+        )
 
 
 class FromTool(BaseModel):
@@ -228,6 +265,13 @@ def refused(field: str, text: str) -> Invalid:
     return Invalid(f"{field}: {text}", errors=[{"field": field, "message": text}])
 
 
+def _given(kind: str, members: dict[str, Any], source: str, field: str) -> ReasoningBlock:
+    try:
+        return block_of(kind, members, source)
+    except ValueError as error:
+        raise refused(field, str(error)) from None
+
+
 class _Part(Protocol):
     def content(self) -> Content: ...
 
@@ -277,11 +321,7 @@ def _message(wire: FromSystem | FromUser | FromAssistant) -> Message:
         case FromUser():
             return user_message(wire.content, wire.name)
         case FromAssistant():
-            calls = tuple(
-                ToolCall(call.id, call.function.name, call.function.arguments)
-                for call in wire.tool_calls or ()
-            )
-            return AssistantMessage(text_of(wire.content) or wire.refusal or "", calls)
+            return wire.message()
 
 
 def user_message(content: str | Sequence[_Part], name: str | None = None) -> UserMessage:

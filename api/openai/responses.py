@@ -119,7 +119,7 @@ async def _wanted(body: ResponseRequest, runs: Runs) -> tuple[RunRequest, str | 
         agent,
         model,
         follows=before.conversation_id,
-        calls=end.tool_calls,
+        before=end,
         user=user,
     )
     return request, user

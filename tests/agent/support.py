@@ -133,8 +133,11 @@ class Bench:
         """Check what holds however a run ended."""
         check_history(self.state.transcript.messages)
         check_calls(self.sink.events)
-        streamed = "".join(event.content for event in self.sink.of(ChatChunk))
-        assert "".join(kept.content for kept in self.said()) == streamed
+        streamed: dict[str, str] = {}
+        for event in self.sink.of(ChatChunk):
+            streamed[event.message_id] = streamed.get(event.message_id, "") + event.content
+        kept = [message.content for message in self.said() if message.content.strip()]
+        assert kept == [text for text in streamed.values() if text.strip()]
         assert self.provider.open_streams == 0
         assert self.state.calls == {}
 

@@ -4,16 +4,21 @@ from typing import Any
 
 import pytest
 
+from events import ReasoningBlock
 from messages import (
     AssistantMessage,
+    EndPart,
     ModelOptions,
     OutputSchema,
+    ReasoningBlockPart,
     SystemMessage,
+    TextPart,
     ToolCall,
+    ToolCallPart,
     ToolSpec,
 )
 from tests.agent.support import Bench
-from tests.scripted import asks, says, types
+from tests.scripted import Output, asks, says, types
 from tools.workers import Workers
 
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {}}
@@ -107,6 +112,17 @@ async def test_a_request_wins_over_the_agents_configuration(workers: Workers) ->
     assert (asked.options.temperature, asked.options.max_tokens) == (0.5, 2)
 
 
+async def test_the_provider_is_told_what_the_client_itself_demands(workers: Workers) -> None:
+    bench = Bench(workers, says("Ok"), says("Ok"), temperature=0.5, max_tokens=9)
+    await bench.run()
+    bench.state.prompt.options = ModelOptions(temperature=0.0, output=OutputSchema("any"))
+    bench.state.prompt.client_tools = (NOTE,)
+    await bench.agent.run(bench.state)
+    agents, clients = bench.provider.requests
+    assert agents.demanded == frozenset()
+    assert clients.demanded == {"temperature", "output", "tools", "parallel_tools"}
+
+
 @pytest.mark.parametrize(
     ("instructions", "knowledge", "told"),
     [
@@ -130,3 +146,28 @@ async def test_a_call_of_the_client_has_an_id_of_its_own(workers: Workers) -> No
     bench.state.counts.reserve(AssistantMessage("", (ToolCall("c0", "add", "{}"),)))
     done = await bench.run()
     assert done.tool_calls[0].id not in ("", "c0")
+
+
+async def test_what_the_provider_wants_back_goes_with_the_clients_calls(workers: Workers) -> None:
+    thought, signature = ReasoningBlock("p", '{"a":1}'), ReasoningBlock("p", '{"b":2}')
+    call = ToolCall("c0", "take_note", "{}", signature)
+    reply: list[Output] = [
+        TextPart("I note it."),
+        ReasoningBlockPart(thought),
+        [ToolCallPart(call), EndPart("tool_calls")],
+    ]
+    bench = Bench(workers, reply)
+    bench.state.prompt.client_tools = (NOTE,)
+    done = await bench.run()
+    assert done.reasoning == (thought,)
+    assert [call.reasoning for call in done.tool_calls] == [signature]
+    # The client says all of it in its next request; kept as well, it would be there twice.
+    assert bench.state.transcript.messages == [AssistantMessage("I note it.")]
+
+
+async def test_an_end_that_asks_for_nothing_gives_nothing_to_give_back(workers: Workers) -> None:
+    block = ReasoningBlock("p", "{}")
+    bench = Bench(workers, [ReasoningBlockPart(block), *says("Ok")])
+    done = await bench.run()
+    assert done.reasoning == ()
+    assert bench.state.transcript.messages == [AssistantMessage("Ok", (), (block,))]

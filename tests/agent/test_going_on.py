@@ -3,8 +3,8 @@
 import pytest
 
 from agent import StreamingAgent
-from events import AgentUpdated, ChatChunk, ToolCallError
-from messages import AssistantMessage, ReasoningBlock, ReasoningBlockPart, SystemMessage, ToolCall
+from events import AgentUpdated, ChatChunk, ReasoningBlock, ToolCallError
+from messages import AssistantMessage, ReasoningBlockPart, SystemMessage, ToolCall
 from models import AgentConfig
 from tests.agent.support import Bench
 from tests.agent.test_turns import Journal

@@ -113,6 +113,28 @@ async def test_the_model_is_asked_with_everything_it_needs(workers: Workers) -> 
     assert timeless(bench.state.transcript.messages) == [*turn, AssistantMessage("3")]
 
 
+async def test_the_model_is_asked_in_the_agents_dialect_unless_the_client_names_another(
+    workers: Workers,
+) -> None:
+    changes = {"bound": "max_tokens", "stream_options": False}
+    bench = Bench(workers, says("a"), says("b"), dialect=changes)
+    await bench.run()
+    bench.state.prompt.model = "another"
+    await bench.agent.run(bench.state)
+    own, another = bench.provider.requests
+    assert (own.dialect, another.dialect) == (changes, {})
+    assert own.conversation == "conv_1"
+
+
+async def test_usage_is_unknown_where_it_is_of_any_turn(workers: Workers) -> None:
+    call = asks(("add", {"a": 1, "b": 2}))
+    uncounted: Script = [TextPart("3"), EndPart("stop")]
+    assert (await Bench(workers, call, uncounted).run()).usage is None
+    asked = ToolCallPart(ToolCall("c0", "add", '{"a":1,"b":2}'))
+    blind: Script = [[asked, EndPart("tool_calls")]]
+    assert (await Bench(workers, blind, says("3")).run()).usage is None
+
+
 async def test_only_the_agents_own_tools_are_offered(workers: Workers) -> None:
     bench = Bench(workers, says("a"), tools=[add])
     await bench.run()

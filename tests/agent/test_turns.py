@@ -1,13 +1,16 @@
 """The agent loop: storing turns, going on after a crash, handing over."""
 
 import asyncio
+import re
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
 from agent import StreamingAgent
 from errors import NotFound, Unavailable
 from events import AgentUpdated, ChatChunk
+from loop.calls import handoff_tool
 from loop.state import RunState
 from messages import AssistantMessage, Message, SystemMessage, ToolCall
 from models import AgentConfig
@@ -92,6 +95,9 @@ async def test_interrupted_calls_are_repeated_only_where_that_does_no_harm(
     assert bench.provider.requests[0].messages[-1] == bench.results()[0]
 
 
+BILLING = handoff_tool("billing.eu")
+
+
 def team(workers: Workers, *replies: Script) -> tuple[Bench, StreamingAgent]:
     """Return a bench whose agent may hand over to another one."""
     bench = Bench(workers, *replies, tools=[])
@@ -110,11 +116,11 @@ def team(workers: Workers, *replies: Script) -> tuple[Bench, StreamingAgent]:
 
 
 async def test_an_agent_hands_over_to_another_which_goes_on(workers: Workers) -> None:
-    bench, _ = team(workers, asks(("transfer_to_billing_eu", {}), text="One moment."), says("Hi."))
+    bench, _ = team(workers, asks((BILLING, {}), text="One moment."), says("Hi."))
     done = await bench.run()
     assert done.final_response == "Hi."
     first, second = bench.provider.requests
-    assert [tool.name for tool in first.tools] == ["transfer_to_billing_eu"]
+    assert [tool.name for tool in first.tools] == [BILLING]
     assert (second.tools, second.messages[0]) == ((), SystemMessage("Bill."))
     assert not bench.results()[0].is_error
     [updated] = bench.sink.of(AgentUpdated)
@@ -124,7 +130,7 @@ async def test_an_agent_hands_over_to_another_which_goes_on(workers: Workers) ->
 
 
 async def test_of_two_hand_offs_in_one_turn_the_first_counts(workers: Workers) -> None:
-    twice = asks(("transfer_to_billing_eu", {}), ("transfer_to_billing_eu", {}))
+    twice = asks((BILLING, {}), (BILLING, {}))
     bench, _ = team(workers, twice, says("Hi."))
     await bench.run()
     assert [result.is_error for result in bench.results()] == [False, True]
@@ -146,7 +152,7 @@ async def test_an_agent_that_is_gone_is_not_handed_over_to(workers: Workers) -> 
 
 
 async def test_the_result_of_a_hand_off_says_who_took_over(workers: Workers) -> None:
-    bench, _ = team(workers, asks(("transfer_to_billing_eu", {})), says("Here."))
+    bench, _ = team(workers, asks((BILLING, {})), says("Here."))
     await bench.run()
     assert [result.successor for result in bench.results()] == ["billing.eu"]
 
@@ -161,3 +167,40 @@ async def test_a_run_goes_on_with_the_agent_that_had_taken_over(workers: Workers
     [request] = bench.provider.requests
     assert request.messages[0] == SystemMessage("Bill.")
     assert request.model == bench.provider.default_model
+
+
+def test_no_two_agents_are_handed_over_to_by_one_tool() -> None:
+    agents = ["a_b", "a.b", "a-b", "x" * 52, "x" * 53, "x" * 64, "x" * 63 + "y", "x" * 63 + "."]
+    tools = [handoff_tool(agent) for agent in agents]
+    assert len({*tools}) == len(agents)
+    assert all(re.fullmatch("[a-zA-Z0-9_-]{1,64}", tool) for tool in tools)
+    assert tools[0] == "transfer_to_a_b"
+    assert tools[3] == "transfer_to_" + "x" * 52
+
+
+async def test_each_of_two_agents_of_nearly_the_same_name_takes_over(workers: Workers) -> None:
+    for wanted in ("a.b", "a_b"):
+        bench = Bench(workers, asks((handoff_tool(wanted), {})), says("Hi."), tools=[])
+        others = {
+            name: StreamingAgent(name, AgentConfig(), bench.provider, [], workers)
+            for name in ("a.b", "a_b")
+        }
+        bench.agent = StreamingAgent(
+            "chat",
+            AgentConfig(),
+            bench.provider,
+            [],
+            workers,
+            {name: partial(others.__getitem__, name) for name in others},
+        )
+        await bench.run()
+        assert len(bench.provider.requests[0].tools) == 2
+        [updated] = bench.sink.of(AgentUpdated)
+        assert updated.agent == wanted
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+async def test_a_blank_answer_is_not_kept(workers: Workers, text: str) -> None:
+    bench = Bench(workers, says(text))
+    await bench.run()
+    assert bench.state.transcript.messages == []

@@ -111,8 +111,9 @@ async def test_every_form_of_a_payload_asks_the_same(headers: dict[str, str]) ->
         for payload in ONE_QUESTION:
             answer = await invoked(service, payload, headers)
             assert answer.status == 200, (payload, answer)
-            said = [(m["role"], m["content"]) for m in upstream.requests[-1]["messages"][1:]]
-            assert said == [("system", "Be brief."), ("user", "Who am I?")], payload
+            said = [(m["role"], m["content"]) for m in upstream.requests[-1]["messages"]]
+            rules = "You are a helpful assistant.\n\nBe brief."
+            assert said == [("system", rules), ("user", "Who am I?")], payload
 
 
 async def test_messages_are_what_was_said_before_and_the_question() -> None:

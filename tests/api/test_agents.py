@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from loop.calls import handoff_tool
 from tests.api.support import add, fail, refused, scripted
 from tests.service import running
 from tests.upstream import calls, held, text
@@ -27,6 +28,7 @@ async def test_the_default_agent_is_there_with_every_default_filled_in() -> None
         "memory": False,
         "temperature": None,
         "max_tokens": None,
+        "dialect": None,
         "tools": ["add", "fail"],
         "max_parallel_tools": 5,
         "tool_call_timeout": 30.0,
@@ -136,6 +138,10 @@ async def test_a_run_under_way_keeps_the_agent_that_it_began_with() -> None:
         ({"max_turns": -1}, "max_turns"),
         ({"name": ""}, "name"),
         ({"instructions": "x" * 100_001}, "instructions"),
+        ({"dialect": {"bound": "tokens"}}, "dialect.bound"),
+        ({"dialect": {"stream_options": "perhaps"}}, "dialect.stream_options"),
+        ({"dialect": {"temprature": False}}, "dialect.temprature"),
+        ({"dialect": "openai"}, "dialect"),
         ({"instructons": "a slip of the pen"}, "instructons"),
     ],
 )
@@ -155,6 +161,19 @@ async def test_every_fault_of_a_configuration_is_listed() -> None:
     async with running() as service:
         problem = await refused(service, "POST", "/agents/x", 422, "invalid_value", json=config)
     assert {fault["field"] for fault in problem["errors"]} == set(config)
+
+
+async def test_hand_offs_that_cannot_be_told_apart_are_refused() -> None:
+    twin = handoff_tool("a.b").removeprefix("transfer_to_")
+    async with running() as service:
+        for name in ("a_b", "a.b", twin):
+            await service.json("POST", f"/agents/{name}", expect=201, json={})
+        front = {"handoffs": ["a_b", "a.b"]}
+        await service.json("POST", "/agents/front", expect=201, json=front)
+        front = {"handoffs": ["a_b", "a.b", twin, "a_b"]}
+        problem = await refused(service, "POST", "/agents/front", 422, "invalid_value", json=front)
+    assert [fault["field"] for fault in problem["errors"]] == ["handoffs", "handoffs"]
+    assert "'a.b' cannot be told from" in problem["errors"][0]["message"]
 
 
 @pytest.mark.parametrize("name", ["-x", "a b", "a" * 65, "%C3%A4", "%00", ".."])

@@ -70,7 +70,7 @@ async def test_each_piece_is_sent_when_it_comes_and_not_later() -> None:
 
 
 async def test_tool_calls_are_shown_with_their_arguments_and_results() -> None:
-    script = [calls(("add", {"a": 15, "b": 27}), ids=["call_1"]), text("It is 42.")]
+    script = [calls(("add", {"a": 15, "b": 27}), ids=["call00001"]), text("It is 42.")]
     async with scripted(script, tools=[add]) as (service, upstream):
         found = await service.stream(message="15 + 27?")
     assert types(found) == [
@@ -83,13 +83,13 @@ async def test_tool_calls_are_shown_with_their_arguments_and_results() -> None:
     start, done = found[1]["tool_call"], found[2]["tool_call"]
     at = start["started_at"]
     arguments = {"a": 15, "b": 27}
-    assert start == {"id": "call_1", "name": "add", "arguments": arguments, "started_at": at}
+    assert start == {"id": "call00001", "name": "add", "arguments": arguments, "started_at": at}
     assert datetime.fromisoformat(at).utcoffset() == timedelta(0)
     assert done == start | {"result": 42, "truncated": False, "duration_ms": done["duration_ms"]}
     assert 0 < done["duration_ms"] < 1000 * DEADLINE
     assert found[-1]["usage"]["total_tokens"] == 30
     told = upstream.requests[1]["messages"][-1]
-    assert (told["role"], told["tool_call_id"], told["content"]) == ("tool", "call_1", "42")
+    assert (told["role"], told["tool_call_id"], told["content"]) == ("tool", "call00001", "42")
 
 
 async def test_a_failing_tool_is_an_event_and_a_result_and_not_the_end() -> None:
@@ -310,13 +310,13 @@ async def test_the_demo_remembers_a_name_within_its_conversation_only() -> None:
 
 
 async def test_a_conversation_goes_on_after_every_kind_of_tool_trouble() -> None:
-    hanging = Hanging()
+    hanging, ids = Hanging(), [f"call0000{number}" for number in range(8)]
     trouble = [
-        calls(("fail", {}), ("add", {"a": 1, "b": 1}), ids=["a", "b"]),
+        calls(("fail", {}), ("add", {"a": 1, "b": 1}), ids=ids[:2]),
         text("one"),
-        calls(("nothing", {}), ("add", '{"a": 1'), ("add", "[1]"), ("add", "NaN"), ids="cdef"),
+        calls(("nothing", {}), ("add", '{"a": 1'), ("add", "[1]"), ("add", "NaN"), ids=ids[2:6]),
         text("two"),
-        calls(("hang", {}), ("add", {"a": 1, "b": 1}), ids=["g", "h"]),
+        calls(("hang", {}), ("add", {"a": 1, "b": 1}), ids=ids[6:]),
         text("three"),
     ]
     tools = [add, fail, hanging.hang]
@@ -333,4 +333,4 @@ async def test_a_conversation_goes_on_after_every_kind_of_tool_trouble() -> None
     assert last[-1]["final_response"] == "three"
     told = upstream.requests[-1]["messages"]
     assert [m["content"] for m in told if m["role"] == "user"] == ["1", "2", "3", "4"]
-    assert [m["tool_call_id"] for m in told if m["role"] == "tool"] == list("abcdefgh")
+    assert [m["tool_call_id"] for m in told if m["role"] == "tool"] == ids

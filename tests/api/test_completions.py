@@ -221,15 +221,16 @@ async def test_messages_of_every_role_reach_the_model_as_they_are() -> None:
     ]
     async with asked([text("Ok")]) as (client, upstream, _):
         await client.chat.completions.create(model="chat", messages=sent)
-    got = upstream.requests[0]["messages"][1:]
+    got = upstream.requests[0]["messages"]
     assert [message["role"] for message in got] == [
         *("system", "user", "assistant", "tool", "assistant", "user")
     ]
-    assert got[0]["content"] == "Be brief."
+    assert got[0]["content"].endswith("\n\nBe brief.")
     assert got[1]["content"] == [word("What is "), picture, word("?")]
     assert [message.get("name") for message in got] == [None, "ann", None, None, None, None]
-    assert got[2]["tool_calls"] == ASKED["tool_calls"]
-    assert (got[3]["tool_call_id"], got[3]["content"]) == ("call_1", "noted")
+    [call] = got[2]["tool_calls"]
+    assert call["function"] == ASKED["tool_calls"][0]["function"]
+    assert (got[3]["tool_call_id"], got[3]["content"]) == (call["id"], "noted")
     assert (got[4]["content"], got[5]["content"]) == ("No.", "ab")
 
 

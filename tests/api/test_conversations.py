@@ -488,8 +488,9 @@ async def test_what_a_client_remembers_itself_is_shown_to_the_model_and_not_kept
             {"role": "assistant", "content": "Yes."},
         ]
         await chat(service, "Now.", history=history)
-        said = [message["content"] for message in upstream.requests[0]["messages"][1:]]
-        assert said == ["Rhyme.", "Before.", "Yes.", "Now."]
+        rules, *said = [message["content"] for message in upstream.requests[0]["messages"]]
+        assert rules == "You are a helpful assistant.\n\nRhyme."
+        assert said == ["Before.", "Yes.", "Now."]
         assert contents(await shown(service)) == ["Now.", "x"]
 
 

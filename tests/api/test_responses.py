@@ -18,6 +18,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from api.http.identity import OPEN
 from caller import Caller
+from llm.history import NO_ANSWER
 from protocols.responses import EPOCH, run_id_of
 from storage import Begin, StorageUnavailable
 from tests.api.support import add, scripted
@@ -136,8 +137,8 @@ async def test_an_answer_is_a_response() -> None:
     assert (done.usage.input_tokens, done.usage.output_tokens) == (10, 5)
     assert done.instructions == "Rhyme."
     said = upstream.requests[0]["messages"]
-    assert [message["role"] for message in said] == ["system", "system", "user"]
-    assert said[1]["content"] == "Rhyme."
+    assert [message["role"] for message in said] == ["system", "user"]
+    assert said[0]["content"].endswith("\n\nRhyme.")
 
 
 async def test_an_answer_is_streamed_in_typed_events_numbered_from_zero() -> None:
@@ -263,14 +264,17 @@ async def test_every_kind_of_input_reaches_the_model() -> None:
     async with asked([text("A cat.")]) as (client, upstream, _):
         done = await client.responses.create(model="chat", input=said)
     assert done.output_text == "A cat."
-    sent = upstream.requests[0]["messages"][1:]
-    roles = ["system", "user", "assistant", "tool", "tool", "user"]
+    sent = upstream.requests[0]["messages"]
+    roles = ["system", "user", "assistant", "tool", "tool", "assistant", "user"]
     assert [message["role"] for message in sent] == roles
-    assert [call["id"] for call in sent[2]["tool_calls"]] == ["call_1", "call_2"]
+    assert sent[0]["content"].endswith("\n\nBe brief.")
     assert sent[2]["content"] == "What?"
+    results = [message["tool_call_id"] for message in sent[3:5]]
+    assert [call["id"] for call in sent[2]["tool_calls"]] == results
     assert [message["content"] for message in sent[3:5]] == ["noted", "two"]
+    assert sent[5]["content"] == NO_ANSWER
     picture = {"url": "https://example.com/a.png", "detail": "high"}
-    assert sent[5]["content"][1]["image_url"] == picture
+    assert sent[6]["content"][1]["image_url"] == picture
 
 
 async def test_a_response_goes_on_with_the_one_before_without_its_instructions() -> None:
@@ -301,9 +305,9 @@ async def test_the_client_s_calls_are_answered_in_the_next_request() -> None:
         )
     assert (second.output_text, third.output_text) == ("Done.", "Yes.")
     said = upstream.requests[2]["messages"][1:]
-    roles = ["user", "assistant", "assistant", "tool", "assistant", "user"]
+    roles = ["user", "assistant", "tool", "assistant", "user"]
     assert [message["role"] for message in said] == roles
-    assert said[3]["content"] == "noted"
+    assert said[2]["content"] == "noted"
 
 
 async def test_a_call_without_output_and_an_output_without_call_are_refused() -> None:
@@ -443,7 +447,6 @@ async def test_a_response_outlives_the_process_and_its_log(tmp_path: Path) -> No
         "user",
         "assistant",
         "tool",
-        "assistant",
         "assistant",
         "tool",
     ]

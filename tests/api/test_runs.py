@@ -195,24 +195,24 @@ async def test_a_cancel_ends_the_tools_within_two_seconds() -> None:
 
 
 async def test_cancelling_one_call_leaves_its_sibling_and_the_run_alone() -> None:
-    tool = Hanging()
-    script = [calls(("hang", {}), ("add", {"a": 1, "b": 1}), ids=["slow", "fast"]), text("done")]
+    tool, slow, fast = Hanging(), "slow00001", "fast00001"
+    script = [calls(("hang", {}), ("add", {"a": 1, "b": 1}), ids=[slow, fast]), text("done")]
     async with (
         scripted(script, tools=[tool.hang, add]) as (service, upstream),
         streaming(service, message="hi") as (run_id, incoming),
     ):
         found = await until(incoming, "tool_call_complete")
         path = f"/runs/{run_id}/tool_calls"
-        await service.json("POST", f"{path}/slow/cancel", expect=204)
+        await service.json("POST", f"{path}/{slow}/cancel", expect=204)
         found += await until(incoming, "tool_call_error")
-        await refused(service, "POST", f"{path}/slow/cancel", 404, "tool_call_not_found")
+        await refused(service, "POST", f"{path}/{slow}/cancel", 404, "tool_call_not_found")
         found += await rest(incoming)
         assert await tool.has_ended(within=2)
     (failed,) = [e["tool_call"] for e in found if e["event_type"] == "tool_call_error"]
-    assert (failed["id"], failed["code"]) == ("slow", "cancelled")
+    assert (failed["id"], failed["code"]) == (slow, "cancelled")
     assert (found[-1]["finish_reason"], found[-1]["final_response"]) == ("stop", "done")
     results = [m for m in upstream.requests[1]["messages"] if m["role"] == "tool"]
-    assert [m["tool_call_id"] for m in results] == ["slow", "fast"]
+    assert [m["tool_call_id"] for m in results] == [slow, fast]
 
 
 async def test_a_queued_run_can_be_cancelled_and_the_one_before_it_goes_on() -> None:

@@ -84,9 +84,9 @@ async def test_without_a_session_nothing_is_remembered_or_listed() -> None:
 async def test_an_input_of_messages_is_the_history_and_the_question() -> None:
     async with scripted([text("Ada.")]) as (service, upstream):
         await service.json("POST", "/chat/run", json={"input": STORY})
-        said = [(each["role"], each["content"]) for each in upstream.requests[0]["messages"][1:]]
+        rules, *said = [(m["role"], m["content"]) for m in upstream.requests[0]["messages"]]
+        assert rules == ("system", "You are a helpful assistant.\n\nBe brief.")
         assert said == [
-            ("system", "Be brief."),
             ("user", "My name is Ada."),
             ("assistant", "Hello Ada."),
             ("user", "What is my name?"),

@@ -47,7 +47,7 @@ class Model:
     """Answers by the plan, and remembers what it was told.
 
     Attributes:
-        faults: why OpenAI would have refused a request.
+        faults: why a server would have refused a request.
         results: what each call's result was said to be.
     """
 
@@ -65,13 +65,13 @@ class Model:
         messages = body["messages"]
         last = max(at for at, message in enumerate(messages) if message["role"] == "user")
         self._learn(messages)
-        message = messages[last]["content"]
+        message = messages[last]["content"].split("\n\n")[-1]  # where some had no answer
         turns = [each for each in messages[last:] if each["role"] == "assistant"]
         wanted = PLANS[message.split()[0]][len(turns)].calls
         says = said_in(message)[len(turns)]
         if not wanted:
             return text(*(f"{word} " for word in says.split(" ")[:-1]), says.split(" ")[-1])
-        ids = [f"call_{next(self._ids):06d}" for _ in wanted]
+        ids = [f"call{next(self._ids):05d}" for _ in wanted]
         return calls(*wanted, ids=ids, before=says)
 
     def _learn(self, messages: list[dict[str, Any]]) -> None:

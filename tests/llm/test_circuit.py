@@ -12,6 +12,7 @@ from llm.circuit import Attempt, Circuit
 
 REFUSED = UpstreamError("No.", code="upstream_rejected")
 DOWN = UpstreamError("Down.", retryable=True)
+DOUBTFUL = UpstreamError("Down.", retryable=True, is_doubtful=True)
 
 
 class Clock:
@@ -51,10 +52,10 @@ def test_five_failures_in_a_row_open_it_for_five_seconds(circuit: Circuit, clock
     entered(circuit).failed()
     assert circuit.refuses
     assert circuit.enter() is None
-    assert circuit.rest == 5.0
+    assert circuit.rest() == 5.0
     clock.now += 4.5
     assert circuit.enter() is None
-    assert circuit.rest == 0.5
+    assert circuit.rest() == 0.5
     clock.now += 0.5
     assert not circuit.refuses
     assert circuit.enter() is not None
@@ -93,8 +94,8 @@ def test_each_failed_trial_doubles_the_cooldown_up_to_a_minute(
     fail(circuit)
     rests = []
     for _ in range(6):
-        rests.append(circuit.rest)
-        clock.now += circuit.rest
+        rests.append(circuit.rest())
+        clock.now += circuit.rest()
         entered(circuit).failed()
     assert rests == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
 
@@ -104,14 +105,14 @@ def test_one_trial_at_a_time_and_its_first_answer_closes(circuit: Circuit, clock
     clock.now += 5.0
     trial = entered(circuit)
     assert circuit.enter() is None
-    assert circuit.rest == 5.0
+    assert circuit.rest() == 5.0
     trial.answered()
     assert entered(circuit) is not trial
     trial.failed()
     fail(circuit, 3)
     assert circuit.enter() is not None
     fail(circuit, 1)
-    assert circuit.rest == 5.0
+    assert circuit.rest() == 5.0
 
 
 def test_a_trial_that_tells_nothing_gives_its_place_to_the_next(
@@ -123,7 +124,7 @@ def test_a_trial_that_tells_nothing_gives_its_place_to_the_next(
     trial = entered(circuit)
     assert circuit.enter() is None
     trial.failed()
-    assert circuit.rest == 10.0
+    assert circuit.rest() == 10.0
 
 
 def test_outcomes_from_before_it_opened_are_too_late(circuit: Circuit, clock: Clock) -> None:
@@ -145,7 +146,13 @@ def test_outcomes_from_before_it_opened_are_too_late(circuit: Circuit, clock: Cl
 
 @pytest.mark.parametrize(
     ("error", "counts"),
-    [(DOWN, True), (REFUSED, False), (ValueError(), False), (KeyboardInterrupt(), False)],
+    [
+        (DOWN, True),
+        (DOUBTFUL, True),
+        (REFUSED, False),
+        (ValueError(), False),
+        (KeyboardInterrupt(), False),
+    ],
 )
 def test_as_a_context_it_counts_what_another_request_would_suffer_too(
     circuit: Circuit, error: BaseException, counts: bool
@@ -162,6 +169,121 @@ def test_as_a_context_an_orderly_end_is_a_complete_answer(circuit: Circuit) -> N
         pass
     fail(circuit, 1)
     assert circuit.enter() is not None
+
+
+# Whoever has nobody else to ask.
+
+
+def test_once_a_second_one_is_let_through_that_has_nobody_else(
+    circuit: Circuit, clock: Clock
+) -> None:
+    fail(circuit)
+    assert circuit.enter(is_last=True) is None
+    assert circuit.rest(is_last=True) == 1.0
+    for _ in range(3):
+        clock.now += 1.0
+        assert circuit.enter() is None
+        assert circuit.enter(is_last=True) is not None
+        assert circuit.enter(is_last=True) is None
+        assert circuit.rest(is_last=True) == 1.0
+
+
+def test_a_trial_that_hangs_keeps_nobody_out_who_has_nobody_else(
+    circuit: Circuit, clock: Clock
+) -> None:
+    fail(circuit)
+    clock.now += 5.0
+    trial = entered(circuit)
+    clock.now += 1.0
+    assert circuit.enter() is None
+    spare = circuit.enter(is_last=True)
+    assert spare is not None
+    spare.answered()
+    assert circuit.enter() is not None
+    trial.failed()
+    assert circuit.enter() is not None
+
+
+def test_the_failure_of_one_that_had_nobody_else_changes_nothing(
+    circuit: Circuit, clock: Clock
+) -> None:
+    fail(circuit)
+    for _ in range(4):
+        clock.now += 1.0
+        spare = circuit.enter(is_last=True)
+        assert spare is not None
+        spare.failed()
+    assert circuit.rest() == 1.0
+    clock.now += 1.0
+    assert circuit.enter() is not None
+
+
+# Failures that the request itself may have caused.
+
+
+def doubtful(circuit: Circuit, *marks: str, times: int = 5) -> None:
+    for _ in range(times):
+        attempt = circuit.enter(frozenset(marks))
+        assert attempt is not None
+        attempt.failed(is_doubtful=True)
+
+
+def test_one_conversation_opens_it_for_nobody_however_often_it_fails(circuit: Circuit) -> None:
+    doubtful(circuit, "conv_1", "Hi", times=50)
+    doubtful(circuit, "conv_1", times=10)
+    doubtful(circuit, "conv_2", "Hi", times=10)
+    assert circuit.enter() is not None
+
+
+def test_a_row_of_one_conversations_failures_is_seen_although_it_opens_nothing(
+    circuit: Circuit, clock: Clock
+) -> None:
+    doubtful(circuit, "conv_1", times=4)
+    assert not circuit.is_failing
+    doubtful(circuit, "conv_1", times=1)
+    assert circuit.is_failing
+    assert not circuit.refuses
+    clock.now += 5.0
+    assert not circuit.is_failing
+    doubtful(circuit, "conv_1", times=1)
+    assert circuit.is_failing
+    entered(circuit).completed()
+    assert not circuit.is_failing
+
+
+def test_five_conversations_open_it(circuit: Circuit) -> None:
+    for number in range(5):
+        assert circuit.enter() is not None
+        doubtful(circuit, f"conv_{number}", times=1)
+    assert circuit.enter() is None
+
+
+def test_what_is_no_doubt_counts_each_time_whoever_it_meets(circuit: Circuit) -> None:
+    for _ in range(5):
+        attempt = circuit.enter(frozenset({"conv_1"}))
+        assert attempt is not None
+        attempt.failed()
+    assert circuit.enter() is None
+
+
+def test_a_trial_of_a_conversation_that_has_failed_already_tells_nothing(
+    circuit: Circuit, clock: Clock
+) -> None:
+    for number in range(5):
+        doubtful(circuit, f"conv_{number}", times=1)
+    clock.now += 5.0
+    doubtful(circuit, "conv_3", times=1)
+    assert not circuit.refuses
+    doubtful(circuit, "conv_9", times=1)
+    assert circuit.rest() == 10.0
+
+
+def test_a_conversation_counts_again_after_the_window(circuit: Circuit, clock: Clock) -> None:
+    doubtful(circuit, "conv_1", times=1)
+    clock.now += 61.0
+    doubtful(circuit, "conv_1", times=1)
+    fail(circuit, 4)
+    assert circuit.refuses
 
 
 FAILURES, WINDOW, FIRST, LONGEST = 3, 8.0, 2.0, 7.0
@@ -194,8 +316,8 @@ class Laws(RuleBasedStateMachine):
         is_cool = self.clock.now >= self.opened_at + cooldown
         assert (attempt is not None) == (is_cool and self.trial is None)
         if attempt is None:
-            assert 0 < self.circuit.rest <= LONGEST
-            assert self.trial or self.circuit.rest == self.opened_at + cooldown - self.clock.now
+            assert 0 < self.circuit.rest() <= LONGEST
+            assert self.trial or self.circuit.rest() == self.opened_at + cooldown - self.clock.now
         else:
             self.open_attempts.append((attempt, self.period))
             self.trial = attempt if self.openings else None

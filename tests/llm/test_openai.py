@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 
 import tests.upstream as up
 from errors import UpstreamError
-from events import Usage
+from events import ReasoningBlock, Usage
 from llm.openai import OpenAIProvider
 from llm.openai_failures import OpenAIFailures
 from llm.openai_stream import OpenAIReply
+from llm.sdk import source_of
 from llm.tool_calls import MAX_ARGUMENT_BYTES, MAX_CALLS
 from messages import (
+    MAX_REASONING_BYTES,
     AssistantMessage,
     EndPart,
     ImageContent,
@@ -27,6 +29,7 @@ from messages import (
     ModelOptions,
     ModelRequest,
     OutputSchema,
+    ReasoningBlockPart,
     ReasoningPart,
     ReplyPart,
     SystemMessage,
@@ -444,6 +447,101 @@ async def test_an_id_that_the_conversation_has_already_is_not_given_out_again() 
     assert calls(parts)[0][0] != "call_0"
 
 
+def test_reasoning_comes_whole_before_the_calls_to_be_given_back() -> None:
+    call = fragment(index=0, id="a", name="f", arguments="{}")
+    parts = read({"reasoning_content": "Hm, "}, {"reasoning_content": "well\ud83d"}, call)
+    kept = ReasoningBlock("openai", '{"reasoning_content":"Hm, well\ufffd"}')
+    assert parts[-3:-1] == [ReasoningBlockPart(kept), ToolCallPart(ToolCall("a", "f", "{}"))]
+
+
+def test_reasoning_that_led_to_no_call_is_kept_only_where_the_server_wants_it() -> None:
+    for keeps in (False, True):
+        reply = OpenAIReply(OpenAIFailures(KEY), (), "openai:x", keeps_reasoning=keeps)
+        parts = reply.feed(chunk({"reasoning_content": "Hm."}) + chunk({"content": "a"}, "stop"))
+        parts += reply.feed(up.DONE)
+        kept = [part.block for part in parts if isinstance(part, ReasoningBlockPart)]
+        block = ReasoningBlock("openai:x", '{"reasoning_content":"Hm."}')
+        assert kept == [block] * keeps
+
+
+def test_reasoning_of_another_name_is_kept_only_where_the_server_wants_it() -> None:
+    parts = read({"reasoning": "Hm."}, fragment(index=0, id="a", name="f", arguments="{}"))
+    assert [type(part) for part in parts] == [ReasoningPart, ToolCallPart, EndPart]
+    reply = OpenAIReply(OpenAIFailures(KEY), keeps_reasoning=True)
+    parts = reply.feed(chunk({"reasoning": "Hm.", "content": "a"}, "stop") + up.DONE)
+    kept = ReasoningBlock("openai", '{"reasoning_content":"Hm."}')
+    assert parts[-2] == ReasoningBlockPart(kept)
+
+
+def test_details_of_reasoning_are_kept_beside_calls() -> None:
+    details = [{"type": "reasoning.encrypted", "data": "x", "id": "a"}]
+    call = fragment(index=0, id="a", name="f", arguments="{}")
+    parts = read({"reasoning": "Hm.", "reasoning_details": details}, call)
+    [kept] = [part.block for part in parts if isinstance(part, ReasoningBlockPart)]
+    assert json.loads(kept.data) == {"reasoning_details": details}
+
+
+def test_what_is_kept_of_reasoning_is_bounded() -> None:
+    text = "\x01\U0001f600" * 5_000
+    call = fragment(index=0, id="a", name="f", arguments="{}")
+    parts = read(*({"reasoning_content": text} for _ in range(20)), call)
+    [kept] = [part.block for part in parts if isinstance(part, ReasoningBlockPart)]
+    assert 200_000 < len(kept.data.encode()) <= MAX_REASONING_BYTES
+    assert sum(len(part.content) for part in parts if isinstance(part, ReasoningPart)) == 200_000
+
+
+def test_a_signature_is_kept_with_its_call() -> None:
+    extra = {"google": {"thought_signature": "c2ln"}}
+    head = fragment(index=0, id="a", name="f", arguments="{}")
+    head["tool_calls"][0]["extra_content"] = extra
+    parts = read(head, fragment(index=1, id="b", name="f", arguments="{}"))
+    first, second = (part.call for part in parts if isinstance(part, ToolCallPart))
+    assert first.reasoning == ReasoningBlock(
+        "openai", json.dumps({"extra_content": extra}, separators=(",", ":"))
+    )
+    assert second.reasoning is None
+
+
+@pytest.mark.parametrize("extra", [None, {}, {"google": {"thought_signature": "x" * 300_000}}])
+def test_a_call_without_a_signature_or_with_one_of_no_size_is_a_call(extra: Any) -> None:
+    head = fragment(index=0, id="a", name="f", arguments="{}")
+    head["tool_calls"][0]["extra_content"] = extra
+    assert read(head)[0] == ToolCallPart(ToolCall("a", "f", "{}"))
+
+
+def test_a_server_is_named_by_its_address_without_telling_it() -> None:
+    one, same, other = (
+        source_of("openai", url)
+        for url in ("http://10.0.0.1/v1", "http://10.0.0.1/v1/", "http://10.0.0.2/v1")
+    )
+    assert one == same != other
+    assert "10.0.0.1" not in one
+    assert source_of("openai", None) == "openai"
+
+
+async def test_what_a_server_gave_comes_back_to_it_and_to_no_other() -> None:
+    extra = {"google": {"thought_signature": "c2ln"}}
+    head = fragment(index=0, id="a", name="f", arguments="{}")
+    head["tool_calls"][0]["extra_content"] = extra
+    first = up.completion([{"reasoning_content": "Hm."}, head], finish_reason="tool_calls")
+    knows = ("reasoning_content", "extra_content")
+    async with (
+        Upstream([first, up.text("ok")], knows=knows) as upstream,
+        Upstream([up.text("ok")]) as stranger,
+        provider_for(upstream.base_url) as provider,
+        provider_for(stranger.base_url) as another,
+    ):
+        parts, _ = await collect(provider)
+        [call] = [part.call for part in parts if isinstance(part, ToolCallPart)]
+        blocks = tuple(part.block for part in parts if isinstance(part, ReasoningBlockPart))
+        said = (AssistantMessage("", (call,), blocks), ToolMessage("a", "f", "done"))
+        for asked in (provider, another):
+            assert (await collect(asked, asking(*QUESTION, *said)))[1] is None
+        _, answer, _ = upstream.requests[1]["messages"]
+    assert answer["reasoning_content"] == "Hm."
+    assert answer["tool_calls"][0]["extra_content"] == extra
+
+
 @pytest.mark.parametrize(
     ("sent", "has_calls", "expected"),
     [
@@ -526,7 +624,6 @@ ORDINARY = up.text("one", " two", " three")
         (up.error_event_after, "upstream_error"),
         (lambda n, reply: up.error_event_after(n, reply, named=True), "upstream_error"),
         (up.bad_json_after, "upstream_malformed"),
-        (lambda n, reply: up.raw(*reply.steps[:n], up.DONE), "upstream_truncated"),
         (lambda n, reply: up.raw(*reply.steps[:n], b'data: {"cho'), "upstream_truncated"),
     ],
 )
@@ -544,6 +641,19 @@ async def test_a_break_before_the_reason_is_an_error_after_all_that_came(
     assert parts == [TextPart(piece) for piece in came]
     assert error is not None
     assert (error.code, error.retryable) == (code, True)
+
+
+@pytest.mark.parametrize("events", range(5))
+async def test_done_without_a_reason_ends_what_has_text_and_nothing_else(events: int) -> None:
+    parts, error = await answer(up.raw(*ORDINARY.steps[:events], up.DONE))
+    came = ["one", " two", " three"][: max(0, events - 1)]
+    assert texts(parts) == came
+    if came:
+        assert error is None
+        assert parts[-1] == EndPart("stop")
+    else:
+        assert error is not None
+        assert error.code == "upstream_truncated"
 
 
 async def test_what_stood_before_a_fault_in_the_same_read_is_given_out_first() -> None:
@@ -881,8 +991,8 @@ async def test_every_kind_of_message_is_sent_as_openai_wants_it() -> None:
         asking(
             SystemMessage("Be brief."),
             UserMessage("Weather?"),
-            AssistantMessage("", (ToolCall("a", "get_weather", '{"city":"Tokyo"}'),)),
-            ToolMessage("a", "get_weather", "sunny"),
+            AssistantMessage("", (ToolCall("aB3456789", "get_weather", '{"city":"Tokyo"}'),)),
+            ToolMessage("aB3456789", "get_weather", "sunny"),
             AssistantMessage("Sunny.", (ToolCall(long_id, "a.b/ü", "{}"),)),
             ToolMessage(long_id, "a.b/ü", "failed", is_error=True),
             AssistantMessage(""),
@@ -890,7 +1000,7 @@ async def test_every_kind_of_message_is_sent_as_openai_wants_it() -> None:
     )
     messages = body["messages"]
     short_id = messages[4]["tool_calls"][0]["id"]
-    assert len(short_id) <= 40
+    assert short_id.isalnum()
     assert messages == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Weather?"},
@@ -899,13 +1009,13 @@ async def test_every_kind_of_message_is_sent_as_openai_wants_it() -> None:
             "content": None,
             "tool_calls": [
                 {
-                    "id": "a",
+                    "id": "aB3456789",
                     "type": "function",
                     "function": {"name": "get_weather", "arguments": '{"city":"Tokyo"}'},
                 }
             ],
         },
-        {"role": "tool", "tool_call_id": "a", "content": "sunny"},
+        {"role": "tool", "tool_call_id": "aB3456789", "content": "sunny"},
         {
             "role": "assistant",
             "content": "Sunny.",
@@ -918,7 +1028,6 @@ async def test_every_kind_of_message_is_sent_as_openai_wants_it() -> None:
             ],
         },
         {"role": "tool", "tool_call_id": short_id, "content": "failed"},
-        {"role": "assistant", "content": ""},
     ]
 
 
@@ -944,7 +1053,7 @@ async def test_every_kind_of_message_is_sent_as_openai_wants_it() -> None:
 async def test_broken_arguments_in_the_history_are_sent_as_an_object(arguments: str) -> None:
     call = ToolCall("a", "f", arguments)
     body = await sent(asking(AssistantMessage("", (call,)), ToolMessage("a", "f", "no")))
-    kept = json.loads(body["messages"][0]["tool_calls"][0]["function"]["arguments"])
+    kept = json.loads(body["messages"][1]["tool_calls"][0]["function"]["arguments"])
     assert list(kept) == ["_invalid_arguments"]
     assert len(kept["_invalid_arguments"]) <= 2000
     assert kept["_invalid_arguments"][:6] == arguments[:6]
@@ -1043,7 +1152,7 @@ async def test_the_requests_own_numbers_win_over_the_defaults() -> None:
 
 async def test_openai_itself_is_told_the_new_name_of_the_limit() -> None:
     async with provider_for(None, max_tokens=7) as provider:
-        body = provider._body(asking())
+        _, body, _ = provider._call(asking())
     assert body["max_completion_tokens"] == 7
     assert "max_tokens" not in body
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from contextlib import aclosing
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -148,6 +149,7 @@ HELPED = [
     code("upstream_unauthorized"),
     code("upstream_quota"),
     code("upstream_model_not_found"),
+    code("upstream_unsupported"),
 ]
 
 
@@ -270,14 +272,57 @@ async def test_a_provider_that_keeps_failing_is_not_asked_for_a_while() -> None:
     router = Router({"a": provider}, "a", circuit=breaking(clock))
     for _ in range(2):
         assert await failure(router, request("a-1")) is DOWN
-    clock.now += 1.5
+    clock.now += 0.25
     error = await failure(router, request("a-1"))
     assert (error.code, error.retryable) == ("upstream_circuit_open", True)
-    assert error.retry_after == 3.5
+    assert error.retry_after == 0.75
     assert "'a'" in error.message
     assert len(provider.requests) == 2
-    clock.now += 3.5
+    clock.now += 0.75
     assert await batches(router, request("a-1")) == [[part] for part in HI]
+
+
+async def test_one_conversation_that_a_provider_cannot_stand_opens_it_for_nobody_else() -> None:
+    crash = UpstreamError("Crash.", retryable=True, is_doubtful=True)
+    provider = Named("a", *[[crash]] * 20, HI)
+    router = Router({"a": provider}, "a", circuit=breaking(Clock()))
+    for number in range(10):  # as a stored conversation, and as one that its client keeps
+        asked = msgspec.structs.replace(request("a-1"), conversation="conv_1")
+        assert await failure(router, asked) is crash
+        asked = msgspec.structs.replace(request("a-1"), conversation=f"chatcmpl_{number}")
+        assert await failure(router, asked) is crash
+    assert await batches(router, request("a-1")) == [[part] for part in HI]
+
+
+async def test_a_conversation_is_the_same_when_its_beginning_is_cut_off() -> None:
+    crash = UpstreamError("Crash.", retryable=True, is_doubtful=True)
+    provider = Named("a", *[[crash]] * 5, HI)
+    router = Router({"a": provider}, "a", circuit=breaking(Clock()))
+    for number in range(5):
+        asked = ModelRequest(
+            model="a-1", messages=(UserMessage(f"{number}"),), conversation="conv_1"
+        )
+        assert await failure(router, asked) is crash
+    assert await batches(router, request("a-1")) == [[part] for part in HI]
+
+
+async def test_conversations_that_all_fail_open_it() -> None:
+    crash = UpstreamError("Crash.", retryable=True, is_doubtful=True)
+    provider = Named("a", [crash], [crash])
+    router = Router({"a": provider}, "a", circuit=breaking(Clock()))
+    for said in ("Hi.", "Ho."):
+        asked = ModelRequest(model="a-1", messages=(UserMessage(said),))
+        assert await failure(router, asked) is crash
+    assert (await failure(router, request("a-1"))).code == "upstream_circuit_open"
+
+
+async def test_a_set_dialect_is_the_one_of_the_first_model() -> None:
+    first, second = Named("a", [DOWN]), Named("b", HI)
+    router = Router({"a": first, "b": second}, "a")
+    asked = msgspec.structs.replace(request("a-1", "b:b-1"), dialect={"bound": "none"})
+    await batches(router, asked)
+    assert first.requests[0].dialect == {"bound": "none"}
+    assert second.requests[0].dialect == {}
 
 
 async def test_a_fall_back_is_asked_at_once_while_a_circuit_is_open() -> None:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from events import ReasoningBlock
 from messages import AssistantMessage, Message, ToolCall, ToolMessage, UserMessage
-from runs.context import title_of, tokens_of, up_to_user, window
+from runs.context import exchanges, title_of, tokens_of, up_to_user, window
 from tests.logs import unhurried
 
 MANY = 100_000
@@ -43,11 +44,18 @@ def check_whole(messages: Sequence[Message]) -> None:
     assert due == []
 
 
+def spoken(messages: Sequence[Message]) -> int:
+    """Count what is neither a call nor its result."""
+    return sum(
+        not isinstance(message, ToolMessage)
+        and not (isinstance(message, AssistantMessage) and message.tool_calls)
+        for message in messages
+    )
+
+
 @unhurried
 @given(histories, st.integers(1, 30))
-def test_a_model_sees_the_newest_messages_and_never_a_call_without_its_result(
-    messages: list[Message], limit: int
-) -> None:
+def test_a_model_sees_the_newest_exchanges_whole(messages: list[Message], limit: int) -> None:
     seen = window(messages, limit, MANY)
     check_whole(seen)
     assert seen == tuple(messages[len(messages) - len(seen) :])
@@ -55,12 +63,9 @@ def test_a_model_sees_the_newest_messages_and_never_a_call_without_its_result(
         assert seen == ()
         return
     assert isinstance(seen[0], UserMessage)
-    users = [message for message in seen if isinstance(message, UserMessage)]
-    assert len(seen) <= limit or len(users) == 1
-    earlier = messages[: len(messages) - len(seen)]
-    starts = [at for at, message in enumerate(earlier) if isinstance(message, UserMessage)]
-    if starts:
-        assert len(messages) - starts[-1] > limit
+    assert spoken(seen) <= limit or len(exchanges(seen)) == 1
+    earlier = exchanges(messages[: len(messages) - len(seen)])
+    assert not earlier or spoken(seen) + spoken(earlier[-1]) > limit
 
 
 def test_a_history_without_a_question_shows_nothing() -> None:
@@ -72,25 +77,75 @@ def test_messages_before_the_first_question_are_not_shown() -> None:
 
 
 @pytest.mark.parametrize(("limit", "turns"), [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 3)])
-def test_whole_turns_are_shown_and_at_least_the_last(limit: int, turns: int) -> None:
-    messages = [*turn(1), *turn(2), *turn(3)]
-    assert len(window(messages, limit, MANY)) == 2 * turns
+@pytest.mark.parametrize("calls", [0, 20])
+def test_an_exchange_counts_its_question_and_its_answer(limit: int, turns: int, calls: int) -> None:
+    messages = [*turn(1, calls), *turn(2, calls), *turn(3, calls)]
+    assert len(exchanges(window(messages, limit, MANY))) == turns
 
 
-def test_a_turn_that_is_longer_than_the_limit_is_shown_whole() -> None:
-    assert window([*turn(1), *turn(2, calls=10)], 3, MANY) == tuple(turn(2, calls=10))
+def test_twenty_calls_do_not_push_out_their_own_question_and_answer() -> None:
+    messages = [*turn(1, calls=20), UserMessage("And?")]
+    assert window(messages, 20, MANY) == tuple(messages)
+
+
+def bulky(number: int, size: int = 8000) -> list[Message]:
+    id = f"c{number}"
+    return [
+        UserMessage(f"question {number}"),
+        AssistantMessage("", (ToolCall(id, "read", "{}"),)),
+        ToolMessage(id, "read", str(number) * size),
+        AssistantMessage(f"answer {number}"),
+    ]
+
+
+def results(messages: Sequence[Message]) -> list[str]:
+    return [message.content for message in messages if isinstance(message, ToolMessage)]
+
+
+def test_the_bulk_of_old_results_is_cut_before_an_exchange_is_left_out() -> None:
+    messages = [*bulky(1), *bulky(2), *bulky(3), UserMessage("And?")]
+    seen = window(messages, 20, 3000)  # one result has 2000 tokens
+    assert [type(each) for each in seen] == [type(each) for each in messages]
+    mark = "… [7500 more characters were cut]"
+    assert results(seen) == ["1" * 500 + mark, "2" * 500 + mark, "3" * 8000]
+    check_whole(seen)
+    assert sum(map(tokens_of, seen)) <= 3000
+
+
+def test_a_small_result_stays_whole_beside_one_that_is_cut() -> None:
+    messages = [*bulky(1, 100), *bulky(2), *bulky(3, 500), UserMessage("And?")]
+    one, two, three = results(window(messages, 20, 1000))
+    assert (one, three) == ("1" * 100, "3" * 500)
+    assert two.startswith("2" * 500 + "… [")
+
+
+def test_what_fits_is_not_cut() -> None:
+    messages = [*bulky(1), *bulky(2), UserMessage("And?")]
+    size = sum(map(tokens_of, messages))
+    assert window(messages, 20, size) == tuple(messages)
+    assert window(messages, 20, size - 1) != tuple(messages)
+
+
+def test_the_last_exchange_is_shown_however_large_it_is() -> None:
+    seen = window([*turn(1), *bulky(2)], 20, 100)
+    assert seen[0] == UserMessage("question 2")
+    assert len(results(seen)[0]) < 600
 
 
 @unhurried
 @given(histories, st.integers(1, 30), st.integers(1, 300))
-def test_what_a_model_sees_stays_within_its_tokens_or_is_one_turn(
+def test_what_a_model_sees_stays_within_its_tokens_or_is_one_exchange(
     messages: list[Message], limit: int, tokens: int
 ) -> None:
     seen = window(messages, limit, tokens)
     check_whole(seen)
-    users = [message for message in seen if isinstance(message, UserMessage)]
-    assert sum(map(tokens_of, seen)) <= tokens or len(users) == 1
-    assert set(seen) <= set(window(messages, limit, tokens + 100))
+    assert sum(map(tokens_of, seen)) <= tokens or len(exchanges(seen)) == 1
+    assert len(seen) <= len(window(messages, limit, tokens + 100))
+
+
+def test_reasoning_that_goes_back_takes_tokens() -> None:
+    block = ReasoningBlock("p", "x" * 400)
+    assert tokens_of(AssistantMessage("", (), (block,))) == 104
 
 
 def test_a_message_takes_about_a_token_for_four_bytes() -> None:

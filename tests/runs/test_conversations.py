@@ -10,6 +10,7 @@ from errors import (
     NotFound,
     TooMany,
 )
+from messages import UserMessage
 from models import AgentConfig
 from tests.runs.support import (
     CALLER,
@@ -23,7 +24,7 @@ from tests.runs.support import (
     opened,
     started,
 )
-from tests.scripted import DEADLINE, ScriptedProvider, says
+from tests.scripted import DEADLINE, ScriptedProvider, asks, says
 
 # Two messages into one conversation.
 
@@ -176,6 +177,18 @@ async def test_a_model_sees_no_more_of_a_long_history_than_configured() -> None:
         assert isinstance(registry.provider, ScriptedProvider)
         seen = [message.content for message in registry.provider.requests[-1].messages]
         assert seen == ["Be brief.", "3", "You said: 3", "4"]
+
+
+async def test_an_exchange_of_many_calls_is_seen_whole_and_hides_no_earlier_one() -> None:
+    calls = [asks(*[("add", {"a": turn, "b": 1})] * 2) for turn in range(10)]
+    provider = ScriptedProvider(says("one"), *calls, says("three"), says("four"))
+    async with opened(provider, history_messages=5) as registry:
+        for message in ("first", "second", "third"):
+            await answered(registry, conversation_id="c", message=message)
+        seen = provider.requests[-1].messages
+        users = [message.content for message in seen if isinstance(message, UserMessage)]
+        assert users == ["first", "second", "third"]
+        assert len(seen) == 1 + 2 + (1 + 30 + 1) + 1
 
 
 # The same request twice.

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from events import ChatComplete, RunError, TerminalEvent
-from messages import AssistantMessage, ReasoningBlock, UserMessage
+from events import ChatComplete, ReasoningBlock, RunError, TerminalEvent
+from messages import AssistantMessage, UserMessage
 from models import RunStatus
 from storage import Begin, Entry, StorageUnavailable, expiry
 from storage.store import Store

@@ -165,8 +165,8 @@ export class Agents {
       config[name] = input.type === 'number' ? Number(input.value) : input.value;
     }
     const before = this.#agents.find((each) => each.agent_name === this.#nameInForm);
-    const { name, handoffs, fallback_models: fallbacks } = before ?? {};
-    return { ...(before && { name, handoffs, fallback_models: fallbacks }), ...config };
+    const { name, handoffs, dialect, fallback_models: fallbacks } = before ?? {};
+    return { ...(before && { name, handoffs, dialect, fallback_models: fallbacks }), ...config };
   }
 
   get #nameInForm() {

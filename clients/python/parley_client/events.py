@@ -65,9 +65,13 @@ class FailedCall(StartedCall, frozen=True, kw_only=True):
 
 
 class RequestedCall(_Call, frozen=True, kw_only=True):
-    """A call of a tool that the client executes; `arguments` is the JSON text of the model."""
+    """A call of a tool that the client executes; `arguments` is the JSON text of the model.
+
+    `reasoning`: what the model's provider wants back with the call, as it came.
+    """
 
     arguments: str
+    reasoning: dict[str, str] | None = None
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event_type"):
@@ -151,12 +155,16 @@ class RunProgress(_Event, frozen=True, kw_only=True, tag="run_progress"):
 
 
 class ChatComplete(_Event, frozen=True, kw_only=True, tag="chat_complete"):
-    """The end of a run that ended in order; `finish_reason` says how (`stop`, `cancelled`, …)."""
+    """The end of a run that ended in order; `finish_reason` says how (`stop`, `cancelled`, …).
+
+    `reasoning`: what the model's provider wants back with `tool_calls`, as it came.
+    """
 
     final_response: str
     finish_reason: str
     usage: Usage | None = None
     tool_calls: tuple[RequestedCall, ...] = ()
+    reasoning: tuple[dict[str, str], ...] = ()
 
 
 class RunError(_Event, frozen=True, kw_only=True, tag="error"):
