@@ -34,7 +34,8 @@ def sole_user(url: str) -> Iterator[None]:
     if parsed.get_backend_name() != "sqlite" or parsed.database is None:
         yield
         return
-    path = Path(parsed.database).resolve()
+    # Unlike `Path.resolve`, it leaves links in a circle to who opens the file.
+    path = Path(os.path.realpath(parsed.database))
     with ExitStack() as held:
         _lock(Path(f"{path}.lock"), held)
         _lock(path, held, is_database=True)

@@ -14,10 +14,20 @@ _STATES: Final = {
 """By SQLSTATE, or its class (PostgreSQL's manual, appendix A)."""
 
 _FILE: Final = "The file cannot be opened or written. Check its path, its owner and its mode."
-_NONE: Final = (
-    "The file is no database of SQLite, or a damaged one. Put a backup in its place, or give "
-    "another file (DATA_DIR or SESSION_DB_PATH)."
-)
+_HELD: Final = "Another program holds the file. End it, and start again."
+_OTHER: Final = "give another file (DATA_DIR or SESSION_DB_PATH)."
+_SQLITE: Final = {
+    "SQLITE_CANTOPEN": _FILE,
+    "SQLITE_READONLY": _FILE,
+    "SQLITE_BUSY": _HELD,
+    "SQLITE_LOCKED": _HELD,
+    "SQLITE_FULL": f"The disk is full. Make room, or {_OTHER}",
+    "SQLITE_IOERR": f"The file cannot be read or written. Check the disk, or {_OTHER}",
+    "SQLITE_NOTADB": "The file is no database of SQLite, or a damaged one. Put a backup in its "
+    f"place, or {_OTHER}",
+}
+"""By the begin of SQLite's name of the error."""
+
 _SERVER: Final = "The server cannot be reached ({}). Check that it runs, and DATABASE_URL."
 
 
@@ -31,10 +41,9 @@ def told_at_start(error: Exception) -> StorageUnavailable | None:
     if isinstance(cause, OSError):
         return StorageUnavailable(_SERVER.format(type(cause).__name__))
     name = getattr(cause, "sqlite_errorname", "")
-    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
-        return StorageUnavailable(_FILE)
-    if name == "SQLITE_NOTADB":
-        return StorageUnavailable(_NONE)
+    for begin, text in _SQLITE.items():
+        if name.startswith(begin):
+            return StorageUnavailable(text)
     return error if isinstance(error, StorageUnavailable) else None
 
 

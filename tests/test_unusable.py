@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from app import create_app
 from settings import Settings
 from storage import StorageUnavailable
+from storage.unusable import told_at_start
 from tests.api.support import refused
 from tests.database import empty_database
 from tests.service import DEADLINE, running
@@ -57,16 +58,23 @@ def in_no_folder(path: Path) -> None:
     path.symlink_to(path.parent / "none" / "parley.db")
 
 
+def in_a_circle(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path)
+
+
 FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "of a newer version": (sql("UPDATE alembic_version SET version_num = '9999'"), "newer version"),
     "garbage": (lambda path: path.write_bytes(bytes(range(1, 256)) * 100), "no database of SQLite"),
     "cut off": (cut, "damaged"),
     "of another program": (foreign, "not the service's"),
     "without a table": (sql("DROP TABLE runs"), "lacks some"),
+    "without an index of words": (sql("DROP TABLE conversations_search"), "lacks some"),
     "without a column": (sql("ALTER TABLE runs DROP COLUMN pending"), "lacks some"),
     "a folder": (folder, "cannot be written"),
     "immutable": (immutable, "cannot be written"),
     "in no folder": (in_no_folder, "cannot be written"),
+    "a link to itself": (in_a_circle, "cannot be written"),
 }
 
 
@@ -94,6 +102,29 @@ async def test_a_file_that_cannot_be_used_is_named_with_what_to_do(
         async with app.router.lifespan_context(app):
             pass
     assert "\n" not in caught.value.message
+
+
+def fill_a_disk(path: Path) -> None:
+    sql("PRAGMA max_page_count = 1; CREATE TABLE a (b); CREATE TABLE c (d)")(path)
+
+
+def fight_for(path: Path) -> None:
+    holder = sqlite3.connect(path)
+    holder.execute("BEGIN EXCLUSIVE")
+    sqlite3.connect(path, timeout=0).execute("BEGIN IMMEDIATE")
+
+
+@pytest.mark.parametrize(
+    ("fail", "remedy"), [(fill_a_disk, "Make room"), (fight_for, "Another program holds")]
+)
+def test_trouble_of_the_system_is_named_with_what_to_do(
+    tmp_path: Path, fail: Callable[[Path], None], remedy: str
+) -> None:
+    with pytest.raises(sqlite3.OperationalError) as caught:
+        fail(tmp_path / "a.db")
+    told = told_at_start(caught.value)
+    assert told is not None
+    assert remedy in told.message
 
 
 @pytest.mark.parametrize("command", [PYTHON, UVICORN], ids=["python app.py", "uvicorn app:app"])

@@ -22,7 +22,8 @@ MAX_CONTAINERS: Final = 25_000
 MAX_ARRIVING: Final = 67_108_864
 """Bytes of all bodies that are not taken yet."""
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+"""A text of JSON; one without an end is the rest, else each quote in it would be looked at anew."""
 
 
 class Bodies:

@@ -16,17 +16,19 @@ not name `storage.tables`, whose present state is not that of the migration.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Table, inspect, select, text
+from sqlalchemy import Connection, Select, inspect, literal, select, text
+from sqlalchemy import table as lightweight
 from sqlalchemy.exc import DBAPIError
 
 from storage import StorageUnusable
-from storage.tables import metadata
+from storage.tables import FULL_TEXT, metadata
 from storage.trouble import is_trouble
 
 _LOCK = 0x7061726C6579  # "parley": the key of the advisory lock
@@ -60,7 +62,10 @@ def upgrade(db: Connection) -> None:
         except CommandError:
             raise StorageUnusable(_NEWER) from None
     for table in metadata.sorted_tables:
-        _check_table(db, table)
+        _check_readable(db, select(table))
+    if db.dialect.name == "sqlite":  # on PostgreSQL these are indexes
+        for name in FULL_TEXT:
+            _check_readable(db, select(literal(1)).select_from(lightweight(name)))
 
 
 def _check_usable(db: Connection, versions: Sequence[str]) -> None:
@@ -69,9 +74,9 @@ def _check_usable(db: Connection, versions: Sequence[str]) -> None:
         raise StorageUnusable(_FOREIGN)
 
 
-def _check_table(db: Connection, table: Table) -> None:
+def _check_readable(db: Connection, there: Select[Any]) -> None:
     try:
-        db.execute(select(table).limit(0))
+        db.execute(there.limit(0))
     except DBAPIError as error:
         if is_trouble(error):
             raise

@@ -1,6 +1,7 @@
 """Bodies of requests: how much one may hold, and all of them together."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -41,6 +42,15 @@ async def test_brackets_in_a_text_are_none(service: Service) -> None:
     for filler in (b"[{" * 40_000, rb"\"[\\" * 40_000):
         answer = await send(service, request("POST", "/chat", holding(100, filler)))
         assert answer.status == 200, answer.body
+
+
+async def test_texts_without_an_end_are_looked_at_once(service: Service) -> None:
+    """From each of the quotes to the body's end would be seconds, in which nothing else is done."""
+    body = b"[" * (MAX_CONTAINERS + 1) + rb"\"" * 40_000
+    before = time.process_time()
+    answer = await send(service, request("POST", "/chat", body))
+    assert answer.status in (400, 413)
+    assert time.process_time() - before < 1
 
 
 async def test_every_surface_refuses_in_its_own_shape(service: Service) -> None:
