@@ -155,6 +155,14 @@ def left_open(stored: StoredRun) -> list[Message]:
     return [stored.pending, *results]
 
 
+def told(error: Exception, run_id: str) -> ParleyError:
+    """Return what is told of an error that ends one run; a mistake of ours is logged."""
+    if isinstance(error, ParleyError):
+        return error
+    logger.error("Run %s failed", run_id, exc_info=error)
+    return ParleyError(MISTAKE)
+
+
 def failure(error: ParleyError) -> RunError:
     return RunError(
         code=error.code,
