@@ -109,7 +109,7 @@ class Hub(Protocol):
         """Begin the log of a run, or of a new epoch of it; the log before that is dropped."""
 
     async def forget(self, run_id: str) -> None:
-        """Drop a log that has ended; nothing happens where there is none."""
+        """Drop a log that has ended, or that nobody writes any more; there may be none."""
 
     async def before(self, run_id: str, seq: int) -> AsyncIterator[Event]:
         """Return the events of a run up to `seq`, none merged; `LogNotFound` if it has no log.

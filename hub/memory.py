@@ -74,7 +74,7 @@ class MemoryLog:
         self.waiting: list[MemoryReader] = []
         self.size = 0
         self.ended = self.suspended = False
-        self._is_dropped = False
+        self._dropped_bytes: int | None = None
         self._recent: list[Event | bytes] = []
         self._older = CompactEvents(run_id)
         self._ends = array("I")  # of each event: how many bytes it and those before it have
@@ -83,8 +83,8 @@ class MemoryLog:
         self._is_due = False
 
     def __del__(self) -> None:
-        if self._is_dropped:
-            self._hub.is_gone(self)
+        if self._dropped_bytes is not None:
+            self._hub.is_gone(self.size, self._dropped_bytes)
 
     def append(self, event: Event) -> None:
         """Number an event and keep it; readers that wait get it soon, unless it is text.
@@ -129,7 +129,7 @@ class MemoryLog:
         hub.used += size
 
     def drop(self) -> None:
-        self._is_dropped = True
+        self._dropped_bytes = self.size  # its writer may not be done yet
 
     def suspend(self) -> None:
         if self.ended:
@@ -314,15 +314,17 @@ class MemoryHub:
             raise Unavailable(text, retry_after=10)
 
     def finished(self, log: MemoryLog) -> None:
-        """Start the expiry of a log that has just ended."""
+        """Start the expiry of a log that has just ended, if it is still the one of its run."""
+        if self._logs.get(log.run_id) is not log:
+            return
         self._finished[log.run_id] = time.monotonic() + self._ttl
         self._finished_bytes += log.size
         self._expire()
 
-    def is_gone(self, log: MemoryLog) -> None:
-        """Count a log no more that was dropped, and that no reader holds now."""
-        self.used -= log.size
-        self._dropped_bytes -= log.size
+    def is_gone(self, size: int, dropped_bytes: int) -> None:
+        """Count a log no more that was dropped, and that nobody holds now."""
+        self.used -= size
+        self._dropped_bytes -= dropped_bytes
 
     def _expire(self, coming: int = 0) -> None:
         now = time.monotonic()

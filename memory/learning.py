@@ -169,8 +169,12 @@ class LongTermMemory:
     async def _work(self) -> None:
         """Learn, one exchange after the other, for as long as the service runs."""
         if self.may_hold():
-            with suppress(MemoryUnavailable):  # each call tries again
+            try:
                 await self.memories.warm()
+            except MemoryUnavailable:
+                pass  # each call tries again
+            except Exception:  # a library's mistake must not end the learning
+                logger.exception("Memories could not be prepared")
         self._warm.set()
         while True:
             self._due.clear()

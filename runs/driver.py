@@ -28,6 +28,7 @@ from runs.endings import (
     failure,
     stopped,
     taken_over,
+    told,
 )
 from runs.index import RunIndex
 from runs.observers import Observers
@@ -76,11 +77,8 @@ class Driver:
     async def _drive(self, run: Run, turn: Turn) -> Outcome:
         try:
             accepted = await self._accept(run, turn)
-        except ParleyError as error:
-            return Refused(error)
-        except Exception:  # a mistake of ours must end this run, and only it
-            logger.exception("Run %s could not begin", run.id)
-            return Refused(ParleyError(MISTAKE))
+        except Exception as error:  # noqa: BLE001 - a mistake of ours ends this run, and only it
+            return Refused(told(error, run.id))
         if isinstance(accepted, StoredRun):
             return Repeated(accepted)
         log = accepted
@@ -101,9 +99,16 @@ class Driver:
                 return twin
             if begins:
                 run.begins()
-        log = await self._hub.create(run.id, run.stored.epoch)
-        log.append(run.stored.start)
-        await self._observers.start(run.stored)
+        try:
+            log = await self._hub.create(run.id, run.stored.epoch)
+            log.append(run.stored.start)
+            await self._observers.start(run.stored)
+        except Exception as error:  # its client is told so: nobody is to go on with it later
+            fault = told(error, run.id)
+            terminal = stamped(failure(fault), run.id, 2)
+            await self._endings.store_soon(ending_of(run, terminal, None))
+            await self._hub.forget(run.id)
+            raise fault from error
         run.accepted.set()
         return log
 
@@ -121,11 +126,8 @@ class Driver:
             return failure(RunTimeout(f"The run took longer than its limit of {limit}."))
         except asyncio.CancelledError:
             return stopped(run)
-        except ParleyError as error:
-            return failure(error)
-        except Exception:  # a mistake of ours must end this run, and only it
-            logger.exception("Run %s failed", run.id)
-            return failure(ParleyError(MISTAKE))
+        except Exception as error:  # noqa: BLE001 - a mistake of ours ends this run, and only it
+            return failure(told(error, run.id))
         finally:
             run.is_cancellable = False
 

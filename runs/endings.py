@@ -45,7 +45,7 @@ class Endings:
     def __init__(self, store: Store, memory: LongTermMemory | None) -> None:
         self._store = store
         self._memory = memory
-        self._waiting: deque[Ending] = deque()
+        self._waiting: deque[tuple[Ending, int]] = deque()  # with their sizes
         self.size = 0
 
     @property
@@ -62,8 +62,9 @@ class Endings:
             self._memory.wake()
 
     def store_later(self, ending: Ending) -> None:
-        self._waiting.append(ending)
-        self.size += _size(ending)
+        size = _size(ending)
+        self._waiting.append((ending, size))
+        self.size += size
 
     async def store_soon(self, ending: Ending) -> None:
         """Store an ending now, or as soon as that is possible. Never raises."""
@@ -77,7 +78,7 @@ class Endings:
     async def store_waiting(self) -> None:
         """Try again to store what could not be, or raise `storage.StorageUnavailable`."""
         while self._waiting:
-            ending = self._waiting[0]
+            ending, size = self._waiting[0]
             try:
                 await self._store.finish(*ending)
             except StorageUnavailable:
@@ -85,17 +86,20 @@ class Endings:
             except Exception:  # it would fail again, and must not keep back the others
                 logger.exception("The end of run %s could not be stored", ending.run.id)
             self._waiting.popleft()
-            self.size -= _size(ending)
+            self.size -= size
 
     async def _finish(self, ending: Ending) -> bool:
         return await to_its_end(asyncio.ensure_future(self._store.finish(*ending)))
 
 
 def _size(ending: Ending) -> int:
-    begin = ending.begin.messages if ending.begin is not None else ()
-    texts = [ending.run.request, *(each.content for each in (*ending.messages, *begin))]
+    messages = [*ending.messages, *(ending.begin.messages if ending.begin is not None else ())]
+    texts = [ending.run.request, *(each.content for each in messages)]
     if isinstance(ending.terminal, ChatComplete):
         texts.append(ending.terminal.final_response)
+    for each in messages:
+        if isinstance(each, AssistantMessage):
+            texts += [call.arguments for call in each.tool_calls]
     return sum(map(sys.getsizeof, texts))
 
 
@@ -149,6 +153,14 @@ def left_open(stored: StoredRun) -> list[Message]:
     calls = stored.pending.tool_calls
     results = [ToolMessage(call.id, call.name, text, is_error=True) for call in calls]
     return [stored.pending, *results]
+
+
+def told(error: Exception, run_id: str) -> ParleyError:
+    """Return what is told of an error that ends one run; a mistake of ours is logged."""
+    if isinstance(error, ParleyError):
+        return error
+    logger.error("Run %s failed", run_id, exc_info=error)
+    return ParleyError(MISTAKE)
 
 
 def failure(error: ParleyError) -> RunError:

@@ -27,6 +27,17 @@ class _Ended(NamedTuple):
     place: tuple[Caller, str]
 
 
+class _Known(NamedTuple):
+    """What is known of a run that has ended.
+
+    `size`: as it was counted. The objects are not of the same size for ever: Python keeps the UTF-8
+    of a text beside it, once something asked for that.
+    """
+
+    stored: StoredRun
+    size: int
+
+
 class RunIndex:
     """Runs by id and by key: for `ttl` seconds after their end, and `most` of these at most.
 
@@ -42,7 +53,7 @@ class RunIndex:
         self._max_bytes = max_bytes
         self._live: dict[str, Run] = {}
         self._ended: OrderedDict[str, _Ended] = OrderedDict()
-        self._stored: OrderedDict[str, StoredRun] = OrderedDict()
+        self._known: OrderedDict[str, _Known] = OrderedDict()
         self._keys: dict[tuple[Caller, str], str] = {}
 
     def __len__(self) -> int:
@@ -72,7 +83,10 @@ class RunIndex:
         """Return a run that is known with what it said; others may be stored."""
         self._expire()
         live = self._live.get(run_id)
-        return live.stored if live is not None else self._stored.get(run_id)
+        if live is not None:
+            return live.stored
+        known = self._known.get(run_id)
+        return None if known is None else known.stored
 
     def of_key(self, owner: Caller, key: str) -> str | None:
         self._expire()
@@ -90,8 +104,8 @@ class RunIndex:
         stored = run.stored
         deadline = asyncio.get_running_loop().time() + self._ttl
         self._ended[run.id] = _Ended(deadline, (stored.owner, stored.conversation_id))
-        self._stored[run.id] = stored
-        self.ended_bytes += _size(stored)
+        self._known[run.id] = known = _Known(stored, _size(stored))
+        self.ended_bytes += known.size
         self._expire()
 
     def forget(self, run_id: str) -> None:
@@ -116,10 +130,10 @@ class RunIndex:
 
     def _drop(self, run_id: str) -> None:
         """Let go of what a run said, and of its key; storage has both."""
-        stored = self._stored.pop(run_id, None)
-        if stored is not None:
-            self.ended_bytes -= _size(stored)
-            self._drop_key(stored)
+        known = self._known.pop(run_id, None)
+        if known is not None:
+            self.ended_bytes -= known.size
+            self._drop_key(known.stored)
 
     def _add_key(self, run: StoredRun) -> None:
         if run.key is not None:
@@ -136,8 +150,8 @@ class RunIndex:
             if ended.deadline > now and len(self._ended) <= self._most:
                 break
             self.forget(run_id)
-        while self._stored and self.live_bytes + self.ended_bytes > self._max_bytes:
-            self._drop(next(iter(self._stored)))
+        while self._known and self.live_bytes + self.ended_bytes > self._max_bytes:
+            self._drop(next(iter(self._known)))
 
 
 def size_of(request: str) -> int:

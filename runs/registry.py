@@ -159,6 +159,8 @@ class AgentRegistry:
             await self.provider.warm()
         except ParleyError as error:
             logger.warning("The model provider could not be prepared: %s", error.message)
+        except Exception:  # a library's mistake must not end the runs
+            logger.exception("The model provider could not be prepared")
 
     # Beginning
 

@@ -18,12 +18,12 @@ from memory.learning import LongTermMemory
 from runs.agents import Roster
 from runs.commands import Commands
 from runs.driver import Driver
-from runs.endings import Ending, Endings, failure, left_open
+from runs.endings import MISTAKE, Ending, Endings, failure, left_open, told
 from runs.index import RunIndex, size_of
 from runs.observers import Observers
 from runs.queue import ConversationLocks, Turn
 from runs.request import decoded
-from runs.run import Ended, Limits, Refused, Repeated, Run, Suspended
+from runs.run import Ended, Limits, Outcome, Refused, Repeated, Run, Suspended
 from storage import StorageUnavailable, StoredRun
 from storage.store import Store
 
@@ -73,17 +73,21 @@ class Runner:
         self._index.add(run)
         try:
             turn = await self._join(run)
-        except ParleyError as error:
-            self._refuse(run, Refused(error))
+        except Exception as error:  # noqa: BLE001 - or it would be waited for, for ever
+            self._refuse(run, Refused(told(error, run.id)))
         else:
             run.task = self._tasks.create_task(self._own(run, turn), name=run.id)
 
     async def _own(self, run: Run, turn: Turn) -> None:
-        """Take a run through its life, and do the book-keeping."""
+        """Take a run through its life, and do the book-keeping. Whatever happens, it ends alone."""
+        outcome: Outcome = Refused(ParleyError(MISTAKE))
         try:
-            outcome = await self._driver.drive(run, turn)
-        finally:  # also where all tasks are cancelled, or who waits behind would wait for ever
-            await turn.leave()
+            try:
+                outcome = await self._driver.drive(run, turn)
+            finally:  # also where all tasks are cancelled, or who waits behind would wait for ever
+                await turn.leave()
+        except Exception:  # a mistake of ours must not end the tasks of all other runs
+            logger.exception("Run %s could not be left in order", run.id)
         match outcome:
             case Refused() | Repeated():
                 self._refuse(run, outcome)
@@ -109,6 +113,8 @@ class Runner:
     async def recover(self) -> None:
         """Take up the runs that nobody works on any more."""
         for stored in await self._store.claim():
+            if self.draining:  # meanwhile; what is not gone on with is given back with all the rest
+                return
             try:
                 await self._resume(stored)
             except ParleyError as error:
@@ -135,6 +141,8 @@ class Runner:
                     due = loop.time() + HOUSEKEEPING
             except StorageUnavailable as error:
                 logger.warning("Storage cannot be tidied now: %s", error.message)
+            except Exception:  # a mistake of ours must not end the runs
+                logger.exception("Storage could not be tidied")
             await asyncio.sleep(RETRY if self.endings.has_waiting else HOUSEKEEPING)
 
     async def _tidy(self) -> None:

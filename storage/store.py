@@ -6,7 +6,6 @@ A method is one transaction (`expire`: several). What is done in it stands in `r
 All methods raise `StorageUnavailable` while the database cannot do its work.
 """
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -18,6 +17,7 @@ from sqlalchemy import Connection, select
 from caller import Caller
 from events import TerminalEvent
 from messages import AssistantMessage, Message, new_id
+from offload import offload
 from storage import (
     ANY_ENTRY,
     Begin,
@@ -294,7 +294,7 @@ class Store:
         """
         wanted = search.wanted_in(text)
         rows = await self._db.scan(search.find, caller, wanted, limit)
-        return await asyncio.to_thread(search.hits, rows, wanted)
+        return await offload(search.hits, rows, wanted)
 
     # What is to be learned
 

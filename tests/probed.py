@@ -122,7 +122,7 @@ class Probed:
         stall, self._stall = self._stall, 0.0
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         index = registry._index
-        runs = max(len(index._ended), len(index._stored), len(index._keys))
+        runs = max(len(index._ended), len(index._known), len(index._keys))
         used = registry._hub.used
         return Probe(stall, pages * 4096, used, index.live_bytes, index.ended_bytes, runs)
 

@@ -3,7 +3,6 @@
 Whatever `model` says, the service's own embedder answers, and the answer names it.
 """
 
-import asyncio
 import base64
 import struct
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from api.openai.messages import Text, refused
 from memory import Embedder
 from memory.embedder import unit
 from messages import clean_text
+from offload import offload
 
 router = APIRouter(tags=["openai"], responses=FAILURES)
 
@@ -63,7 +63,7 @@ async def embed(body: EmbeddingsRequest, request: Request) -> Response:
     vectors, tokens = await embedder.counted(texts)
     # Many vectors are megabytes of JSON: they are written in a thread, some at a time.
     pieces = [
-        await asyncio.to_thread(_items, vectors, start, dimensions, body.encoding_format)
+        await offload(_items, vectors, start, dimensions, body.encoding_format)
         for start in range(0, len(vectors), _BATCH)
     ]
     rest = {

@@ -154,6 +154,22 @@ async def test_what_waits_is_learned_in_its_order(tmp_path: Path) -> None:
     assert notebook.is_warm
 
 
+@pytest.mark.parametrize("failure", [MemoryUnavailable("No disk."), ZeroDivisionError("by zero")])
+async def test_memories_that_cannot_be_prepared_are_learned_all_the_same(
+    tmp_path: Path, failure: Exception
+) -> None:
+    class Cold(Notebook):
+        async def warm(self) -> None:
+            raise failure
+
+    notebook = Cold()
+    async with remembering(tmp_path, notebook) as memory:
+        await memory.warmed()
+        run = await teach(memory)
+        await until_empty(memory)
+    assert notebook.learned == [(ANN, run)]
+
+
 async def test_what_was_to_be_learned_survives_a_restart(tmp_path: Path) -> None:
     held, free = Notebook(), Notebook()
     held.gate.clear()

@@ -133,7 +133,7 @@ async def test_an_end_that_cannot_be_stored_later_either_keeps_no_other_back(
         Failing(registry.store, BUSY, BUSY, MISTAKE)
         runs = [await started(registry, conversation_id=name) for name in "ab"]
         await ended(registry, *runs)
-        first, second = registry.endings._waiting
+        first, second = (ending for ending, _ in registry.endings._waiting)
         await registry.endings.store_waiting()
         assert await end_of(registry, first.run.id) is None
         assert await end_of(registry, second.run.id) == second.terminal

@@ -78,12 +78,16 @@ async def test_leaving_closes_the_provider() -> None:
     assert paused.provider.open_streams == 0
 
 
-async def test_a_provider_that_cannot_be_prepared_does_not_stop_the_service() -> None:
+@pytest.mark.parametrize("failure", [UpstreamError("No connection."), ZeroDivisionError()])
+async def test_a_provider_that_cannot_be_prepared_does_not_stop_the_service(
+    failure: Exception,
+) -> None:
     class Unreachable(ScriptedProvider):
         async def warm(self) -> None:
-            raise UpstreamError("No connection.")
+            raise failure
 
     async with opened(Unreachable(says("Here."))) as registry:
+        await registry.inner.warmed()
         assert await answered(registry) == "Here."
 
 
