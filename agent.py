@@ -151,7 +151,7 @@ class StreamingAgent:
         calls = tuple(map(ToolCallPart, message.tool_calls))
         reply = Reply(new_id("msg"), message.content, message.reasoning, calls, EndPart("stop"))
         if message.content:
-            state.sink.append(ChatChunk(message_id=reply.message_id, content=message.content))
+            state.sink.append_text(ChatChunk, reply.message_id, message.content)
         await self._calls.again(state, reply)
         return await self._next_agent(state, reply)
 
@@ -278,13 +278,13 @@ class _Draft:
         self._message_id = message_id
 
     def take(self, batch: Iterable[ReplyPart]) -> None:
-        append, message_id = self._state.sink.append, self._message_id
+        append_text, message_id = self._state.sink.append_text, self._message_id
         for part in batch:
             if isinstance(part, TextPart):
                 self.pieces.append(part.content)
-                append(ChatChunk(message_id=message_id, content=part.content))
+                append_text(ChatChunk, message_id, part.content)
             elif isinstance(part, ReasoningPart):
-                append(ReasoningChunk(message_id=message_id, content=part.content))
+                append_text(ReasoningChunk, message_id, part.content)
             elif isinstance(part, ToolCallPart):
                 self.calls.append(self._state.counts.with_own_id(part))
             elif isinstance(part, ReasoningBlockPart):

@@ -173,7 +173,7 @@ class ChatStart(_Event, frozen=True, kw_only=True, tag="chat_start"):
     ephemeral: bool = False
 
 
-class ChatChunk(_Event, frozen=True, kw_only=True, tag="chat_chunk"):
+class ChatChunk(_Event, frozen=True, kw_only=True, gc=False, tag="chat_chunk"):
     """A piece of the answer.
 
     Where a lagging reader gets several pieces as one, `seq` is the last piece's and
@@ -185,7 +185,7 @@ class ChatChunk(_Event, frozen=True, kw_only=True, tag="chat_chunk"):
     first_seq: int = 0
 
 
-class ReasoningChunk(_Event, frozen=True, kw_only=True, tag="reasoning_chunk"):
+class ReasoningChunk(_Event, frozen=True, kw_only=True, gc=False, tag="reasoning_chunk"):
     """A piece of the model's reasoning; merged like `chat_chunk`."""
 
     message_id: str
@@ -334,6 +334,11 @@ class EventSink(Protocol):
 
     def append(self, event: Event) -> None:
         """Take an event; it is numbered and visible to readers at once."""
+
+    def append_text(
+        self, kind: "type[ChatChunk | ReasoningChunk]", message_id: str, content: str
+    ) -> None:
+        """Take a piece of text as an event of its kind, which is made with its number."""
 
     async def drain(self) -> None:
         """Wait while the sink lags; a producer calls it after each batch of events."""

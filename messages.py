@@ -189,13 +189,13 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
 # What a provider's stream becomes.
 
 
-class TextPart(msgspec.Struct, frozen=True):
+class TextPart(msgspec.Struct, frozen=True, gc=False):
     """A piece of the answer, never empty."""
 
     content: str
 
 
-class ReasoningPart(msgspec.Struct, frozen=True):
+class ReasoningPart(msgspec.Struct, frozen=True, gc=False):
     """A piece of the model's reasoning, never empty."""
 
     content: str

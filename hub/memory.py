@@ -96,14 +96,11 @@ class MemoryLog:
             LogFull: it holds as many events, or bytes, as a log may.
             errors.Unavailable: all logs together hold as much as they may.
         """
+        if isinstance(event, _TEXT):
+            self.append_text(type(event), event.message_id, event.content)
+            return
         if self.ended:
             raise LogEnded(f"{event.event_type} after the end of {self.run_id}")
-        if isinstance(event, _TEXT):
-            size = _PIECE_BYTES + _size(event.content)
-            self._keep(stamped(event, self.run_id, self.last_seq + 1), size)
-            if len(self._recent) >= 2 * LAG:  # who does not lag reads recent events only
-                self._compact(LAG)
-            return
         terminal = isinstance(event, TERMINAL)
         event = stamped(event, self.run_id, self.last_seq + 1)
         encoded = _encode(event)
@@ -115,6 +112,19 @@ class MemoryLog:
         elif self.waiting and not self._is_due:
             self._is_due = True
             self._loop.call_soon(self._notify)
+
+    def append_text(
+        self, kind: type[ChatChunk | ReasoningChunk], message_id: str, content: str
+    ) -> None:
+        """Keep a piece of text; raises as `append` does."""
+        if self.ended:
+            raise LogEnded(f"{kind.__name__} after the end of {self.run_id}")
+        event = kind(
+            run_id=self.run_id, seq=self.last_seq + 1, message_id=message_id, content=content
+        )
+        self._keep(event, _PIECE_BYTES + _size(content))
+        if len(self._recent) >= 2 * LAG:  # who does not lag reads recent events only
+            self._compact(LAG)
 
     def _keep(self, event: Event | bytes, size: int, terminal: bool = False) -> None:
         hub, size_with_it = self._hub, self.size + size
@@ -141,6 +151,13 @@ class MemoryLog:
     async def drain(self) -> None:
         """Give readers that wait the text that was appended. This never waits."""
         self._notify()
+
+    @property
+    def newest(self) -> Event:
+        """The newest of its events; it has one."""
+        if self._recent and not isinstance(event := self._recent[-1], bytes):
+            return event
+        return self.between(self.last_seq - 1, self.last_seq)[0]
 
     def between(self, start: int, stop: int) -> list[Event]:
         """Return the events `start + 1` to `stop`."""
@@ -235,7 +252,11 @@ class MemoryReader:
         return False
 
     def _next(self) -> list[Event]:
-        new = self._log.between(self.seq, self._log.batch_after(self.seq))
+        log = self._log
+        if self.seq + 1 == log.last_seq:  # as ever with a reader that keeps up
+            self.seq = log.last_seq
+            return [log.newest]
+        new = log.between(self.seq, log.batch_after(self.seq))
         self.seq += len(new)
         return [*merged(new)] if len(new) > LAG else new
 

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-from events import Event, Usage, stamped
+from events import ChatChunk, Event, ReasoningChunk, Usage, stamped
 from messages import EndPart, ModelRequest, ReplyPart, TextPart, ToolCall, ToolCallPart
 
 DEADLINE = 10.0
@@ -142,6 +142,12 @@ class Recorder:
         event = stamped(event, "run_1", len(self.events) + 1)
         self.events.append(event)
         self._on_event(event)
+
+    def append_text(
+        self, kind: type[ChatChunk | ReasoningChunk], message_id: str, content: str
+    ) -> None:
+        """Keep a piece of text."""
+        self.append(kind(message_id=message_id, content=content))
 
     async def drain(self) -> None:
         """Wait for a turn of the loop."""
