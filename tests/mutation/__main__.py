@@ -27,6 +27,9 @@ HOMES = ("tests/agent", "tests/hub", "tests/protocols", "tests/runs", "tests/sto
 FLOOR = 90
 """Per cent of the mistakes that are to be seen."""
 
+_RESULTS = {0: "survived", 1: "seen", None: "too long"}
+"""What pytest's exit code says of a mistake."""
+
 _ROOM = 15.0
 """Seconds that a trial may take beside what its tests take without a mistake, times three."""
 
@@ -44,6 +47,8 @@ def main() -> int:
     for trial, code in outcomes(trials, asked.workers):
         assert trial.mutant is not None
         result = _result(trial, code)
+        if result == "not run" and _fails_without_a_mistake(trial):
+            sys.exit("The tests cannot be run any more, without any mistake.")
         results[result] += 1
         if result == "survived":
             survivors[trial.mutant.path] += 1
@@ -111,9 +116,16 @@ def _trials(mutants: Sequence[Mutant], reach: Reach, until: float) -> Iterator[T
 def _result(trial: Trial, code: int | None) -> str:
     if not trial.tests:
         return "survived"
-    if code is None:
-        return "too long"
-    return "survived" if code == 0 else "seen"
+    return _RESULTS.get(code, "not run")
+
+
+def _fails_without_a_mistake(trial: Trial) -> bool:
+    """Tell whether it is not the mistake that keeps tests from being run, as one in an import does.
+
+    Then nothing would be seen of any mistake from here on, and the score would be a fine one.
+    """
+    [(_, code)] = outcomes([trial._replace(mutant=None)], 1)
+    return code != 0
 
 
 def _shown(mutant: Mutant, tests: int) -> str:

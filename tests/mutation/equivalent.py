@@ -47,6 +47,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "if run.stored.replaces and not ((await self._store.run_messages(run.stored))):",
     ): "It only spares asking storage for what a run that was not resumed cannot have.",
     (
+        "runs/driver.py",
+        "await to_its_end(asyncio.ensure_future(turn.wait()))",
+        "await asyncio.ensure_future(turn.wait())",
+    ): "Who is cancelled here leaves its message to the next start, which puts it into its place.",
+    (
         "runs/endings.py",
         "said = state.transcript.unsaved if state and has_spoken else left_open(run.stored)",
         "said = state.transcript.unsaved if has_spoken else left_open(run.stored)",
@@ -57,13 +62,13 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "if False:",
     ): "No request comes this far: a key goes with its run.",
     (
-        "runs/registry.py",
-        "run = Run(stored, request, agent, is_new=place is None and request.branch is None)",
-        "run = Run(stored, request, agent)",
-    ): "It only spares reading a conversation whose messages are known.",
-    (
         "runs/runner.py",
         "if loop.time() >= due:",
         "if (loop.time() > due):",
     ): "The clock never stands at exactly this moment.",
+    (
+        "storage/runs.py",
+        'super().__init__("undone")',
+        "pass",
+    ): "The text of an exception that nobody is shown.",
 }

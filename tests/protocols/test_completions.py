@@ -234,7 +234,8 @@ def test_an_answer_without_a_text_has_none_only_beside_calls() -> None:
     empty = ChatComplete(final_response="", finish_reason="stop", usage=None)
     completion = whole(numbered([START, empty]))
     assert isinstance(completion, dict)
-    assert completion["choices"][0]["message"]["content"] == ""
+    message = {"role": "assistant", "content": "", "refusal": None}
+    assert completion["choices"][0]["message"] == message
     assert "usage" not in completion
     calls = ChatComplete(
         final_response="", finish_reason="tool_calls", usage=None, tool_calls=CALLS
@@ -247,3 +248,14 @@ def test_an_answer_without_a_text_has_none_only_beside_calls() -> None:
 
 def test_what_can_be_asked_again_is_said_to_be_so() -> None:
     assert (CANCELLED.retryable, LOST.retryable) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [("upstream_rate_limited", "rate_limit_error"), ("upstream_error", "server_error")],
+)
+def test_a_failure_says_of_which_kind_it_is(code: str, kind: str) -> None:
+    failed = RunError(code=code, message="No.", retryable=True)
+    frames = frames_of(numbered([START, failed]))
+    error = {"message": "No.", "type": kind, "param": None, "code": code}
+    assert json.loads(frames[-1]) == {"error": error}

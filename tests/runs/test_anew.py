@@ -301,3 +301,16 @@ async def test_a_conversation_of_an_older_version_says_nothing_of_who_was_asked(
         run = await registry.start(request_to(None))
         await ended(registry, run)
         assert run.start.agent == "chat"
+
+
+async def test_an_answer_that_is_to_be_made_anew_can_be_cancelled_while_it_waits() -> None:
+    gate = Gate()
+    async with opened(ScriptedProvider([gate, *says("One.")])) as registry:
+        first = await started(registry, conversation_id="c", message="one")
+        again = await registry.start(AGAIN)
+        await gate.reached()
+        await registry.cancel(again.id)
+        gate.open()
+        await ended(registry, first, again)
+        assert again.status == "cancelled"
+        assert await said(registry, first) == ["one", "One."]

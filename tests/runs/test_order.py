@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from events import ChatComplete, ReaderEvent, RunError, ToolCallError, ToolCallStart
+from hub import LogNotFound
 from messages import AssistantMessage, ToolCall, ToolMessage, UserMessage
 from models import AgentConfig
 from storage import StoredRun
@@ -211,3 +213,33 @@ async def test_observers_are_shown_the_end_of_what_the_stop_of_the_service_ends(
         await started(registry)
         await paused.reached(1)
     assert seen == ["chat_start", "chat_chunk", "suspended"]
+
+
+async def test_observers_are_closed_after_the_last_run_however_long_its_end_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("runs.observers.CLOSE_TIMEOUT", 0.05)
+    seen: list[str] = []
+
+    class Seeing:
+        def observe(self, run: StoredRun, events: Sequence[ReaderEvent]) -> None:
+            seen.extend(types(events))
+
+    paused = Paused()
+    async with opened(paused.provider, observers=[Seeing()]) as registry:
+        storing = HeldUp(registry.store, "finish", any_run)
+        await registry.start(msgspec.structs.replace(ask(), is_kept=False))
+        await paused.reached(1)
+        asyncio.get_running_loop().call_later(0.3, storing.gate.open)
+    assert seen == ["chat_start", "chat_chunk", "error"]
+
+
+async def test_the_log_of_a_run_goes_with_its_conversation() -> None:
+    async with opened() as registry:
+        runs = [await started(registry, conversation_id=name) for name in "ab"]
+        await ended(registry, *runs)
+        assert await registry.delete(CALLER, "a")
+        logs = registry.inner._hub
+        with pytest.raises(LogNotFound):
+            await logs.read(runs[0].id, None)
+        assert not (await logs.read(runs[1].id, None)).ended
