@@ -99,6 +99,7 @@ class Driver:
                 return twin
             if begins:
                 run.begins()
+        run.update(request=run.request.after_its_end())  # all of it is in `run.request`, and stored
         try:
             log = await self._hub.create(run.id, run.stored.epoch)
             log.append(run.stored.start)

@@ -7,8 +7,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import msgspec
-
 from errors import ParleyError, Unavailable
 from events import ChatComplete, RunError, TerminalEvent
 from loop.state import INTERRUPTED, to_its_end
@@ -105,13 +103,12 @@ def _size(ending: Ending) -> int:
 
 def ending_of(run: Run, terminal: TerminalEvent, begin: Begin | None) -> Ending:
     """Return what is to be stored of a run that ends; `begin`: of one that has not begun."""
-    stored = msgspec.structs.replace(run.stored, request=run.request.after_its_end())
     exchange = _exchange(run, terminal)
     if not run.request.is_kept:  # its turns were stored for the case of a crash only
         reset = Begin(reset=True) if run.has_saved else None
-        return Ending(stored, (), terminal, begin=reset, exchange=exchange)
+        return Ending(run.stored, (), terminal, begin=reset, exchange=exchange)
     messages, title = _unsaved(run, terminal), _title(run, terminal)
-    return Ending(stored, messages, terminal, title, begin, exchange)
+    return Ending(run.stored, messages, terminal, title, begin, exchange)
 
 
 def _unsaved(run: Run, terminal: TerminalEvent) -> Sequence[Message]:

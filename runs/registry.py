@@ -305,11 +305,11 @@ class AgentRegistry:
         age = datetime.now(UTC) - stored.finished_at
         return age.total_seconds() > self._limits.run_ttl
 
-    async def open_runs(self, caller: Caller, conversation_id: str) -> list[StoredRun]:
+    async def open_runs(self, caller: Caller, conversation_id: str) -> list[Run]:
         """Return the accepted runs of a conversation that have not ended, in their order."""
         queue = await self._locks.queue(caller, conversation_id)
         live = [self._index.live(run_id) for run_id in queue]
-        return [run.stored for run in live if run is not None and run.accepted.is_set()]
+        return [run for run in live if run is not None and run.accepted.is_set()]
 
     async def active_run(self, caller: Caller, conversation_id: str) -> StoredRun | None:
         """Return the run that has its turn in a conversation, accepted, if there is one."""

@@ -82,7 +82,8 @@ class Run:
     """A run under way.
 
     Args:
-        stored: the run as it is stored, kept up to date.
+        stored: the run as it is stored, kept up to date; of its request, once it is accepted, only
+            what stays of that after the end.
         size: how many bytes it takes while it is under way, its log apart.
         is_new: so is its conversation, in which nobody else has said anything.
         resumed: it goes on where another process, or this one before a restart, left it.
@@ -129,9 +130,7 @@ class Run:
         self.update(status="running", started_at=datetime.now(UTC))
 
     def ends(self, terminal: TerminalEvent) -> None:
-        """Note how it ended; until then the request is there for who looks at what waits."""
         self.update(
-            request=self.request.after_its_end(),
             status=status_of(terminal),
             terminal=terminal,
             finished_at=datetime.now(UTC),

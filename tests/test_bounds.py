@@ -67,6 +67,7 @@ class Filling:
         now = await self.service.probe()
         assert now.logs <= MAX_RUN_BYTES // 2, what
         assert now.live + now.ended <= MAX_RUN_BYTES // 2, what
+        assert min(now.logs, now.live, now.ended) >= 0, what
         assert now.runs <= MAX_RUNS, what
         grown = now.memory - self._empty.memory
         assert grown < MAX_RUN_BYTES + MARGIN, f"{what}: {grown / MIB:.0f} MiB"

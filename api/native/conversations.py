@@ -32,7 +32,6 @@ from models import (
     WaitingMessage,
 )
 from runs.registry import AgentRegistry
-from runs.request import decoded
 from storage import ConversationRecord, NoSuchConversation, StoredMessage
 
 router = APIRouter(tags=["conversations"], responses=PROBLEMS)
@@ -269,10 +268,10 @@ async def _under_way(
 ) -> tuple[str | None, list[WaitingMessage]]:
     """Return the run that has begun, if one has, and the messages that are not stored yet."""
     runs = await registry.open_runs(caller, conversation_id)
-    active = next((run.id for run in runs if run.status == "running"), None)
+    active = next((run.id for run in runs if run.stored.status == "running"), None)
     waiting = [
-        WaitingMessage(run_id=run.id, message=decoded(run.request).text or None)
+        WaitingMessage(run_id=run.id, message=run.request.text or None)
         for run in runs
-        if run.status == "queued"
+        if run.stored.status == "queued"
     ]
     return active, waiting

@@ -225,9 +225,16 @@ async def test_a_run_under_way_in_another_process_can_be_read_later() -> None:
 
 
 async def test_of_a_request_nothing_is_kept_behind_the_runs_end() -> None:
-    async with opened() as registry:
+    paused = Paused()
+    async with opened(paused.provider) as registry:
         run = await started(registry)
-        assert "Hi." in run.stored.request
+        stored = await registry.store.run(CALLER, run.id)
+        assert stored is not None
+        assert "Hi." in stored.request
+        assert run.live is not None
+        assert run.live.request.text == "Hi."
+        assert run.stored.request == ""  # once is enough
+        (await paused.reached(1)).open()
         await ended(registry, run)
         stored = await registry.store.run(CALLER, run.id)
         assert stored is not None
