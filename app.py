@@ -102,7 +102,7 @@ ROOMS = (
     embeddings,
 )
 
-WARM_TIMEOUT = 10.0
+WARM_TIMEOUT = 30.0
 """Seconds after which the service is ready although something is not loaded yet."""
 
 logger = logging.getLogger("parley")
@@ -205,6 +205,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logger.info(_greeting(settings))
         async with AsyncExitStack() as stack:
+            stack.push(_failed)
             store = await stack.enter_async_context((storage or _storage)(settings))
             stack.push_async_callback(embedder.aclose)
             provider, memory = make_provider(settings), None
@@ -246,6 +247,12 @@ def create_app(
     page.install(app)
     _add_middleware(app, settings)
     return app
+
+
+def _failed(kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+    """Log how the service failed to start or to end; uvicorn logs no more than that it did."""
+    if isinstance(error, Exception):
+        logger.error("The service did not start or end in order", exc_info=error)
 
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:

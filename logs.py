@@ -3,8 +3,8 @@
 * `LOG_LEVEL` is the level of the service's own loggers (`parley`), which name runs, conversations
   and tools. Libraries log from WARNING on: at DEBUG they write requests, frames and SQL parameters.
 * The text of an exception may quote a message, an argument or a row. So of an exception its type
-  and where it was raised are logged, of asyncio's reports the first line, and of a request's
-  address no query string.
+  and where it was raised are logged, of asyncio's reports and of tracebacks as texts the first
+  line, and of a request's address no query string.
 
 This module imports nothing of the project.
 """
@@ -24,7 +24,7 @@ class Discreet(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and record.exc_info[1] is not None:
             record.exc_text = "".join(_course(record.exc_info[1])).rstrip()
-        if record.name == "asyncio":
+        if record.name == "asyncio" or _is_traceback(record):
             record.msg, record.args = record.getMessage().partition("\n")[0], ()
         elif record.name == "uvicorn.access" and isinstance(record.args, tuple):
             record.args = tuple(
@@ -32,6 +32,11 @@ class Discreet(logging.Filter):
                 for value in record.args
             )
         return True
+
+
+def _is_traceback(record: logging.LogRecord) -> bool:
+    """Tell whether this is how a lifespan failed, which uvicorn gets and logs as text."""
+    return record.name == "uvicorn.error" and "Traceback (most recent call last)" in str(record.msg)
 
 
 def set_up(level: str, *, requests: bool) -> None:

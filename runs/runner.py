@@ -141,8 +141,8 @@ class Runner:
                     due = loop.time() + HOUSEKEEPING
             except StorageUnavailable as error:
                 logger.warning("Storage cannot be tidied now: %s", error.message)
-            except Exception:  # a mistake of ours must not end the runs
-                logger.exception("Storage could not be tidied")
+            except Exception:  # a mistake of ours must not end the runs of this process
+                logger.exception("Storage could not be tidied; this is tried again")
             await asyncio.sleep(RETRY if self.endings.has_waiting else HOUSEKEEPING)
 
     async def _tidy(self) -> None:

@@ -10,8 +10,13 @@ from typing import Any
 
 import aiohttp
 import pytest
+import uvicorn
+from uvicorn.lifespan.on import LifespanOn
 
+from app import create_app
 from logs import Discreet
+from settings import Settings
+from storage.store import Store
 from tests.service import DEADLINE
 from tests.test_server import PYTHON, UVICORN, Process, started
 from tests.upstream import Reply, Upstream, calls, status, text
@@ -178,3 +183,27 @@ def test_of_a_report_of_asyncio_only_the_first_line_is_logged() -> None:
     log = logging.getLogger("asyncio")
     said = logged(log, lambda: log.error("Task exception was never retrieved\n%s", MARKER))
     assert said == "Task exception was never retrieved\n"
+
+
+async def test_of_a_lifespan_that_fails_only_its_course_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def give_back(store: Store) -> None:
+        raise RuntimeError(MARKER)
+
+    monkeypatch.setattr(Store, "give_back", give_back)
+    app = create_app(Settings(_env_file=None, data_dir=tmp_path, memory_enabled=False))
+    lifespan = LifespanOn(uvicorn.Config(app, log_config=None))
+
+    root = logging.StreamHandler(stream := io.StringIO())
+    root.addFilter(Discreet())
+    logging.root.addHandler(root)
+    try:
+        await lifespan.startup()
+        await lifespan.shutdown()
+    finally:
+        logging.root.removeHandler(root)
+    said = stream.getvalue()
+    assert lifespan.shutdown_failed
+    assert MARKER not in said, said
+    assert "builtins.RuntimeError" in said

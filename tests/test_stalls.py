@@ -10,7 +10,7 @@ import pytest
 from tests.probed import Service, probed
 from tests.upstream import Reply, Upstream, calls, text
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 LONGEST = 0.1
 """Seconds that the loop may stand still."""

@@ -291,3 +291,20 @@ async def test_an_agent_of_another_kind_goes_before_a_configured_one_of_its_name
         assert roster.resolve(CALLER, "b") == ("b", None)
         with pytest.raises(Conflict):
             await roster.put(CALLER, "b", AgentConfig())
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_mistake_in_a_round_ends_neither_the_rounds_nor_the_service(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened() as registry:
+        with monkeypatch.context() as broken:
+            broken.setattr(registry.store, "renew", mistaken)
+            await until(lambda: "could not be tidied" in caplog.text)
+        assert not registry.draining
+        counted = Counted(registry, *ROUNDS)
+        await until(lambda: min(counted.calls.values()) >= 2)
+
+
+async def mistaken() -> None:
+    raise RuntimeError("no such table")
