@@ -20,7 +20,8 @@ finds the beginning of a request in its cache.
 import hashlib
 import re
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import TypeAlias
 
 import msgspec
@@ -93,10 +94,15 @@ def once(tools: Iterable[ToolSpec]) -> list[ToolSpec]:
 
 
 class _Thread:
-    """The messages so far. The last calls wait for their results until something else is said."""
+    """The messages so far. The last calls wait for their results until something else is said.
+
+    What one side says in a row becomes one message, once the other side speaks.
+    """
 
     def __init__(self, ids: re.Pattern[str] | None) -> None:
         self._messages: list[Spoken] = []
+        self._asked: list[UserMessage] = []
+        self._answered: list[AssistantMessage] = []
         self._ids = ids
         self._taken: set[str] = set()
         self._waiting: list[tuple[str, ToolCall]] = []  # under the ids that they had
@@ -104,27 +110,23 @@ class _Thread:
 
     def ask(self, message: UserMessage) -> None:
         self._settle()
-        last = self._messages[-1] if self._messages else None
-        if isinstance(last, UserMessage):
-            self._messages[-1] = _joined(last, message)
-            return
-        if isinstance(last, ToolMessage):
-            self._messages.append(AssistantMessage(NO_ANSWER))
-        self._messages.append(message)
+        if not self._asked:
+            self._end_answer()
+            if self._messages and isinstance(self._messages[-1], ToolMessage):
+                self._messages.append(AssistantMessage(NO_ANSWER))
+        self._asked.append(message)
 
     def answer(self, message: AssistantMessage) -> None:
         self._settle()
         content = "" if _is_blank(message.content) else message.content
         if not content and not message.tool_calls:
             return
+        if not self._answered:
+            self._end_question()
         calls = tuple([self._sendable(call) for call in message.tool_calls])
-        reasoning = message.reasoning
-        last = self._before_answer()
-        if isinstance(last, AssistantMessage):
-            content = _BETWEEN.join(filter(None, (last.content, content)))
-            reasoning = last.reasoning + reasoning
-            self._messages.pop()
-        self._messages.append(AssistantMessage(content, calls, reasoning))
+        self._answered.append(AssistantMessage(content, calls, message.reasoning))
+        if calls:
+            self._end_answer()
 
     def take(self, result: ToolMessage) -> None:
         """Take the result of a call; one that nobody waits for is left out."""
@@ -133,8 +135,11 @@ class _Thread:
 
     def whole(self) -> list[Spoken]:
         self._settle()
-        if isinstance(self._before_answer(), AssistantMessage):
+        if self._answered:
+            self._end_answer()
             self._messages.append(UserMessage(GO_ON))
+        else:
+            self._end_question()
         return self._messages
 
     def _settle(self) -> None:
@@ -147,14 +152,18 @@ class _Thread:
         self._waiting.clear()
         self._results.clear()
 
-    def _before_answer(self) -> Spoken:
-        """Return the message after which the assistant speaks."""
-        if not self._messages:
+    def _end_question(self) -> None:
+        """Add what was asked; something is, before the assistant speaks first."""
+        if self._asked:
+            self._messages.append(_filled(_asked(self._asked)))
+            self._asked.clear()
+        elif not self._messages:
             self._messages.append(UserMessage(BLANK))
-        last = self._messages[-1]
-        if isinstance(last, UserMessage):
-            self._messages[-1] = last = _filled(last)
-        return last
+
+    def _end_answer(self) -> None:
+        if self._answered:
+            self._messages.append(_answered(self._answered))
+            self._answered.clear()
 
     def _sendable(self, call: ToolCall) -> ToolCall:
         name = sendable_name(call.name, MAX_NAME)
@@ -189,13 +198,28 @@ def _result(call: ToolCall, result: ToolMessage | None) -> ToolMessage:
     return ToolMessage(call.id, call.name, content, result.is_error)
 
 
-def _joined(first: UserMessage, second: UserMessage) -> UserMessage:
-    """Return two messages as one; each says who spoke where that is not the same user."""
-    if first.name != second.name:
-        first, second = _signed(first), _signed(second)
-    content = _BETWEEN.join(each.content for each in (first, second) if not _is_blank(each.content))
-    parts = (*_parts(first), *_parts(second)) if first.parts or second.parts else ()
-    return UserMessage(content, parts, first.name)
+def _asked(said: Sequence[UserMessage]) -> UserMessage:
+    """Return messages as one; each user says who spoke where there are several."""
+    users = [_of_one(name, [*each]) for name, each in groupby(said, lambda each: each.name)]
+    return users[0] if len(users) == 1 else _of_one(None, [_signed(user) for user in users])
+
+
+def _of_one(name: str | None, said: Sequence[UserMessage]) -> UserMessage:
+    if len(said) == 1:
+        return said[0]
+    content = _BETWEEN.join(each.content for each in said if not _is_blank(each.content))
+    has_parts = any(each.parts for each in said)
+    parts = tuple(part for each in said for part in _parts(each)) if has_parts else ()
+    return UserMessage(content, parts, name)
+
+
+def _answered(said: Sequence[AssistantMessage]) -> AssistantMessage:
+    """Return messages as one; only the last of them has calls."""
+    if len(said) == 1:
+        return said[0]
+    content = _BETWEEN.join(each.content for each in said if each.content)
+    reasoning = tuple(block for each in said for block in each.reasoning)
+    return AssistantMessage(content, said[-1].tool_calls, reasoning)
 
 
 def _signed(message: UserMessage) -> UserMessage:
