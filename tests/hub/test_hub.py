@@ -10,7 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from events import ChatChunk, Event, ReaderEvent, Reset, Suspended, ToolCallStart, merged, stamped
+from events import (
+    ChatChunk,
+    CompletedCall,
+    Event,
+    ReaderEvent,
+    ReasoningChunk,
+    Reset,
+    Suspended,
+    ToolCallComplete,
+    ToolCallStart,
+    merged,
+    stamped,
+)
 from hub import (
     LAG,
     Hub,
@@ -726,3 +738,41 @@ async def test_a_reader_of_a_suspended_log_that_lags_gets_all_of_it_before_the_l
     assert last == Suspended(run_id="run_1", seq=10_000)
     text = "".join(event.content for event in pieces if isinstance(event, ChatChunk))
     assert text == "".join(f"{number} " for number in range(10_000))
+
+
+async def test_a_piece_of_text_is_the_event_that_it_would_be_as_one(hub: Hub) -> None:
+    log = await hub.create("run_1", epoch=2)
+    reader = await hub.read("run_1", None)
+    for kind in (ChatChunk, ReasoningChunk):
+        log.append(kind(message_id="msg_1", content="é"))
+        log.append_text(kind, "msg_1", "é")
+        first, second = await read(reader)
+        assert isinstance(first, kind)
+        assert second == stamped(first, "run_1", log.last_seq)
+    log.append(DONE)
+    with pytest.raises(LogEnded):
+        log.append_text(ChatChunk, "msg_1", "late")
+
+
+async def test_a_reader_that_keeps_up_gets_each_event_as_it_was_appended(hub: Hub) -> None:
+    """One that is kept in another form than it came in, too, and the last one of a log."""
+    call = CompletedCall(
+        id="c",
+        name="n",
+        arguments={},
+        result=["word"] * 1000,
+        duration_ms=1,
+        truncated=False,
+    )
+    events: list[Event] = [
+        START,
+        piece("a"),
+        ToolCallComplete(message_id="msg_1", tool_call=call),
+        DONE,
+    ]
+    log = await hub.create("run_1")
+    reader = await hub.read("run_1", None)
+    for event, expected in zip(events, numbered(events), strict=True):
+        log.append(event)
+        assert await read(reader) == [expected]
+    assert reader.ended
