@@ -4,8 +4,9 @@
         before = await service.probe()
 
 How long the loop stood still is the longest time between two turns of a task that asks for one each
-`PERIOD` seconds, as far as the process worked meanwhile: what a busy machine took from it does not
-count, what another thread did that held the interpreter does.
+`PERIOD` seconds, without what it waited for a processor, and as far as the process worked
+meanwhile: what a busy machine took from it does not count, what another thread did that held the
+interpreter does.
 """
 
 import asyncio
@@ -128,10 +129,18 @@ class Probed:
 
     async def _tick(self) -> None:
         while True:
-            began, worked = time.perf_counter(), time.process_time()
+            began, worked, waited = time.perf_counter(), time.process_time(), _waited()
             await asyncio.sleep(PERIOD)
-            passed = time.perf_counter() - began - PERIOD
+            passed = time.perf_counter() - began - PERIOD - (_waited() - waited)
             self._stall = max(self._stall, min(passed, time.process_time() - worked))
+
+
+def _waited() -> float:
+    """Return how many seconds this thread has waited for a processor; 0 where nobody counts it."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1]) / 1e9
+    except OSError:
+        return 0.0
 
 
 def main() -> None:

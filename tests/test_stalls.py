@@ -54,7 +54,7 @@ def bodies() -> list[tuple[int, str, bytes]]:
     hi = [{"role": "user", "content": "Hi."}]
     many = b"[%b]" % b",".join([b"1"] * 400_000)
     said = [{"role": "user", "content": "x" * 60}] * MESSAGES
-    parts = [{"role": "user", "content": [{"type": "text", "text": "Hi."}]}] * 8_000
+    parts = [{"role": "user", "content": [{"type": "text", "text": "Hi."}]}] * 4_500
     found: list[tuple[int, str, bytes]] = [
         (400, "/v1/responses", b'{"model":"chat","input":%b}' % many),
         (400, "/v1/chat/completions", b'{"model":"chat","messages":%b}' % many),
@@ -68,7 +68,7 @@ def bodies() -> list[tuple[int, str, bytes]]:
         (200, "/v1/chat/completions", packed({"model": "chat", "messages": parts})),
         (200, "/v1/responses", packed({"model": "chat", "input": said})),
     ]
-    for status, size in ((200, 24_000), (413, 40_000)):
+    for status, size in ((200, 14_000), (413, 40_000)):
         function = {"name": "act", "parameters": schema(size)}
         form = {"type": "json_schema", "name": "form", "schema": schema(size)}
         tools = [{"type": "function", "function": function}]
@@ -116,7 +116,7 @@ async def long_answers(service: Service) -> list[Work]:
         {
             "model": "chat",
             "input": "tokens",
-            "tools": [{"type": "function", "name": "act", "parameters": schema(20_000)}],
+            "tools": [{"type": "function", "name": "act", "parameters": schema(14_000)}],
         }
     )
     response_id = json.loads((await service.post("/v1/responses", wanted))[1])["id"]

@@ -14,10 +14,13 @@ from typing import Final
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from offload import LARGE, offload
+from offload import offload
 
-MAX_CONTAINERS: Final = 25_000
+MAX_CONTAINERS: Final = 15_000
 """Arrays and objects that a body may hold."""
+
+LARGE: Final = 2 * MAX_CONTAINERS
+"""Bytes of a body that cannot hold more."""
 
 MAX_ARRIVING: Final = 67_108_864
 """Bytes of all bodies that are not taken yet."""
@@ -78,7 +81,7 @@ class _Body:
         self._size += len(piece)
         self._bodies.arriving += len(piece)
         if not message.get("more_body"):
-            if self._size >= LARGE:
+            if self._size > LARGE:
                 await self._bodies.turn(b"".join(self._pieces))
             self.is_taken()
         return message

@@ -3,8 +3,8 @@
 FastAPI's way from a request to a route's function, through content types, dependencies and exit
 stacks, costs a sixth of what a chat costs without storage, and 5 KiB for as long as its stream is
 open. A `DirectRoute` is declared, described and checked as any other route; but an ordinary
-request, a JSON body that fits and no query, is handed to its function at once. Every other request
-takes FastAPI's way, which makes the errors, too.
+request, a small JSON body that fits and no query, is handed to its function at once. Every other
+one takes FastAPI's way, which makes the errors, too.
 """
 
 import inspect
@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from api.http.services import MAX_KEY, starting
+from offload import LARGE
 
 
 class DirectRoute(APIRoute):
@@ -40,6 +41,8 @@ class DirectRoute(APIRoute):
             await super().handle(scope, receive, send)
             return
         try:
+            if len(content) >= LARGE:  # to check a body twice takes long where it does not fit
+                raise ValueError
             body = self.body_types.validate_python(json.loads(content))
         except (ValueError, RecursionError):
             await super().handle(scope, _again(content, receive), send)

@@ -35,7 +35,7 @@ async def test_a_body_holds_no_more_arrays_and_objects_than_it_may(service: Serv
     assert answer.status == 200
     answer = await send(service, request("POST", "/chat", holding(MAX_CONTAINERS + 1)))
     problem = assert_problem(answer, 413, "too_large")
-    assert "25,000 arrays and objects" in problem["detail"]
+    assert "15,000 arrays and objects" in problem["detail"]
 
 
 async def test_brackets_in_a_text_are_none(service: Service) -> None:
@@ -58,7 +58,7 @@ async def test_every_surface_refuses_in_its_own_shape(service: Service) -> None:
     for path in POSTS:
         answer = await send(service, request("POST", path, body))
         assert answer.status == 413, (path, answer)
-        assert b"25,000 arrays and objects" in answer.body, path
+        assert b"15,000 arrays and objects" in answer.body, path
 
 
 async def test_pieces_of_a_body_are_counted_together(service: Service) -> None:
