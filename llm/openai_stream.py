@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 from llm.details import Details
 from llm.failures import Failures
 from llm.openai_chunks import (
+    Choice,
     Chunk,
     Delta,
     Fragment,
@@ -138,31 +139,28 @@ class OpenAIReply(Reply):
 
     def _take_chunk(self, chunk: Chunk, is_odd: bool = False) -> None:
         for choice in chunk.choices or ():
-            if choice.index and choice.index != "0":
-                continue  # only one choice is asked for
-            if delta := choice.delta or choice.message:
-                self._take_delta(delta, is_odd)
-            if (reason := choice.finish_reason) and isinstance(reason, str):
-                self._reason = reason
+            if not choice.index or choice.index == "0":  # only one is asked for
+                self._take_choice(choice, is_odd)
         if chunk.usage:
             self._counts = chunk.usage
-        if chunk.error or self._reason == "error" or chunk.object == "error":
+        if chunk.error or chunk.object == "error" or self._reason == "error":
             self._fail(self._failures.sent(_said(chunk)))
         elif chunk.choices is None and (chunk.message or chunk.detail):
             self._complaint = _said(chunk)
+
+    def _take_choice(self, choice: Choice, is_odd: bool) -> None:
+        if delta := choice.delta or choice.message:
+            self._take_delta(delta, is_odd)
+        if (reason := choice.finish_reason) and isinstance(reason, str):
+            self._reason = reason
 
     def _take_delta(self, delta: Delta, is_odd: bool) -> None:
         if delta.reasoning_content or delta.reasoning:
             self._take_reasoning(delta, is_odd)
         if delta.reasoning_details:
             self._details.take(delta.reasoning_details)
-        if content := delta.content:
-            if not isinstance(content, str):
-                self._take_parts(content, is_odd)
-            elif self._tags is None:
-                self._take_text(TextPart, content, is_odd)
-            else:
-                self._take_tagged(self._tags, content, is_odd)
+        if delta.content:
+            self._take_content(delta.content, is_odd)
         if delta.refusal and isinstance(delta.refusal, str):
             self._take_text(TextPart, delta.refusal, is_odd)
         if delta.tool_calls:
@@ -178,8 +176,9 @@ class OpenAIReply(Reply):
             self._reasoning.append(reasoning[: self._room])
             self._room -= len(reasoning)
 
-    def _take_parts(self, content: list[Any], is_odd: bool) -> None:
-        for text, is_reasoning in texts_in(content):
+    def _take_content(self, content: str | list[Any], is_odd: bool) -> None:
+        texts = ((content, False),) if isinstance(content, str) else texts_in(content)
+        for text, is_reasoning in texts:
             if is_reasoning:
                 self._take_text(ReasoningPart, text, is_odd)
             elif self._tags is None:
@@ -254,11 +253,7 @@ class OpenAIReply(Reply):
             call = self._new_call(fragment)
         call.id = call.id or fragment.id or ""
         call.extra_content = fragment.extra_content or call.extra_content
-        name, arguments = function.name, function.arguments
-        if name and not call.pieces and name != call.name:
-            call.name += name
-        if arguments is not None:
-            call.take(arguments if isinstance(arguments, str) else json.dumps(arguments))
+        _take_function(call, function)
 
     def _new_call(self, fragment: Fragment) -> GrowingCall:
         call = GrowingCall(fragment.id or "")
@@ -274,6 +269,14 @@ class OpenAIReply(Reply):
         if fragment.id:
             return next((call for call in self._calls if call.id == fragment.id), None)
         return self._calls[-1] if self._calls else None
+
+
+def _take_function(call: GrowingCall, function: Function) -> None:
+    name, arguments = function.name, function.arguments
+    if name and not call.pieces and name != call.name:
+        call.name += name
+    if arguments is not None:
+        call.take(arguments if isinstance(arguments, str) else json.dumps(arguments))
 
 
 def _begins_another(call: GrowingCall, id: str | None, function: Function) -> bool:
