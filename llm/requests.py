@@ -46,8 +46,12 @@ class Requests:
             if body.is_plain:
                 return body
             outcome = body.response()
-        with first_attempt(outcome):
-            return body_of(await self._through_the_sdk(path, content, options))
+        with first_attempt(outcome) as attempt:
+            try:
+                return body_of(await self._through_the_sdk(path, content, options))
+            finally:
+                if attempt.request is None and isinstance(outcome, Response):
+                    await outcome.aclose()  # the SDK did not come to take it
 
     async def aclose(self) -> None:
         await self._client.close()

@@ -176,3 +176,30 @@ async def test_an_answer_that_is_compressed_all_the_same_is_read() -> None:
     ):
         assert [await ask(), await ask()] == [b"data: x", b"data: x"]
         assert upstream.asked.value == 2
+
+
+async def test_an_answer_that_the_sdk_does_not_take_is_closed() -> None:
+    class Failing:
+        """A client that is asked only once before it fails."""
+
+        def __init__(self, client: Client) -> None:
+            self._client = client
+            self.asked = 0
+
+        async def post(self, *args: Any, **options: Any) -> Any:
+            self.asked += 1
+            if self.asked > 1:
+                raise asyncio.CancelledError
+            return await self._client.post(*args, **options)
+
+        async def close(self) -> None:
+            await self._client.close()
+
+    refusal = up.raw(b"x", up.Action.STALL, code=500)
+    async with Upstream([refusal], check=False) as upstream:
+        transport = AiohttpTransport()
+        requests = Requests(Failing(openai(transport, upstream.base_url)), transport)
+        with pytest.raises(asyncio.CancelledError):
+            await requests.post("/chat/completions", b'{"messages": []}', OPTIONS)
+        await upstream.closed_by_client()
+        await requests.aclose()
