@@ -230,6 +230,7 @@ def create_app(
         openapi_url=None,  # as all pages of documents, it is served by a room
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a request is never turned into another one
         debug=settings.debug,
     )
     app.state.streaming = Streaming(

@@ -95,6 +95,8 @@ class HostedMemories:
         return newest[: max(0, limit)]
 
     async def find(self, caller: Caller, memory_id: str) -> Memory | None:
+        if not memory_id.strip("."):
+            return None  # in an address it would be the way to something else
         answer = await self._asked(lambda client: client.get(memory_id), missing=None)
         found = _memories({"results": [answer]} if answer else {}, caller)
         return found[0] if found else None
