@@ -17,7 +17,6 @@ from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
-    suppress,
 )
 from functools import partial
 from pathlib import Path
@@ -347,11 +346,13 @@ def _greeting(settings: Settings) -> str:
 
 async def _warmed(registry: AgentRegistry, memory: LongTermMemory | None) -> None:
     """Wait until the first chat will find everything loaded, but no longer than a while."""
-    with suppress(TimeoutError):
+    try:
         async with asyncio.timeout(WARM_TIMEOUT):
             await registry.warmed()
             if memory is not None:
                 await memory.warmed()
+    except TimeoutError:
+        logger.warning("The service is ready, but what the first chat needs is still being loaded")
 
 
 def _tune_collector() -> None:

@@ -22,6 +22,10 @@ _FORM = (
     r"grammar|guided"
 )
 
+_BOUND = r"max_(?:\w+_)?tokens|completion tokens|output tokens|in the completion"
+_TOO_HIGH = (
+    r"too (?:large|high|long|big)|at most|maximum|exceed|greater than|less than|must be|limit|<="
+)
 
 _OTHER = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 
@@ -53,6 +57,15 @@ RULES = (
     Rule((r"reasoning_content", _MISSING), "echo", "reasoning_content"),
     Rule((r"reasoning_content|extra_content", _UNKNOWN), "echo", "nothing"),
 )
+
+
+def refuses_the_bound(refusal: Any) -> bool:
+    """Tell whether a refusal says that a reply may not be bounded so high.
+
+    `refusal`: the body of the answer, of any shape; None where there is none.
+    """
+    text = " ".join(_texts(refusal))[:_MAX_TEXT]
+    return all(re.search(each, text, re.IGNORECASE) for each in (_BOUND, _TOO_HIGH))
 
 
 def lesson_of(refusal: Any, body: Mapping[str, Any], learned: Collection[str]) -> dict[str, Any]:

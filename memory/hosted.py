@@ -54,6 +54,8 @@ def open_hosted(api_key: str, base_url: str | None) -> Memories:
 class HostedMemories:
     """Memories in mem0's service; see `open_hosted`."""
 
+    unread = 0  # the service does not tell
+
     def __init__(self, api_key: str, base_url: str | None) -> None:
         self._api_key = api_key
         self._base_url = base_url

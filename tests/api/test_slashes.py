@@ -39,7 +39,7 @@ def with_an_empty_part(path: str, parts: dict[str, str]) -> Iterator[str]:
 
 
 def with_a_slash_in_a_name(path: str, parts: dict[str, str]) -> Iterator[str]:
-    """Yield an address with each slash in turn as a character of a name, and one more at its end."""
+    """Yield an address with each slash in turn as a character of a name, and one at its end."""
     whole = filled(path, parts)
     yield from (f"{whole}%2F", f"{whole}%2f")
     yield from (
