@@ -143,7 +143,7 @@ def make_memory(
     return LongTermMemory(
         memories,
         store,
-        timeout=settings.memory_recall_timeout,
+        timeout=settings.recall_timeout,
         limit=settings.memory_recall_limit,
         # A folder is made when its first memory is.
         may_hold=folder.exists if is_local else lambda: True,
