@@ -17,7 +17,6 @@ from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
-    suppress,
 )
 from functools import partial
 from pathlib import Path
@@ -144,7 +143,7 @@ def make_memory(
     return LongTermMemory(
         memories,
         store,
-        timeout=settings.memory_recall_timeout,
+        timeout=settings.recall_timeout,
         limit=settings.memory_recall_limit,
         # A folder is made when its first memory is.
         may_hold=folder.exists if is_local else lambda: True,
@@ -231,6 +230,7 @@ def create_app(
         openapi_url=None,  # as all pages of documents, it is served by a room
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a request is never turned into another one
         debug=settings.debug,
     )
     app.state.streaming = Streaming(
@@ -353,11 +353,13 @@ def _greeting(settings: Settings) -> str:
 
 async def _warmed(registry: AgentRegistry, memory: LongTermMemory | None) -> None:
     """Wait until the first chat will find everything loaded, but no longer than a while."""
-    with suppress(TimeoutError):
+    try:
         async with asyncio.timeout(WARM_TIMEOUT):
             await registry.warmed()
             if memory is not None:
                 await memory.warmed()
+    except TimeoutError:
+        logger.warning("The service is ready, but what the first chat needs is still being loaded")
 
 
 def _tune_collector() -> None:

@@ -58,7 +58,7 @@ class Settings(BaseSettings):
 
     # What is remembered of users across conversations
     memory_enabled: bool = True
-    memory_recall_timeout: float = Field(0.15, gt=0)
+    memory_recall_timeout: float | None = Field(None, gt=0)
     memory_recall_limit: int = Field(5, ge=1, le=50)
     memory_queue_size: int = Field(10_000, ge=1)
     memory_embedder: Literal["wordllama", "openai"] = "wordllama"
@@ -123,6 +123,12 @@ class Settings(BaseSettings):
     @classmethod
     def _upper(cls, value: Any) -> Any:
         return value.upper() if isinstance(value, str) else value
+
+    @property
+    def recall_timeout(self) -> float:
+        """Seconds that an answer waits for memories; over a network one question takes longer."""
+        is_far = self.mem0_api_key is not None or self.memory_embedder == "openai"
+        return self.memory_recall_timeout or (1.5 if is_far else 0.15)
 
     @property
     def storage_url(self) -> str:

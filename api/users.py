@@ -27,6 +27,7 @@ from api.http.problems import run_failed
 from api.http.services import Protocol, Registry, StartRuns, json_response
 from errors import Unavailable
 from events import RunError
+from memory.learning import LongTermMemory
 from messages import AssistantMessage, UserMessage
 from models import MAX_MESSAGE_CHARS, TEXT, USER_PATTERN, UserId
 from runs.agents import DEFAULT
@@ -159,7 +160,7 @@ async def detailed_health(
     `memory` is the long-term memory, `load` what the process uses.
     """
     database, memory = await asyncio.gather(
-        _database(registry), _memory(registry, request.app.state.memory is not None)
+        _database(registry), _memory(registry, request.app.state.memory)
     )
     provider = registry.provider
     components = {
@@ -211,15 +212,25 @@ async def _database(registry: AgentRegistry) -> Component:
     )
 
 
-async def _memory(registry: AgentRegistry, is_enabled: bool) -> Component:
-    """Return the state of the long-term memory: how many exchanges are still to be learned."""
-    if not is_enabled:
+async def _memory(registry: AgentRegistry, memory: LongTermMemory | None) -> Component:
+    """Return the state of the long-term memory.
+
+    `lessons_waiting`: exchanges that are still to be learned from; since the start, `not_learned`:
+    those that nothing could be learned from, `unread`: facts that a model worded unreadably.
+    """
+    if memory is None:
         return Component(status="healthy", details={"enabled": False})
     try:
         waiting = await registry.store.count_extraction_jobs()
     except Unavailable as error:
         return Component(status="unavailable", details={"enabled": True, "error": error.message})
-    return Component(status="healthy", details={"enabled": True, "lessons_waiting": waiting})
+    details = {
+        "enabled": True,
+        "lessons_waiting": waiting,
+        "not_learned": memory.not_learned,
+        "unread": memory.memories.unread,
+    }
+    return Component(status="healthy", details=details)
 
 
 def _peak_memory() -> int:

@@ -12,20 +12,27 @@ What it demands of the conversation itself is in `llm.history`.
 Since version 2026-10-21, which the SDK asks for, the API refuses `temperature` and `top_p`. A
 request that has one of them asks for the version before, whose older models, like other servers,
 still know it; by itself this sends none.
+
+Models before 4.5 do not know the form of an answer (`output_config`). Where one refuses it, it is
+asked again in words, and for that model this is remembered.
 """
 
 import re
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from errors import UpstreamError
 from llm.anthropic_failures import AnthropicFailures
 from llm.anthropic_stream import PROVIDER, AnthropicReply
 from llm.failures import retry_after
 from llm.history import Spoken, normalized, once
+from llm.lessons import MAX_LEARNED, refuses_the_form
 from llm.sdk import STREAM_HEADERS, SdkProvider
+from llm.text import ANY_OBJECT, form_in_words
 from messages import (
     AssistantMessage,
     Content,
@@ -55,7 +62,6 @@ _MAX_TEMPERATURE = 1.0
 _IDS = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _INLINE = re.compile(r"data:(image/[a-zA-Z0-9+.-]+);base64,")
 _TOOL_CHOICES = {"auto": "auto", "none": "none", "required": "any"}
-_ANY_OBJECT = "Answer with one JSON object and nothing else."
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -70,6 +76,10 @@ class AnthropicProvider(SdkProvider):
     failures_type = AnthropicFailures
     reply_type = AnthropicReply
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._without_form: OrderedDict[str, None] = OrderedDict()
+
     def _sdk_client(self, http_client: "AsyncClient", **options: Any) -> "AsyncAnthropic":
         from anthropic import AsyncAnthropic
 
@@ -83,27 +93,53 @@ class AnthropicProvider(SdkProvider):
             headers["anthropic-version"] = _VERSION_WITH_SAMPLING
         return "/v1/messages", body, {"headers": headers}
 
+    def _otherwise(
+        self, request: ModelRequest, asked: ModelRequest, error: UpstreamError, number: int
+    ) -> ModelRequest:
+        if self._form_of(asked) is None or not refuses_the_form(error.refusal):
+            raise error
+        if "output" in request.demanded:
+            raise error
+        return msgspec.structs.replace(request, dialect=request.dialect | {"json_schema": False})
+
+    def _accepted(self, request: ModelRequest, asked: ModelRequest) -> None:
+        if asked is not request:
+            self._without_form[request.model] = None
+            if len(self._without_form) > MAX_LEARNED:
+                self._without_form.popitem(last=False)
+
+    def _form_of(self, request: ModelRequest) -> dict[str, Any] | None:
+        """Return the schema that is demanded of an answer; None where words have to do."""
+        output = request.options.output
+        is_refused = request.model in self._without_form or not request.dialect.get(
+            "json_schema", True
+        )
+        if output is None or (is_refused and "output" not in request.demanded):
+            return None
+        return output.schema
+
     def _body(self, request: ModelRequest) -> dict[str, Any]:
         history = normalized(request.messages, _IDS)
+        form = self._form_of(request)
         body: dict[str, Any] = {
             "model": request.model,
             "max_tokens": request.options.max_tokens or self.max_tokens or MAX_TOKENS,
             "messages": _turns(history.messages, self.source),
             "stream": True,
         }
-        if system := _system(history.instructions, request.options.output):
+        if system := _system(history.instructions, request.options.output, form):
             body["system"] = system
         if request.tools:
             body["tools"] = [_tool(tool) for tool in once(request.tools)]
             if choice := _tool_choice(request):
                 body["tool_choice"] = choice
-        return body | self._options(request.options)
+        return body | self._options(request.options, form)
 
-    def _options(self, options: ModelOptions) -> dict[str, Any]:
+    def _options(self, options: ModelOptions, form: dict[str, Any] | None) -> dict[str, Any]:
         values: dict[str, Any] = {"top_p": options.top_p}
         values["stop_sequences"] = [text for text in options.stop if text.strip()] or None
-        if options.output is not None and options.output.schema is not None:
-            values["output_config"] = {"format": _format(options.output.schema)}
+        if form is not None:
+            values["output_config"] = {"format": _format(form)}
         if options.temperature is not None:
             values["temperature"] = min(options.temperature, _MAX_TEMPERATURE)
         return {name: value for name, value in values.items() if value is not None}
@@ -118,10 +154,11 @@ async def _refuse_long_waits(response: "Response") -> None:
 # The request's parts.
 
 
-def _system(instructions: str, output: OutputSchema | None) -> str:
-    if output is None or output.schema is not None:
+def _system(instructions: str, output: OutputSchema | None, form: dict[str, Any] | None) -> str:
+    if output is None or form is not None:
         return instructions
-    return f"{instructions}\n\n{_ANY_OBJECT}".lstrip()  # the API knows schemas only
+    words = ANY_OBJECT if output.schema is None else form_in_words(output.schema)
+    return f"{instructions}\n\n{words}".lstrip()
 
 
 def _tool_choice(request: ModelRequest) -> dict[str, Any] | None:

@@ -10,6 +10,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
+MAX_LEARNED = 256
+"""Of how many models a provider remembers what it has learned."""
+
 _MAX_TEXT = 4096
 _UNKNOWN = (
     r"not support|unsupported|unknown|unrecogni[sz]ed|unexpected|extra_forbidden|"
@@ -19,9 +22,13 @@ _UNKNOWN = (
 _MISSING = r"missing|required|passed back"
 _FORM = (
     r"response_?format|response_?schema|json_schema|json_object|json mode|structured.outputs?|"
-    r"grammar|guided"
+    r"grammar|guided|output_config|output.?format"
 )
 
+_BOUND = r"max_(?:\w+_)?tokens|completion tokens|output tokens|in the completion"
+_TOO_HIGH = (
+    r"too (?:large|high|long|big)|at most|maximum|exceed|greater than|less than|must be|limit|<="
+)
 
 _OTHER = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 
@@ -55,6 +62,19 @@ RULES = (
 )
 
 
+def refuses_the_bound(refusal: Any) -> bool:
+    """Tell whether a refusal says that a reply may not be bounded so high.
+
+    `refusal`: the body of the answer, of any shape; None where there is none.
+    """
+    return _says(refusal, _BOUND) and _says(refusal, _TOO_HIGH)
+
+
+def refuses_the_form(refusal: Any) -> bool:
+    """Tell whether a refusal is about the form that was demanded of an answer."""
+    return _says(refusal, _FORM)
+
+
 def lesson_of(refusal: Any, body: Mapping[str, Any], learned: Collection[str]) -> dict[str, Any]:
     """Return what a refusal says of the dialect, by the names of `llm.dialects.Dialect`.
 
@@ -63,10 +83,9 @@ def lesson_of(refusal: Any, body: Mapping[str, Any], learned: Collection[str]) -
         body: of the request.
         learned: the fields in which the dialect was changed already for this request.
     """
-    text = " ".join(_texts(refusal))[:_MAX_TEXT]
 
     def says(pattern: str) -> bool:
-        return re.search(pattern, text, re.IGNORECASE) is not None
+        return _says(refusal, pattern)
 
     lesson = {rule.field: rule.value for rule in RULES if all(map(says, rule.patterns))}
     form = body.get("response_format")
@@ -77,6 +96,11 @@ def lesson_of(refusal: Any, body: Mapping[str, Any], learned: Collection[str]) -
     if bound and says(rf"\b{bound}\b") and says(_UNKNOWN):
         lesson["bound"] = "none" if "bound" in learned else _OTHER[bound]
     return lesson
+
+
+def _says(refusal: Any, pattern: str) -> bool:
+    text = " ".join(_texts(refusal))[:_MAX_TEXT]
+    return re.search(pattern, text, re.IGNORECASE) is not None
 
 
 def _texts(value: Any, depth: int = 8) -> Iterator[str]:

@@ -15,11 +15,12 @@ import msgspec
 from errors import UpstreamError
 from llm.dialects import Dialect, dialect_of
 from llm.history import once
-from llm.lessons import lesson_of
+from llm.lessons import MAX_LEARNED, lesson_of
 from llm.openai_failures import OpenAIFailures, is_about_conversation
 from llm.openai_messages import KIND, chat_messages
 from llm.openai_stream import OpenAIReply
 from llm.sdk import STREAM_HEADERS, SdkProvider
+from llm.text import ANY_OBJECT, form_in_words
 from llm.tool_calls import ids_in
 from messages import ModelRequest, OutputSchema, SystemMessage, ToolSpec
 
@@ -31,8 +32,6 @@ logger = logging.getLogger("parley.llm")
 
 MAX_LESSONS = 8
 """How often one request is made again in another dialect."""
-MAX_LEARNED = 256
-"""Of how many models a provider remembers what it has learned."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -179,14 +178,13 @@ def _form(
     if output.schema is None:
         if dialect.json_object or is_demanded:
             return {"type": "json_object"}, ""
-        return None, "Answer with one JSON object and nothing else."
+        return None, ANY_OBJECT
     if dialect.json_schema or is_demanded:
         form: dict[str, Any] = {"name": output.name, "schema": output.schema}
         if output.strict is not None:
             form["strict"] = output.strict
         return {"type": "json_schema", "json_schema": form}, ""
-    schema = msgspec.json.encode(output.schema).decode()
-    words = f"Answer with one JSON object of this JSON Schema and nothing else:\n{schema}"
+    words = form_in_words(output.schema)
     return ({"type": "json_object"} if dialect.json_object else None), words
 
 

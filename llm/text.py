@@ -11,6 +11,9 @@ import msgspec
 
 from messages import clean_text
 
+ANY_OBJECT = "Answer with one JSON object and nothing else."
+"""Asks for JSON in words."""
+
 
 def join_surrogates(text: str) -> str:
     """Return `text` with surrogate pairs joined; a lone surrogate becomes U+FFFD."""
@@ -31,3 +34,9 @@ def encode_json(body: dict[str, Any]) -> bytes:
     except UnicodeEncodeError:
         text = json.dumps(body, ensure_ascii=False, default=lambda raw: json.loads(bytes(raw)))
         return join_surrogates(text).encode()
+
+
+def form_in_words(schema: dict[str, Any]) -> str:
+    """Return what asks for JSON of a schema in words."""
+    text = msgspec.json.encode(schema).decode()
+    return f"Answer with one JSON object of this JSON Schema and nothing else:\n{text}"

@@ -14,6 +14,7 @@ _TAGS = {
     "<seed:think>": "</seed:think>",
     "[THINK]": "[/THINK]",
 }
+CLOSING_TAGS = tuple(_TAGS.values())
 _MAX_BLANK = 1024
 """An answer that begins with more blank characters has no tag."""
 

@@ -32,8 +32,12 @@ class MemoryUnavailable(Unavailable):
     code = "memory_unavailable"
 
 
+class Unreadable(MemoryUnavailable):
+    """What a model says of an exchange cannot be read: asked again, it would say the same."""
+
+
 AskModel = Callable[[Sequence[Message], OutputSchema | None], Awaitable[str]]
-"""Asks a model and returns its whole answer; raises `errors.ParleyError`."""
+"""Asks a model and returns its whole answer; raises `MemoryUnavailable`, which says why."""
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +54,12 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Memories(Protocol):
-    """The memories of all users. Every method raises `MemoryUnavailable`."""
+    """The memories of all users. Every method raises `MemoryUnavailable`.
+
+    `unread`: how many items of models' answers could not be read, since the start.
+    """
+
+    unread: int
 
     async def recall(self, caller: Caller, query: str, limit: int) -> list[Memory]:
         """Return at most `limit` memories that are near enough to `query` to help, best first."""
@@ -79,6 +88,7 @@ class Memories(Protocol):
         """Remember what is worth it of an exchange, and return how many memories that made.
 
         The same `run_id` again adds nothing: what was not sure to have happened may be repeated.
+        Raises `Unreadable` where it is no use to try again.
         """
 
     async def warm(self) -> None:

@@ -6,12 +6,17 @@ once what a model says. Here an exchange has to be kept as a whole, once, or not
 """
 
 import asyncio
+import json
+import re
 from collections.abc import Sequence
+from itertools import islice
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import msgspec
 
-from memory import Memory
+from llm.think import CLOSING_TAGS
+from memory import Memory, Unreadable
 from memory.library import load
 from messages import AssistantMessage, Message, OutputSchema, SystemMessage, UserMessage, clean_text
 
@@ -23,6 +28,16 @@ MAX_FACT_CHARS = 1_000
 
 MAX_READ = 20_000
 """Characters of a message that a model reads; what is longer is cut."""
+
+MAX_BRACKETS = 200
+"""Brackets of an answer at which JSON may begin."""
+
+_DECODER = json.JSONDecoder()
+_BRACKET = re.compile(r"[{\[]")
+_LISTS = ("memory", "memories", "facts")
+_LIST_TYPES = (list, dict, type(None))  # also a fact alone, and null for none
+_TEXTS = ("text", "memory", "fact", "content")
+"""Names that models give to all facts, and to the text of one."""
 
 FACTS = OutputSchema(
     "memories",
@@ -58,8 +73,11 @@ class Fact(msgspec.Struct, frozen=True):
     attributed_to: str = "user"
 
 
-class _Facts(msgspec.Struct):
-    memory: list[Fact]
+class Reading(NamedTuple):
+    """What was read of a model's answer. `unread`: how many of its items could not be."""
+
+    facts: list[Fact]
+    unread: int
 
 
 async def prompts() -> ModuleType:
@@ -91,16 +109,73 @@ async def question(exchange: str, known: Sequence[Memory]) -> list[Message]:
     return [SystemMessage(mem0.ADDITIVE_EXTRACTION_PROMPT), UserMessage(asked)]
 
 
-def facts_in(answer: str) -> list[Fact]:
-    """Return the facts of a model's answer, with or without a fence around its JSON.
+def facts_in(answer: str) -> Reading:
+    """Return the facts of a model's answer; raises `Unreadable` where it has another form.
 
-    An answer that has another form holds none: to ask again would most likely give the same.
+    Small models say them in their own ways: with words, fences or a draft around the JSON, as a
+    list or one by one, as texts, under other names. Of JSON that is broken or was cut, the whole
+    objects in it are taken.
     """
-    start, end = answer.find("{"), answer.rfind("}")
-    try:
-        facts = msgspec.json.decode(answer[start : end + 1], type=_Facts).memory
-    except (msgspec.MsgspecError, UnicodeEncodeError):
-        return []
-    cleaned = (clean_text(fact.text).strip()[:MAX_FACT_CHARS] for fact in facts)
-    kept = [Fact(text, fact.attributed_to) for text, fact in zip(cleaned, facts, strict=True)]
-    return [fact for fact in kept if fact.text][:MAX_FACTS]
+    items, broken = _items_in(_without_reasoning(clean_text(answer)))
+    facts = [fact for fact in map(_fact, items) if fact is not None]
+    return Reading(facts[:MAX_FACTS], len(items) - len(facts) + broken)
+
+
+def _without_reasoning(answer: str) -> str:
+    """Return what follows the end of the reasoning, whose begin a chat template may have had."""
+    for tag in CLOSING_TAGS:
+        answer = answer.rpartition(tag)[2]
+    return answer
+
+
+def _items_in(answer: str) -> tuple[list[Any], int]:
+    """Return what stands for facts, and how many objects beside are broken."""
+    single: list[Any] = []
+    end, broken = 0, 0
+    for start in islice(_BRACKET.finditer(answer), MAX_BRACKETS):
+        at = start.start()
+        if at < end:
+            continue
+        try:
+            value, stop = _DECODER.raw_decode(answer, at)
+        except (ValueError, RecursionError):  # words, or something broken that holds what is whole
+            broken += start[0] == "{"
+            continue
+        if (items := _list_in(value, "{" in answer[:at])) is not None:
+            return items, 0
+        if "text" in value and _text_in(value):
+            single.append(value)
+            end = stop
+    if not single:
+        raise Unreadable("The model's answer has not the form that it was asked for.")
+    return single, max(0, broken - 1)  # the first one is what the others stand in
+
+
+def _list_in(value: Any, is_inside: bool) -> list[Any] | None:
+    """Return the list of facts that a value has or is; None where there is none.
+
+    `is_inside`: the value may be a part of another one, so that a list may be one of anything.
+    """
+    if isinstance(value, dict):
+        lists = [value[name] for name in _LISTS if isinstance(value.get(name, ""), _LIST_TYPES)]
+        if not lists:
+            return None
+        value = lists[0] if isinstance(lists[0], list) else [lists[0]]
+    elif is_inside or not isinstance(value, list):
+        return None
+    items = [item for item in value if item not in (None, {}, "")]
+    # One without any fact is a schema, or a number in brackets.
+    return items if not items or any(map(_text_in, items)) else None
+
+
+def _text_in(item: Any) -> str:
+    """Return the text of a fact; empty where there is none."""
+    if isinstance(item, dict):
+        item = next((item[name] for name in _TEXTS if isinstance(item.get(name), str)), "")
+    return clean_text(item).strip()[:MAX_FACT_CHARS] if isinstance(item, str) else ""
+
+
+def _fact(item: Any) -> Fact | None:
+    text = _text_in(item)
+    by = item.get("attributed_to") if isinstance(item, dict) else None
+    return Fact(text, "assistant" if by == "assistant" else "user") if text else None

@@ -54,6 +54,8 @@ def open_hosted(api_key: str, base_url: str | None) -> Memories:
 class HostedMemories:
     """Memories in mem0's service; see `open_hosted`."""
 
+    unread = 0  # the service does not tell
+
     def __init__(self, api_key: str, base_url: str | None) -> None:
         self._api_key = api_key
         self._base_url = base_url
@@ -95,6 +97,8 @@ class HostedMemories:
         return newest[: max(0, limit)]
 
     async def find(self, caller: Caller, memory_id: str) -> Memory | None:
+        if not memory_id.strip("."):
+            return None  # in an address it would be the way to something else
         answer = await self._asked(lambda client: client.get(memory_id), missing=None)
         found = _memories({"results": [answer]} if answer else {}, caller)
         return found[0] if found else None

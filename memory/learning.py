@@ -17,11 +17,22 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from caller import Caller
-from errors import ParleyError
+from errors import UpstreamError
 from llm import Provider
-from memory import AskModel, Memories, Memory, MemoryUnavailable
+from llm.lessons import refuses_the_bound
+from memory import AskModel, Memories, Memory, MemoryUnavailable, Unreadable
 from memory.prompt import as_data
-from messages import Message, ModelOptions, ModelRequest, OutputSchema, TextPart
+from memory.quotes import without_quotes
+from messages import (
+    EndPart,
+    Message,
+    ModelOptions,
+    ModelRequest,
+    OutputSchema,
+    SystemMessage,
+    TextPart,
+    UserMessage,
+)
 from storage import ExtractionJob, StorageUnavailable
 from storage.store import Store
 
@@ -41,8 +52,13 @@ LEARNED_CHARS = 20_000
 """Characters of a message that are learned from; what is longer is cut."""
 
 ANSWER_TOKENS = 8_000
+LEAST_TOKENS = 500
 MAX_ANSWER = 200_000
-"""Tokens that a model may answer when it reads an exchange, and characters that are taken."""
+"""Tokens that a model may answer when it reads an exchange, also one that takes no higher bound,
+and characters that are taken."""
+
+PREPARING_WAIT = 10.0
+"""Seconds that an answer waits for its memories while they are being prepared after a start."""
 
 logger = logging.getLogger("parley.memory")
 
@@ -84,6 +100,9 @@ class LongTermMemory:
         timeout: seconds that an answer waits for its memories.
         limit: how many of them it gets.
         may_hold: tells whether there may be any memories; where there are none, nobody waits.
+
+    Attributes:
+        not_learned: how many exchanges nothing could be learned from, since the start.
     """
 
     memories: Memories
@@ -91,6 +110,7 @@ class LongTermMemory:
     timeout: float
     limit: int
     may_hold: Callable[[], bool] = lambda: True
+    not_learned: int = field(default=0, init=False)
     _warm: asyncio.Event = field(default_factory=asyncio.Event)
     _due: asyncio.Event = field(default_factory=asyncio.Event)
     _learning: ExtractionJob | None = None
@@ -118,7 +138,8 @@ class LongTermMemory:
         task = asyncio.create_task(self._found(caller, text))
         self._tasks.add(task)
         task.add_done_callback(self._recalled)
-        return Recall(task, asyncio.get_running_loop().time() + self.timeout)
+        wait = self.timeout if self._warm.is_set() else max(self.timeout, PREPARING_WAIT)
+        return Recall(task, asyncio.get_running_loop().time() + wait)
 
     async def _found(self, caller: Caller, text: str) -> list[Memory]:
         """Return what is near to a text, and as far as there is room the newest besides.
@@ -168,14 +189,7 @@ class LongTermMemory:
 
     async def _work(self) -> None:
         """Learn, one exchange after the other, for as long as the service runs."""
-        if self.may_hold():
-            try:
-                await self.memories.warm()
-            except MemoryUnavailable:
-                pass  # each call tries again
-            except Exception:  # a library's mistake must not end the learning
-                logger.exception("Memories could not be prepared")
-        self._warm.set()
+        await self._prepare()
         while True:
             self._due.clear()
             try:
@@ -187,6 +201,17 @@ class LongTermMemory:
             with suppress(TimeoutError):
                 async with asyncio.timeout(PAUSE):
                     await self._due.wait()
+
+    async def _prepare(self) -> None:
+        try:
+            if self.may_hold():
+                await self.memories.warm()
+        except MemoryUnavailable as error:  # each call tries again
+            logger.warning("The memories are not ready: %s", error.message)
+        except Exception:  # a library's mistake must end neither the start nor the learning
+            logger.exception("The memories are not ready")
+        finally:
+            self._warm.set()
 
     async def _learn_all(self) -> None:
         while job := await self.store.take_extraction_job():
@@ -203,38 +228,63 @@ class LongTermMemory:
         try:
             await self.memories.learn(job.owner, job.messages, job.run_id)
         except MemoryUnavailable as error:
-            if job.attempts < ATTEMPTS:
+            if job.attempts < ATTEMPTS and not isinstance(error, Unreadable):
                 logger.warning("An exchange is learned from later: %s", error.message)
                 await self.store.return_extraction_job(job)
                 return False
+            self.not_learned += 1
             logger.warning("Nothing is learned from run %s: %s", job.run_id, error.message)
         except Exception:  # the same exchange would fail again
+            self.not_learned += 1
             logger.exception("Nothing is learned from run %s", job.run_id)
         await self.store.drop_extraction_job(job)
         return True
 
 
 def asker(provider: Provider) -> AskModel:
+    """Return what asks a model, in as rich a form and with as high a bound as it takes.
+
+    The provider learns the form; a bound that is too high for the model is halved.
+    """
+
     async def ask(messages: Sequence[Message], output: OutputSchema | None) -> str:
-        request = ModelRequest(
-            model=provider.default_model,
-            messages=tuple(messages),
-            options=ModelOptions(output=output, max_tokens=ANSWER_TOKENS),
-        )
-        pieces: list[str] = []
-        size = 0
-        try:
-            async with aclosing(provider.stream(request)) as batches:
-                async for batch in batches:
-                    said = [part.content for part in batch if isinstance(part, TextPart)]
-                    pieces += said
-                    size += sum(map(len, said))
-                    if size > MAX_ANSWER:
-                        raise MemoryUnavailable("The model's answer is too long.")
-        except MemoryUnavailable:
-            raise
-        except ParleyError as error:
-            raise MemoryUnavailable(f"The model did not answer: {error.message}") from None
-        return "".join(pieces)
+        most = ANSWER_TOKENS
+        while True:
+            request = ModelRequest(
+                model=provider.default_model,
+                messages=tuple(messages),
+                options=ModelOptions(output=output, max_tokens=most),
+            )
+            try:
+                return await _answer(provider, request)
+            except UpstreamError as error:
+                if most <= LEAST_TOKENS or not refuses_the_bound(error.refusal):
+                    raise MemoryUnavailable(_told(error, messages)) from None
+                most //= 2
 
     return ask
+
+
+async def _answer(provider: Provider, request: ModelRequest) -> str:
+    pieces: list[str] = []
+    size, ended = 0, ""
+    async with aclosing(provider.stream(request)) as batches:
+        async for batch in batches:
+            for part in batch:
+                if isinstance(part, TextPart):
+                    pieces.append(part.content)
+                    size += len(part.content)
+                elif isinstance(part, EndPart):
+                    ended = part.finish_reason
+            if size > MAX_ANSWER:
+                raise Unreadable("The model's answer is too long.")
+    if ended != "stop" and not size:
+        raise Unreadable(f"The model answered nothing ({ended}).")
+    return "".join(pieces)
+
+
+def _told(error: UpstreamError, messages: Sequence[Message]) -> str:
+    """Return why a model did not answer, without what it was asked about."""
+    said = "\n".join(each.content for each in messages if isinstance(each, UserMessage))
+    ours = "\n".join(each.content for each in messages if isinstance(each, SystemMessage))
+    return f"The model did not answer: {without_quotes(error.message, said, ours)}"

@@ -6,6 +6,7 @@ Greetings and the like are no use and are left out.
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Final
 from urllib.parse import quote
 
 from caller import Caller
-from errors import ParleyError
 from memory import AskModel, Embedder, Memories, Memory, MemoryUnavailable, extraction, rows
 from memory.records import PostgresRecords, Records
 from messages import AssistantMessage, Message, UserMessage, clean_text
@@ -33,6 +33,8 @@ KNOWN: Final = 10
 """How many memories a model that reads an exchange is told."""
 
 _BATCH: Final = 512
+
+logger = logging.getLogger("parley.memory")
 
 _Spoken = UserMessage | AssistantMessage
 
@@ -69,6 +71,7 @@ class DatabaseMemories:
         self._make_records = make_records
         self._embedder = embedder
         self._ask = ask
+        self.unread = 0
         self._records: Records | None = None
         self._loading = asyncio.Lock()
         self._waits: set[asyncio.Timeout] = set()
@@ -77,9 +80,9 @@ class DatabaseMemories:
     async def warm(self) -> None:
         records = await self._loaded()
         await self._embedder.embed(["ready"])
+        await records.open()
         if self._ask is not None:
             await extraction.prompts()
-        await records.open()
 
     async def aclose(self) -> None:
         """Give up what waits for a model, let the rest end, and close what is open."""
@@ -143,7 +146,7 @@ class DatabaseMemories:
         if self._ask is None:
             facts = [extraction.Fact(clean_text(each.content.strip()[:MAX_SAID])) for each in said]
         else:
-            facts = await self._extracted(records, owner, said, self._ask)
+            facts = await self._extracted(records, owner, said, self._ask, run_id)
         vectors = await self._embedder.embed([fact.text for fact in facts]) if facts else []
         drafts = [
             rows.draft(fact.text, vector, run_id, fact.attributed_to)
@@ -153,7 +156,7 @@ class DatabaseMemories:
         return len((await records.write(owner, rows.learn, *what)).rows)
 
     async def _extracted(
-        self, records: Records, owner: str, said: Sequence[_Spoken], ask: AskModel
+        self, records: Records, owner: str, said: Sequence[_Spoken], ask: AskModel, run_id: str
     ) -> list[extraction.Fact]:
         exchange = extraction.as_text(said)
         [vector] = await self._embedder.embed([exchange])
@@ -165,13 +168,21 @@ class DatabaseMemories:
         self._waits.add(wait)
         try:
             async with wait:
-                return extraction.facts_in(await ask(question, extraction.FACTS))
-        except (ParleyError, TimeoutError) as error:
+                answer = await ask(question, extraction.FACTS)
+        except (MemoryUnavailable, TimeoutError) as error:
             self._raise_if_closing()
-            text = "The model that reads an exchange for what to remember did not answer."
-            raise MemoryUnavailable(text, retry_after=1) from error
+            if isinstance(error, MemoryUnavailable):
+                raise
+            text = f"The model did not answer within {ASK_TIMEOUT:g} s."
+            raise MemoryUnavailable(text, retry_after=1) from None
         finally:
             self._waits.discard(wait)
+        reading = extraction.facts_in(answer)
+        if reading.unread:
+            self.unread += reading.unread
+            told = "%d of the facts that a model found in run %s could not be read"
+            logger.warning(told, reading.unread, run_id)
+        return reading.facts
 
     async def _adopt(self, records: Records, owner: str) -> None:
         """Compute vectors again that another embedder made."""

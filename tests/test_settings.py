@@ -226,3 +226,9 @@ def test_the_database_is_a_file_unless_an_address_is_given(
     monkeypatch.setenv("DATABASE_URL", address)
     assert load_settings().storage_url == address
     assert SECRET not in repr(load_settings())
+
+
+def test_an_answer_waits_longer_for_memories_that_are_asked_for_over_a_network() -> None:
+    near, far = Settings(), [Settings(memory_embedder="openai"), Settings(mem0_api_key="m0")]
+    assert [each.recall_timeout > 5 * near.recall_timeout for each in far] == [True, True]
+    assert Settings(mem0_api_key="m0", memory_recall_timeout=0.2).recall_timeout == 0.2

@@ -10,11 +10,15 @@
   and each WebSocket before it is accepted, must come from a page of this host or of an allowed
   origin: by its `Origin`, and by `Sec-Fetch-Site` (W3C Fetch Metadata), which browsers send also
   where they send no Origin. A client that is not a browser sends neither.
+* No request becomes another one by its slashes. A path with an empty part, which is what an empty
+  id makes of an address, is nobody's. A slash that is quoted (`%2F`) is a part of a name: routes
+  see it as it was sent, and not as the beginning of the next part.
 """
 
 import ipaddress
+import re
 from collections.abc import Collection, Mapping
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -31,6 +35,7 @@ _STRANGER = {
     "websocket": "Pages of this Origin may not connect; add it to WEBSOCKET_ORIGINS. A proxy in "
     "front has to pass the Host on.",
 }
+_QUOTED_SLASH = re.compile("%2f", re.IGNORECASE)
 
 
 class Guard:
@@ -61,6 +66,7 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        scope = _with_names_whole(scope)
         # Nothing of this stays while a stream or a socket is open.
         refused = self._refusal(
             scope, {name: value.decode("latin-1") for name, value in scope["headers"]}
@@ -97,6 +103,9 @@ class Guard:
             return refusal(scope, 421, detail, "host_not_allowed")
         if scope.get("method") not in SAFE and not self._may_act(scope["type"], headers, host):
             return refusal(scope, 403, _STRANGER[scope["type"]], "origin_not_allowed")
+        if _has_empty_part(scope):
+            detail = "There is nothing here: the path ends with a slash, or has two in a row."
+            return refusal(scope, 404, detail, "not_found")
         if _declared_length(headers) > self._max_body_bytes:
             return refusal(scope, 413, self._too_large, "too_large")
         return None
@@ -110,6 +119,21 @@ class Guard:
         if kind == "websocket" and is_own:
             return True  # some browsers take `ws:` for another site than `http:`
         return (is_own or origin is None) and site in ("same-origin", "none")
+
+
+def _with_names_whole(scope: Scope) -> Scope:
+    """Return the scope with `%2F` in its path where a slash was quoted.
+
+    Servers decode a path before it is split, after which nobody can tell the two.
+    """
+    raw = scope.get("raw_path", b"").decode("latin-1")
+    parts = _QUOTED_SLASH.split(raw)
+    return scope if len(parts) == 1 else {**scope, "path": "%2F".join(map(unquote, parts))}
+
+
+def _has_empty_part(scope: Scope) -> bool:
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path != "/" and (path.endswith("/") or "//" in path)
 
 
 def _declared_length(headers: dict[bytes, str]) -> int:

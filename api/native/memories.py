@@ -39,7 +39,7 @@ UserName = Annotated[str, Field(min_length=1, max_length=512), TEXT]
 
 
 def _named(caller: Caller, user: str | None) -> Caller:
-    return caller.named(user_named(user) if user else None)
+    return caller.named(None if user is None else user_named(user))
 
 
 async def _named_in_query(
@@ -54,6 +54,17 @@ async def _named_in_query(
 
 WhoByName = Annotated[Caller, Depends(_named_in_query)]
 """As `api.http.identity.WhoInQuery`, but any name will do: one that is no id is hashed."""
+
+
+async def _named_for_good(
+    caller: Who,
+    user_id: Annotated[str, Query(min_length=1, max_length=512, description="The user.")],
+) -> Caller:
+    return _named(caller, user_id)
+
+
+WhoMustBeNamed = Annotated[Caller, Depends(_named_for_good)]
+"""As `WhoByName`, where nobody is meant without being named."""
 
 MemoryId = Annotated[str, Path(pattern=ID_PATTERN)]
 MemoryText = Annotated[str, Field(min_length=1, max_length=MAX_CHARS, pattern=r"\S"), TEXT]
@@ -155,7 +166,7 @@ async def delete_memory(memory_id: MemoryId, memory: LongTerm, caller: WhoByName
 
 
 @router.delete("/memories")
-async def clear_memories(memory: LongTerm, caller: WhoByName) -> Forgotten:
+async def clear_memories(memory: LongTerm, caller: WhoMustBeNamed) -> Forgotten:
     """Forget everything about a user, for good."""
     return Forgotten(user_id=caller.user, cleared=await memory.clear(caller))
 

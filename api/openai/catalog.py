@@ -45,6 +45,7 @@ async def get_model(
     model: Annotated[str, Path(max_length=200)], registry: Registry, caller: Who
 ) -> Model:
     """Show an agent or a model; also a model that is allowed but not listed."""
+    model = model.replace("%2F", "/")  # clients quote the slashes of a name, or do not
     listed = {each.id: each for each in _models(registry, caller)}
     if model not in listed:
         registry.agents.resolve(caller, model)

@@ -217,7 +217,7 @@ async def taken(*pieces: bytes, limit: int) -> int:
 
     nobody = {"http": (), "websocket": ()}
     guard = Guard(application, max_body_bytes=limit, hosts=None, origins=nobody)
-    await guard({"type": "http", "method": "POST", "headers": []}, receive, send)
+    await guard({"type": "http", "method": "POST", "path": "/", "headers": []}, receive, send)
     return got
 
 

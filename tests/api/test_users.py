@@ -168,7 +168,10 @@ async def test_the_health_tells_what_is_still_to_be_learned() -> None:
     async with running() as service:
         path = "/api/health/detailed"
         memory = (await service.json("GET", path))["components"]["memory"]
-        assert memory == {"status": "healthy", "details": {"enabled": True, "lessons_waiting": 0}}
+        assert memory == {
+            "status": "healthy",
+            "details": {"enabled": True, "lessons_waiting": 0, "not_learned": 0, "unread": 0},
+        }
         store = service.registry.store
         run = a_run()
         await store.accept(run, begin=Begin())

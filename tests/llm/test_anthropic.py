@@ -9,6 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 from email.utils import formatdate
 from typing import Any
 
+import msgspec
 import pytest
 
 import tests.anthropic_upstream as claude
@@ -1189,6 +1190,43 @@ async def test_where_any_object_will_do_the_model_is_asked_for_one_in_words() ->
     body = await sent(asking(SystemMessage("Be brief."), *QUESTION, output=OutputSchema("any")))
     assert body["system"] == "Be brief.\n\nAnswer with one JSON object and nothing else."
     assert "output_config" not in body
+
+
+FORM = OutputSchema("plan", {"type": "object", "properties": {}, "additionalProperties": False})
+NO_FORM = "output_config.format: 'claude-3-haiku-20240307' does not support output format."
+
+
+def formless(body: dict[str, Any]) -> Scripted:
+    return claude.status(400, NO_FORM) if "output_config" in body else claude.text("{}")
+
+
+async def test_a_model_that_knows_no_form_is_asked_in_words_and_remembered() -> None:
+    async with Upstream(formless) as upstream, provider_for(upstream.base_url) as provider:
+        for number in (2, 3):
+            _, error = await collect(provider, asking(output=FORM))
+            assert error is None
+            assert upstream.asked.value == number
+            assert upstream.requests[-1]["system"].startswith("Answer with one JSON object of this")
+        _, error = await collect(provider, asking())
+        assert error is None
+        assert "system" not in upstream.requests[-1]
+
+
+async def test_a_form_that_the_client_demands_is_never_left_out() -> None:
+    async with Upstream(formless) as upstream, provider_for(upstream.base_url) as provider:
+        await collect(provider, asking(output=FORM))
+        _, error = await collect(provider, asking(output=FORM, demanded=frozenset({"output"})))
+        assert error is not None
+        assert "does not support output format" in error.message
+
+
+async def test_of_as_many_models_as_fit_it_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm.anthropic.MAX_LEARNED", 2)
+    async with Upstream(formless) as upstream, provider_for(upstream.base_url) as provider:
+        for model in "abca":
+            request = msgspec.structs.replace(asking(output=FORM), model=model)
+            await collect(provider, request)
+        assert upstream.asked.value == 8
 
 
 async def test_what_a_request_says_about_its_answer_is_passed_on() -> None:

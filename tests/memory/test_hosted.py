@@ -159,6 +159,19 @@ async def test_nobody_reaches_another_users_memory_by_its_id(memories: Memories)
     assert await memories.page(ANN, 5) == []
 
 
+@pytest.mark.parametrize("name", [".", ".."])
+async def test_an_id_that_is_a_way_to_something_else_is_nobodys(
+    service: Service, memories: Memories, name: str
+) -> None:
+    added = await memories.add(ANN, "I love pasta")
+    service.is_down = True  # it is not even asked
+    assert await memories.find(ANN, name) is None
+    assert await memories.change(ANN, name, "I hate pasta") is None
+    assert await memories.remove(ANN, name) is False
+    service.is_down = False
+    assert await memories.page(ANN, 5) == [added]
+
+
 async def test_an_exchange_is_sent_once(service: Service, memories: Memories) -> None:
     said: list[Message] = [UserMessage("I love pasta"), AssistantMessage("Good.")]
     assert await memories.learn(ANN, said, "run_1") == 1

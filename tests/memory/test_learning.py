@@ -4,19 +4,28 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 import memory.learning as learning
 from caller import Caller
 from errors import UpstreamError
-from memory import Memories, Memory, MemoryUnavailable
-from memory.learning import ATTEMPTS, LongTermMemory, asker
-from messages import AssistantMessage, Message, OutputSchema, TextPart, UserMessage
+from memory import Memories, Memory, MemoryUnavailable, Unreadable
+from memory.learning import ANSWER_TOKENS, ATTEMPTS, LongTermMemory, asker
+from messages import (
+    AssistantMessage,
+    EndPart,
+    Message,
+    ModelRequest,
+    OutputSchema,
+    SystemMessage,
+    TextPart,
+    UserMessage,
+)
 from storage import extraction_jobs
 from storage.store import Store
-from tests.scripted import DEADLINE, ScriptedProvider, says
+from tests.scripted import DEADLINE, Output, ScriptedProvider, says
 from tests.storage.support import ANN, a_run
 
 BEN = Caller("acme", "ben")
@@ -34,6 +43,7 @@ class Notebook:
         self.gate.set()
         self.asked = asyncio.Event()
         self.is_warm = self.is_closed = False
+        self.warming: Exception | asyncio.Event | None = None
 
     async def recall(self, owner: Caller, query: str, limit: int) -> list[Memory]:
         self.asked.set()
@@ -62,6 +72,10 @@ class Notebook:
         return 3
 
     async def warm(self) -> None:
+        if isinstance(self.warming, Exception):
+            raise self.warming
+        if self.warming is not None:
+            await self.warming.wait()
         self.is_warm = True
 
     async def aclose(self) -> None:
@@ -110,8 +124,38 @@ async def test_an_answer_does_not_wait_for_what_comes_late(
     notebook = Notebook()
     notebook.gate.clear()
     async with remembering(tmp_path, notebook, timeout=0.01) as memory:
+        await memory.warmed()
         assert await memory.recall(ANN, "for pasta").block() == ""
     assert "not found in time" in caplog.text
+
+
+async def test_an_answer_waits_while_the_memories_are_being_prepared(tmp_path: Path) -> None:
+    notebook = Notebook()
+    notebook.gate.clear()
+    notebook.warming = asyncio.Event()
+    async with remembering(tmp_path, notebook, timeout=0.001) as memory:
+        block = asyncio.create_task(memory.recall(ANN, "for pasta").block())
+        await notebook.asked.wait()
+        # As long as an answer usually waits.
+        await asyncio.wait({block}, timeout=0.05)
+        assert not block.done()
+        notebook.warming.set()
+        notebook.gate.set()
+        assert "for pasta" in await block
+
+
+@pytest.mark.parametrize("failure", [MemoryUnavailable("No disk."), ZeroDivisionError("by zero")])
+async def test_what_cannot_be_prepared_ends_neither_the_start_nor_the_learning(
+    tmp_path: Path, failure: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    notebook = Notebook()
+    notebook.warming = failure
+    async with remembering(tmp_path, notebook) as memory:
+        await memory.warmed()
+        run = await teach(memory)
+        await until_empty(memory)
+    assert notebook.learned == [(ANN, run)]
+    assert "The memories are not ready" in caplog.text
 
 
 @pytest.mark.parametrize("failure", [MemoryUnavailable("No disk."), ZeroDivisionError("by zero")])
@@ -195,7 +239,12 @@ async def test_what_cannot_be_learned_now_is_learned_later(
 
 
 @pytest.mark.parametrize(
-    "failures", [[MemoryUnavailable("No disk.")] * ATTEMPTS, [ZeroDivisionError("by zero")]]
+    "failures",
+    [
+        [MemoryUnavailable("No disk.")] * ATTEMPTS,
+        [Unreadable("No form.")],
+        [ZeroDivisionError("by zero")],
+    ],
 )
 async def test_what_can_never_be_learned_is_dropped_and_said(
     tmp_path: Path,
@@ -212,6 +261,7 @@ async def test_what_can_never_be_learned_is_dropped_and_said(
         await until_empty(memory)
         kept = await teach(memory)
         await until_empty(memory)
+        assert memory.not_learned == 1
     assert notebook.learned == [(ANN, kept)]
     assert f"Nothing is learned from run {lost}" in caplog.text
 
@@ -286,3 +336,61 @@ async def test_the_services_own_model_is_asked_for_what_to_remember() -> None:
     endless = ScriptedProvider(says(*["x" * 10_000] * 21))
     with pytest.raises(MemoryUnavailable, match="too long"):
         await asker(endless)([UserMessage("Hi.")], None)
+
+
+TOO_HIGH = [
+    {"message": "max_tokens is too large: 8000. This model supports at most 4096 of them."},
+    {"message": "max_tokens: 8000 > 4096, which is the maximum allowed number of output tokens"},
+    {"detail": [{"msg": "`max_new_tokens` must be <= 4097. Given: 8000"}]},
+    "You requested 9000 tokens (1000 in the messages, 8000 in the completion); at most 8192.",
+]
+
+
+@pytest.mark.parametrize("refusal", TOO_HIGH, ids=str)
+async def test_a_bound_that_is_too_high_for_a_model_is_lowered_until_it_takes_it(
+    refusal: object,
+) -> None:
+    def reply(request: ModelRequest) -> list[Output]:
+        if (request.options.max_tokens or 0) > 4096:
+            return [UpstreamError("Refused.", refusal=refusal)]
+        return says("[]")
+
+    provider = ScriptedProvider(reply_to=reply)
+    assert await asker(provider)([UserMessage("Hi.")], None) == "[]"
+    bounds = [request.options.max_tokens for request in provider.requests]
+    assert bounds == [ANSWER_TOKENS, ANSWER_TOKENS // 2]
+
+
+async def test_a_model_that_takes_no_bound_is_given_up() -> None:
+    refused = UpstreamError("Refused.", refusal=TOO_HIGH[0])
+    provider = ScriptedProvider(reply_to=lambda _: [refused])
+    with pytest.raises(MemoryUnavailable, match="Refused"):
+        await asker(provider)([UserMessage("Hi.")], None)
+    assert [request.options.max_tokens for request in provider.requests] == [
+        *(8000, 4000, 2000, 1000, 500)
+    ]
+
+
+async def test_other_refusals_are_no_reason_to_ask_again() -> None:
+    refused = UpstreamError("Refused.", refusal={"message": "max_tokens is not supported."})
+    provider = ScriptedProvider(reply_to=lambda _: [refused])
+    with pytest.raises(MemoryUnavailable, match="Refused"):
+        await asker(provider)([UserMessage("Hi.")], None)
+    assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+async def test_a_model_that_answers_nothing_says_why(reason: Any) -> None:
+    provider = ScriptedProvider([EndPart(reason)])
+    with pytest.raises(Unreadable, match=reason):
+        await asker(provider)([UserMessage("Hi.")], None)
+
+
+async def test_why_a_model_did_not_answer_is_told_without_what_was_said() -> None:
+    failure = UpstreamError("Rejected: 'xylophone' makes no sense in a prompt of 9000 tokens.")
+    ask = asker(ScriptedProvider([failure]))
+    with pytest.raises(MemoryUnavailable) as caught:
+        await ask([SystemMessage("Read it."), UserMessage("user: xylophone")], None)
+    assert caught.value.message == (
+        "The model did not answer: Rejected: '[…]' makes no sense in a prompt of 9000 tokens."
+    )

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from caller import Caller
-from memory import MemoryUnavailable, rows
+from memory import MemoryUnavailable, Unreadable, rows
 from memory.embedder import WordllamaEmbedder, unit
 from messages import AssistantMessage, Message, OutputSchema, SystemMessage, UserMessage
 from tests.memory.conftest import memories_in
@@ -230,13 +230,26 @@ async def test_a_model_words_the_memories_and_is_told_what_is_known(
     assert "Italian tiles" in asked[1].content
 
 
-@pytest.mark.parametrize("answer", ["", "I cannot.", '{"memory": "no"}', '{"memory": [1]}', "[]"])
+@pytest.mark.parametrize("answer", ["", "I cannot.", '{"memory": "no"}', '{"memory": [1]}'])
 async def test_nonsense_of_a_model_is_no_memory(
     answer: str, tmp_path: Path, embedder: WordllamaEmbedder
 ) -> None:
     async with memories_in(tmp_path, embedder, Model(answer)) as memories:
-        assert await memories.learn(ANN, [ITALIAN], "run_1") == 0
+        with pytest.raises(Unreadable):
+            await memories.learn(ANN, [ITALIAN], "run_1")
         assert await memories.page(ANN, 5) == []
+
+
+async def test_a_bad_item_of_a_model_costs_only_itself_and_is_counted(
+    tmp_path: Path, embedder: WordllamaEmbedder, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Model('{"facts": [7, "Likes pasta.", {"text": null}]}')
+    async with memories_in(tmp_path, embedder, model) as memories:
+        assert await memories.learn(ANN, [ITALIAN], "run_1") == 1
+        assert texts(await memories.page(ANN, 5)) == ["Likes pasta."]
+        assert memories.unread == 2
+    assert "2 of the facts that a model found in run run_1 could not be read" in caplog.text
+    assert "pasta" not in caplog.text
 
 
 async def test_a_model_that_fails_leaves_the_exchange_to_be_learned_again(
