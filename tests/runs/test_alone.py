@@ -60,8 +60,10 @@ async def test_a_run_that_cannot_be_left_in_order_ends_no_other_one(
 ) -> None:
     paused = Paused()
     async with opened(paused.provider) as registry:
-        runs = [await started(registry, conversation_id=place) for place in "ab"]
-        gates = [await paused.reached(number) for number in (1, 2)]
+        runs, gates = [], []
+        for number, place in enumerate("ab", 1):
+            runs.append(await started(registry, conversation_id=place))
+            gates.append(await paused.reached(number))  # its own, not the other's
         with monkeypatch.context() as patch:
             broken = LocalTurn if owner == "queue" else registry.inner._runner._driver
             patch.setattr(broken, name, Broken(MISTAKE))
