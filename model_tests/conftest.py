@@ -107,7 +107,7 @@ async def mistral() -> AsyncIterator[Setting]:
 @pytest.fixture(scope="session")
 async def facts() -> AsyncIterator[Setting]:
     """A model that learns facts of an exchange."""
-    async for setting in _setting("facts", slots=1, tokens=1024):
+    async for setting in _setting("facts", slots=1, tokens=512):
         yield setting
 
 

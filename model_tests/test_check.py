@@ -47,9 +47,9 @@ async def test_the_command_tells_what_works(qwen: Setting) -> None:
     assert checked["dialect"]["bound"] == "max_tokens"
 
 
-async def test_the_health_has_the_same(mistral: Setting) -> None:
+async def test_the_health_has_the_same(facts: Setting) -> None:
     path = "/api/health/detailed?check_model=true"
-    health = await mistral.json("GET", path)
+    health = await facts.json("GET", path)
     checked = health["components"]["model_provider"]["details"]["check"]
     assert checked["ok"], checked
     assert works(checked["findings"])["stream"]
