@@ -112,7 +112,6 @@ async def facts() -> AsyncIterator[Setting]:
 
 
 @pytest.fixture(params=["qwen", "mistral"])
-def strict(request: pytest.FixtureRequest) -> Setting:
+def strict(request: pytest.FixtureRequest, qwen: Setting, mistral: Setting) -> Setting:
     """Each server whose template refuses what it does not know."""
-    setting: Setting = request.getfixturevalue(request.param)
-    return setting
+    return {"qwen": qwen, "mistral": mistral}[request.param]
