@@ -1,9 +1,11 @@
 # `make run` starts the service, `make check` does everything that is checked before a commit but
-# `make test-clients`, which installs published clients and runs them against the service.
+# `make test-clients`, which installs published clients and runs them against the service, and
+# `make test-model`, which installs a real model and runs the service over it.
 
 PYTHON ?= python3
 BIN := .venv/bin
 CLIENTS_BIN := .venv-clients/bin
+MODEL_BIN := .venv-model/bin
 NODE_CLIENT := client_tests/node
 NPM := $(shell command -v npm)
 NPM_CI := npm ci --silent --ignore-scripts --no-audit --no-fund
@@ -15,12 +17,13 @@ JS_TOOLS := tests/web/node_modules/.bin
 JS_INSTALLED := $(if $(NPM),tests/web/node_modules/installed)
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST_CLIENTS := -m pytest -c client_tests/pytest.ini --rootdir . -n 2
+PYTEST_MODEL := -m pytest -c model_tests/pytest.ini --rootdir .
 
 # `make check TESTS=coverage` measures what the tests reach, which takes a third longer.
 TESTS ?= test
 
-.PHONY: run test test-fast test-clients coverage mutate mutate-sample check quick-check hooks format lint lint-js types \
-        types-js bench lock clean
+.PHONY: run test test-fast test-clients test-model coverage mutate mutate-sample check quick-check hooks format lint \
+        lint-js types types-js bench lock clean
 
 run: .venv/service $(PAGE)
 	$(BIN)/python app.py
@@ -52,6 +55,10 @@ test-clients: .venv/tests .venv-clients/installed $(NODE_CLIENT)/node_modules/in
 	$(BIN)/python $(PYTEST_CLIENTS) client_tests/test_openai_chat.py client_tests/test_openai_responses.py
 	$(CLIENTS_BIN)/python $(PYTEST_CLIENTS) client_tests
 
+# A small model on a real llama.cpp server; the tests themselves run in the service's environment.
+test-model: .venv/tests .venv-model/installed
+	$(BIN)/python $(PYTEST_MODEL) model_tests
+
 check: format lint types $(TESTS)
 
 # What the hook of `make hooks` does before each commit.
@@ -82,13 +89,14 @@ bench: .venv/service
 # The locks hold for every Python that is supported and every platform.
 lock: .venv/tests
 	$(BIN)/pip install --quiet uv==0.13.8
-	for name in requirements requirements-dev requirements-frontend requirements-clients; do \
+	for name in requirements requirements-dev requirements-frontend requirements-clients \
+			requirements-model; do \
 		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 			--no-header --no-annotate $$name.in -o $$name.txt || exit 1; \
 	done
 
 clean:
-	rm -rf .venv .venv-clients $(NODE_CLIENT)/node_modules web/node_modules
+	rm -rf .venv .venv-clients .venv-model $(NODE_CLIENT)/node_modules web/node_modules
 	rm -rf tests/browser/node_modules tests/web/node_modules .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
@@ -106,6 +114,11 @@ clean:
 .venv-clients/installed: requirements-clients.txt | .venv/bin/python
 	$(BIN)/python -m venv --clear .venv-clients
 	$(CLIENTS_BIN)/python $(PIP_INSTALL) -r requirements-clients.txt
+	touch $@
+
+.venv-model/installed: requirements-model.txt | .venv/bin/python
+	$(BIN)/python -m venv --clear .venv-model
+	$(MODEL_BIN)/python $(PIP_INSTALL) -r requirements-model.txt
 	touch $@
 
 # Without a network the page shows its texts plain, and the service starts all the same.

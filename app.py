@@ -1,9 +1,10 @@
 """Wiring: settings, provider, logs, tools, registry, routes. Decides nothing else.
 
 `python app.py` serves with all protections of `server`; `uvicorn app:app` serves with
-uvicorn's own options.
+uvicorn's own options. `python app.py check-model` asks the configured model what it can do.
 """
 
+import argparse
 import asyncio
 import gc
 import logging
@@ -27,6 +28,7 @@ from fastapi import FastAPI
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from starlette.middleware.cors import CORSMiddleware
 
+import check_model
 import logs
 import server
 from api import agentcore, sessions, users
@@ -41,6 +43,7 @@ from api.openai.errors import as_openai
 from demo import DemoProvider
 from hub.memory import MemoryHub
 from llm import Provider
+from llm.check import ModelCheck
 from llm.providers import PROVIDERS, ProviderRow, configured, make_router
 from llm.router import Router
 from memory import Embedder
@@ -214,6 +217,8 @@ def create_app(
             registry = make_registry(settings, store, functions, provider, memory, observers)
             await stack.enter_async_context(registry)
             app.state.registry, app.state.memory, app.state.embedder = registry, memory, embedder
+            # Its failures are no reason to leave a user without an answer, nor the other way round.
+            app.state.model_check = ModelCheck(provider.apart)
             if owns_process:
                 sys.setswitchinterval(SWITCH_INTERVAL)
             with _draining(registry, settings.shutdown_grace):
@@ -404,9 +409,12 @@ def _draining(registry: AgentRegistry, grace: float) -> Iterator[None]:
 
 
 def main() -> None:
-    """Serve until a signal comes; what prevents a start is one line and exit status 2."""
+    """Serve until a signal comes, or check the model; what prevents it is one line and status 2."""
+    command = _commands().parse_args()
     with _one_line():
         settings = load_settings()
+        if command.name == "check-model":
+            sys.exit(check_model.main(settings, command.model, as_json=command.json))
         logs.set_up(settings.log_level, requests=settings.debug)
         application = create_app(settings, owns_process=True)
         asyncio.run(_check_storage(settings))
@@ -415,6 +423,17 @@ def main() -> None:
         except OSError as error:
             text = f"Cannot listen on {settings.host}:{settings.port}: {error}"
             raise BadSettings(text) from None
+
+
+def _commands() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="app.py", description="Serves; the settings are those of .env.example."
+    )
+    names = parser.add_subparsers(dest="name", metavar="check-model")
+    checking = names.add_parser("check-model", help="ask the model, and tell what of it works")
+    checking.add_argument("model", nargs="?", help="another model than the configured one")
+    checking.add_argument("--json", action="store_true", help="print JSON")
+    return parser
 
 
 @contextmanager

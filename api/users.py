@@ -11,12 +11,12 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
@@ -42,6 +42,14 @@ CONVERSATION = "default"
 _STARTED = time.monotonic()
 
 _PACKAGES = ("fastapi", "uvicorn", "pydantic", "sqlalchemy", "openai", "anthropic")
+
+CheckModel = Annotated[
+    bool,
+    Query(
+        description="Asks the model three short questions and shows what of it works, in `check` "
+        "of `model_provider`. What was found in the last minute holds for all who ask."
+    ),
+]
 
 UserIdInPath = Annotated[str, Path(pattern=USER_PATTERN)]
 
@@ -152,23 +160,23 @@ async def health(request: Request) -> dict[str, str]:
 
 @router.get("/health/detailed", responses={503: {"model": DetailedHealth}})
 async def detailed_health(
-    request: Request, response: Response, registry: Registry
+    request: Request, response: Response, registry: Registry, check_model: CheckModel = False
 ) -> DetailedHealth:
-    """Show the state of each part, without secrets and without a request to a model.
+    """Show the state of each part, without secrets.
 
-    The provider is unavailable while its circuit breaker is open, after repeated failures.
-    `memory` is the long-term memory, `load` what the process uses.
+    The provider is unavailable while its circuit breaker is open, after repeated failures, and
+    for a minute after a check found that the model does not work. Without `check_model` no request
+    is made to it. `memory` is the long-term memory, `load` what the
+    process uses.
     """
-    database, memory = await asyncio.gather(
-        _database(registry), _memory(registry, request.app.state.memory)
+    database, memory, model_provider = await asyncio.gather(
+        _database(registry),
+        _memory(registry, request.app.state.memory),
+        _model_provider(registry, request.app.state.model_check.told(check_model)),
     )
-    provider = registry.provider
     components = {
         "database": database,
-        "model_provider": Component(
-            status="healthy" if provider.is_available else "unavailable",
-            details={"name": provider.name, "model": provider.default_model},
-        ),
+        "model_provider": model_provider,
         "memory": memory,
         "load": Component(
             status="draining" if registry.draining else "healthy",
@@ -231,6 +239,17 @@ async def _memory(registry: AgentRegistry, memory: LongTermMemory | None) -> Com
         "unread": memory.memories.unread,
     }
     return Component(status="healthy", details=details)
+
+
+async def _model_provider(
+    registry: AgentRegistry, checking: Awaitable[dict[str, Any] | None]
+) -> Component:
+    provider, checked = registry.provider, await checking
+    is_available = provider.is_available and (checked is None or checked["ok"])
+    return Component(
+        status="healthy" if is_available else "unavailable",
+        details={"name": provider.name, "model": provider.default_model, "check": checked},
+    )
 
 
 def _peak_memory() -> int:

@@ -57,6 +57,9 @@ class DemoProvider:
         """Return the demo's own name: it answers for every model, and says so."""
         return self.default_model
 
+    def dialect_for(self, model: str) -> None:
+        """Return nothing: it has no dialects."""
+
     async def warm(self) -> None:
         """Do nothing: there is nothing to prepare."""
 

@@ -8,6 +8,7 @@ arrives from its source, so that what came together stays together.
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
+from llm.dialects import Dialect
 from messages import ModelRequest, ReplyPart
 
 
@@ -35,6 +36,9 @@ class Provider(Protocol):
 
     def answering(self, wanted: str | None) -> str:
         """Return the model that answers where an agent wants this one, or names none."""
+
+    def dialect_for(self, model: str) -> Dialect | None:
+        """Return what is known of a model's dialect by now; None where there are none."""
 
     async def warm(self) -> None:
         """Do slow preparations ahead of the first request; may raise `errors.UpstreamError`."""

@@ -25,6 +25,7 @@ import msgspec
 from errors import UpstreamError
 from llm import Provider
 from llm.circuit import Attempt, Circuit
+from llm.dialects import Dialect
 from messages import ModelRequest, ReplyPart, UserMessage
 
 logger = logging.getLogger("parley.llm")
@@ -115,6 +116,13 @@ class Router:
         if name == self._default and self._is_its_own(answers):
             return answers
         return f"{name}:{answers}"
+
+    def dialect_for(self, model: str) -> Dialect | None:
+        try:
+            name, bare = self._resolved(model)
+        except UpstreamError:
+            return None
+        return self._providers[name].dialect_for(bare)
 
     async def warm(self) -> None:
         """Prepare all providers at the same time; only the default one's failure is raised."""

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import httpx  # noqa: F401 - see above
 
 from errors import UpstreamError
+from llm.dialects import Dialect
 from llm.failures import Failures
 from llm.reply import Reply
 from llm.text import encode_json
@@ -100,6 +101,9 @@ class SdkProvider(ABC):
 
     def answering(self, wanted: str | None) -> str:
         return wanted or self.default_model
+
+    def dialect_for(self, model: str) -> Dialect | None:
+        return None
 
     async def warm(self) -> None:
         try:

@@ -202,6 +202,7 @@ class _Researcher:
         self.default_model = provider.default_model
         self.is_available = provider.is_available
         self.answering = provider.answering
+        self.dialect_for = provider.dialect_for
         self.warm = provider.warm
         self.aclose = provider.aclose
         self._provider = provider

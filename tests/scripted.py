@@ -108,6 +108,9 @@ class ScriptedProvider:
     def answering(self, wanted: str | None) -> str:
         return wanted or self.default_model
 
+    def dialect_for(self, model: str) -> None:
+        """Return nothing: it has no dialects."""
+
     async def warm(self) -> None:
         """Do nothing."""
 

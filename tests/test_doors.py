@@ -99,7 +99,7 @@ def test_a_room_imports_only_what_its_door_allows(module: Path) -> None:
 def test_only_tests_import_the_tests_and_nothing_imports_the_wiring() -> None:
     for module in sources():
         names = {name for _, name in imported(module)}
-        if room_of(module) not in ("tests", "client_tests", "bench"):
+        if room_of(module) not in ("tests", "client_tests", "model_tests", "bench"):
             assert not names & {"tests", "bench", "app"}, module
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import make_url
 from messages import UserMessage, new_id
 from storage import Begin
 from tests.api.support import add, refused, scripted
+from tests.llm.test_check import good
 from tests.service import running
 from tests.storage.servers import administer, server_in, start, stop
 from tests.storage.support import DONE, a_run
@@ -188,3 +189,28 @@ async def test_a_memory_that_is_turned_off_is_no_fault() -> None:
             "status": "healthy",
             "details": {"enabled": False},
         }
+
+
+async def test_the_health_asks_the_model_only_on_demand_and_tells_what_works() -> None:
+    path = "/api/health/detailed"
+    async with scripted(good) as (service, upstream):
+        details = (await service.json("GET", path))["components"]["model_provider"]["details"]
+        assert (details["check"], upstream.requests) == (None, [])
+        for _ in range(2):
+            detail = await service.json("GET", path, params={"check_model": "true"})
+            check = detail["components"]["model_provider"]["details"]["check"]
+            assert check["ok"]
+            assert check["findings"]["parallel tools"]["works"]
+        assert len(upstream.requests) == 3
+
+
+async def test_a_model_that_does_not_work_is_unavailable_and_others_are_answered() -> None:
+    replies = [status(401, "Bad key sk-live-0123456789."), text("Hello.")]
+    async with scripted(replies) as (service, _):
+        path = "/api/health/detailed"
+        detail = await service.json("GET", path, expect=503, params={"check_model": "true"})
+        provider = detail["components"]["model_provider"]
+        assert provider["status"] == "unavailable"
+        assert "OPENAI_API_KEY" in provider["details"]["check"]["error"]
+        assert "0123456789" not in str(detail)
+        assert (await service.json("POST", "/api/chat/simple", json=ADA))["response"] == "Hello."
