@@ -124,8 +124,10 @@ def _in_text(text: str, depth: int) -> Iterator[str]:
             return
     if _PAGE.match(text):
         text = _of_page(text)
-    elif _REPORT.match(text):  # of a template's refusal, or of a crash: the last line says why
-        text = text.rstrip().rpartition("\n")[2].removeprefix("Error: ")
+    else:  # of a report on a template's refusal, or on a crash, the last line says why
+        last = text.rstrip().rpartition("\n")[2]
+        if _REPORT.match(text) or ("\n----" in text and last.startswith("Error: ")):
+            text = last.removeprefix("Error: ")
     if text.strip():
         yield text
 

@@ -58,6 +58,12 @@ def test_the_reason_is_found_whatever_the_shape(body: Any) -> None:
             {"error": {"message": servers.TEMPLATE_REFUSAL}},
             "Jinja Exception: Conversation roles must alternate user/assistant/user/assistant/...",
         ),
+        (
+            # As llama.cpp of October 2026 has it, with the status 400.
+            {"error": {"message": f"Unable to generate parser: {servers.TEMPLATE_REFUSAL}"}},
+            "Jinja Exception: Conversation roles must alternate user/assistant/user/assistant/...",
+        ),
+        ("No.\n-----\nAsk again.", "No. ----- Ask again."),
         ("<title>a.example | 502: Bad gateway</title><h1>Sorry</h1>", "a.example | 502: Bad"),
         ("<html><title>&quot;No&quot;</title>", '"No"'),
         ("a < b", "a < b"),
