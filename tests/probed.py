@@ -12,6 +12,7 @@ interpreter does.
 import asyncio
 import gc
 import json
+import os
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -185,8 +186,11 @@ async def probed(upstream: str, **settings: Any) -> AsyncIterator[Service]:
             "openai_api_key": "sk-test",
             "log_level": "WARNING",
         } | settings
+        command = (sys.executable, "-m", "tests.probed", json.dumps(chosen))
+        # To measure the coverage of this process, too, would stall its loop.
+        environment = os.environ | {"COVERAGE_PROCESS_CONFIG": ""}
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.probed", json.dumps(chosen), stdout=asyncio.subprocess.PIPE
+            *command, env=environment, stdout=asyncio.subprocess.PIPE
         )
         try:
             assert process.stdout is not None
