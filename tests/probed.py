@@ -3,10 +3,9 @@
     async with probed(upstream="http://…", max_run_bytes=…) as service:
         before = await service.probe()
 
-How long the loop stood still is the longest time between two turns of a task that asks for one each
-`PERIOD` seconds, without what it waited for a processor, and as far as the process worked
-meanwhile: what a busy machine took from it does not count, what another thread did that held the
-interpreter does.
+How long the loop stood still is the longest work of its thread, in processor time, between two
+turns of a task that asks for one each `PERIOD` seconds: it does not count what a busy machine took
+from it, nor what another thread did that held the interpreter meanwhile.
 """
 
 import asyncio
@@ -130,18 +129,9 @@ class Probed:
 
     async def _tick(self) -> None:
         while True:
-            began, worked, waited = time.perf_counter(), time.process_time(), _waited()
+            worked = time.thread_time()
             await asyncio.sleep(PERIOD)
-            passed = time.perf_counter() - began - PERIOD - (_waited() - waited)
-            self._stall = max(self._stall, min(passed, time.process_time() - worked))
-
-
-def _waited() -> float:
-    """Return how many seconds this thread has waited for a processor; 0 where nobody counts it."""
-    try:
-        return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1]) / 1e9
-    except OSError:
-        return 0.0
+            self._stall = max(self._stall, time.thread_time() - worked)
 
 
 def main() -> None:
