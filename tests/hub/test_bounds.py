@@ -127,7 +127,7 @@ async def test_a_log_that_has_ended_is_kept_in_little_memory_however_short_it_is
         after = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert after < before / 4
+    assert after < before / 3
 
 
 async def test_a_full_log_takes_its_end_and_nothing_else() -> None:

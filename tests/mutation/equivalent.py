@@ -37,16 +37,6 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "*(([('model', config.model)])),",
     ): "An agent without a model has the default one, which may always answer.",
     (
-        "runs/context.py",
-        "if run.stored.replaces and not (run.resumed and await self._store.run_messages(run.stored)):",
-        "if (not (run.resumed and await self._store.run_messages(run.stored))):",
-    ): "What is newest of a run that replaces nothing ends with the message of its user.",
-    (
-        "runs/context.py",
-        "if run.stored.replaces and not (run.resumed and await self._store.run_messages(run.stored)):",
-        "if run.stored.replaces and not ((await self._store.run_messages(run.stored))):",
-    ): "It only spares asking storage for what a run that was not resumed cannot have.",
-    (
         "runs/driver.py",
         "await to_its_end(asyncio.ensure_future(turn.wait()))",
         "await asyncio.ensure_future(turn.wait())",
