@@ -119,7 +119,7 @@ def unseal(text: str) -> Sealed:
 
 
 def _check(block: ReasoningBlock) -> None:
-    if len(block.data) > MAX_REASONING_BYTES:
+    if len(block.data.encode()) > MAX_REASONING_BYTES:
         raise ValueError(f"May have at most {MAX_REASONING_BYTES} bytes.")
     if block.kind == ANTHROPIC:
         _block(block.data)
